@@ -1,0 +1,18 @@
+.PHONY: deps venv bpf lint test
+PY := .venv/bin/python
+
+deps:            ## Debian packages for building and testing
+	@tools/deps.sh
+
+venv: .venv/.done  ## a virtual environment with vfd and the tools to develop it
+
+.venv/.done: pyproject.toml tools/hatch_build.py | deps
+	@test -x $(PY) || python3 -m venv .venv
+	@$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+lint: venv
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+test: venv lint
+	@$(PY) -m pytest

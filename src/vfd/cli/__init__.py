@@ -1,0 +1,1 @@
+"""iplex, the command line."""

@@ -1,0 +1,1 @@
+"""The files on disk: VFd's formats, into policy and back."""

@@ -1,0 +1,1 @@
+"""The daemon: holds the desired state, runs plans, answers guests, repairs drift."""

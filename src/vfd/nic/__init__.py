@@ -1,0 +1,1 @@
+"""NIC backends, and the one protocol that they implement."""

@@ -1,0 +1,1 @@
+"""Any SR-IOV NIC whose PF a Linux driver owns."""

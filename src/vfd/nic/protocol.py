@@ -1,0 +1,219 @@
+"""The protocol of a NIC: what a backend implements, and the values that pass over it.
+
+The daemon calls a backend from one thread only, one call at a time, so a backend needs no
+locks. Calls may block for as long as the hardware takes; events are the exception and never block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from vfd.plan.changes import Change
+from vfd.policy.requests import Decision, Grants, Request
+from vfd.policy.values import NicPolicy, PfPolicy, VfRules
+
+
+class NicError(Exception):
+    """The NIC refused or failed. Says what was asked, what was found and what to do.
+
+    Whoever raises it guarantees that the NIC enforces what it enforced before the call.
+    """
+
+
+class UnsupportedError(NicError):
+    """An attribute that this NIC can't enforce was asked for; names what would provide it."""
+
+
+class NicGoneError(NicError):
+    """The device is no longer there (hot-unplug, driver unbound)."""
+
+
+class Support(StrEnum):
+    ENFORCED = "enforced"
+    LIMITED = "limited"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Whether one policy attribute is enforced, and by what."""
+
+    support: Support
+    by: str = ""
+    """The control surface that enforces it: ``ebpf``, ``rtnetlink``, ``sysfs:trunk`` …"""
+    limit: str = ""
+    """LIMITED: the limit, in words."""
+    reason: str = ""
+    """ABSENT: why not, and what would provide it."""
+    consequence: str = ""
+    """ABSENT: what a guest can therefore do, in words ("this guest can send any VLAN")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a NIC can enforce: one entry for each field of VfRules and PfPolicy it knows of.
+
+    A missing attribute counts as absent. Counters are named in ``counters``.
+    """
+
+    vf: Mapping[str, Capability]
+    pf: Mapping[str, Capability]
+    counters: frozenset[str]
+    max_vfs: int
+    max_vlans: int
+    max_macs: int
+    max_groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the NIC is. Unknown texts are empty, unknown numbers None."""
+
+    id: str
+    """As the main configuration names it."""
+    backend: str
+    address: str
+    """PCI address, or the software NIC's name."""
+    model: str = ""
+    driver: str = ""
+    firmware: str = ""
+    numa_node: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    up: bool
+    speed_bps: int | None
+    """None: unknown, as on a link that is down."""
+
+
+@dataclass(frozen=True, slots=True)
+class VfState:
+    """One VF as observed."""
+
+    vfid: int
+    rules: VfRules | None
+    """What the NIC enforces, with rates in bits per second; None: the VF is closed."""
+    link_up: bool
+    mac: str | None
+    """The default MAC in force now: forced, granted, or the NIC's own."""
+    mtu: int | None
+    address: str = ""
+    """The VF's PCI address or netdev name."""
+    guest: str = ""
+    """Who holds the VF, as far as can be seen: a driver, a namespace, a process; '' unknown."""
+    held: bool = False
+    """A guest holds the VF now: taking it away would hurt."""
+    grants: Grants = field(default_factory=Grants)
+
+
+@dataclass(frozen=True, slots=True)
+class NicState:
+    """What a NIC enforces now, read back from it."""
+
+    pf: PfPolicy | None
+    """What the PF enforces; None: the NIC was never configured by vfd."""
+    link: Link
+    vfs: Mapping[int, VfState]
+    """Every VF that exists, by vfid."""
+
+
+COUNTERS = (
+    "rx_packets", "rx_bytes", "rx_errors", "rx_dropped",
+    "tx_packets", "tx_bytes", "tx_errors", "tx_dropped",
+    "spoofed", "dropped_vlan", "dropped_untagged", "oversize",
+    "rate_dropped", "storm_dropped", "mirrored",
+)  # fmt: skip
+"""Every counter's name, in the order of listings. Directions are the guest's."""
+
+PF_PORT = -1
+"""The key of the PF's own (the wire's) counters beside the vfids."""
+
+Counters = Mapping[int, Mapping[str, int]]
+"""By vfid, and PF_PORT for the PF: counter → value, monotonic. What the NIC can't count is absent."""
+
+
+class EventKind(StrEnum):
+    LINK = "link"
+    REQUEST = "request"
+    VF_RESET = "vf-reset"
+    GUEST_COME = "guest-come"
+    GUEST_GONE = "guest-gone"
+    DRIFT = "drift"
+    """Somebody else changed what the NIC enforces."""
+    LOST = "lost"
+    """The PF is gone."""
+    BACK = "back"
+    """The PF is there again."""
+    OVERRUN = "overrun"
+    """Events were lost (ENOBUFS): observe everything again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened at the NIC. ``vfid`` None: at the PF."""
+
+    kind: EventKind
+    vfid: int | None = None
+    text: str = ""
+    request: Request | None = None
+    """REQUEST: what the guest asks for; the answer goes to ``Nic.answer``."""
+
+
+class Nic(Protocol):
+    """One NIC, opened. Made by a backend's ``open`` function; ``close`` leaves it enforcing."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def link(self) -> Link:
+        """The wire's link now."""
+        ...
+
+    def expressible(self, vfid: int, rules: VfRules) -> VfRules:
+        """``rules`` as ``observe`` will show them once applied (rates in the NIC's steps,
+        attributes that it can't enforce at their defaults). Pure."""
+        ...
+
+    def observe(self) -> NicState:
+        """What the NIC enforces now, read back from it.
+
+        Raises NicGoneError, or NicError when it can't be read."""
+        ...
+
+    def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
+        """Makes ``changes`` in their order, all or none; ``desired`` is the whole state that
+        they lead to. Other VFs' traffic is not disturbed.
+
+        Raises NicError with everything undone. Afterwards ``observe`` shows the changes."""
+        ...
+
+    def answer(self, request: Request, decision: Decision) -> None:
+        """Grants or refuses a guest's request; a refused one has no effect on the wire."""
+        ...
+
+    def revoke(self, vfid: int) -> None:
+        """Takes back all that was granted to the VF's guest (it is gone); fresh random MAC."""
+        ...
+
+    def counters(self) -> Counters:
+        """All VFs and the PF in one pass."""
+        ...
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while ``events`` has something to return."""
+        ...
+
+    def events(self) -> list[Event]:
+        """What has happened since the last call; never blocks."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the NIC. What it enforces stays enforced."""
+        ...

@@ -1,0 +1,1 @@
+"""A software NIC: veth or tap ports and an eBPF VEB."""

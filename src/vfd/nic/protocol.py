@@ -176,9 +176,17 @@ class Nic(Protocol):
         """The wire's link now."""
         ...
 
-    def expressible(self, vfid: int, rules: VfRules) -> VfRules:
-        """``rules`` as ``observe`` will show them once applied (rates in the NIC's steps,
-        attributes that it can't enforce at their defaults). Pure."""
+    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
+        """The attributes of ``rules`` whose value this NIC can't enforce as asked, each with the
+        reason and the consequence. Pure. The caller refuses those that a file states and warns of
+        the others. Subsumes ``capabilities`` where a capability depends on the value (one VLAN by
+        access mode, but no list)."""
+        ...
+
+    def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:
+        """``rules`` as ``observe`` will show them once applied: rates in the NIC's steps,
+        attributes that it can't enforce at their defaults. For a closed VF (None) that is None,
+        or, on a NIC that can't close a VF, what it shows instead. Pure."""
         ...
 
     def observe(self) -> NicState:

@@ -1,0 +1,191 @@
+"""Control surfaces: the ways into a PF that a Linux driver offers, and which one takes what.
+
+A PF has several surfaces at once (rtnetlink, the vendor's sysfs, switchdev …), each of which can
+enforce some attributes of a VF's rules, some only for some values. ``assign`` gives each attribute
+of one VF to the strongest surface that can enforce the value asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vfd.nic.protocol import Capability, Support
+from vfd.policy.values import GuestMacs, LinkStatus, VfRules
+
+Shown = Mapping[str, Any]
+"""Attributes of VfRules, as a surface shows them."""
+
+TAGGING = frozenset({"vlans", "strip_stag", "strip_ctag", "allow_untagged", "vlan_anti_spoof"})
+"""What decides together how a VF's frames are tagged: one surface takes all of it, since two
+that both touch a VF's VLANs undo each other's work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one surface is to enforce on one VF."""
+
+    rules: VfRules | None
+    """None: the VF is to be closed."""
+    attributes: frozenset[str]
+    """The attributes that are this surface's; it puts its other settings to neutral."""
+
+
+class Surface(Protocol):
+    """One control surface of a PF."""
+
+    @property
+    def name(self) -> str:
+        """``rtnetlink``, ``sysfs:i40e`` …: what listings say enforces an attribute."""
+        ...
+
+    def capabilities(self) -> Mapping[str, Capability]:
+        """The attributes of VfRules that it can enforce, fully or for some values."""
+        ...
+
+    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
+        """Those of its attributes whose value in ``rules`` it can't enforce, and why. Pure."""
+        ...
+
+    def express(self, assigned: Assignment) -> Shown:
+        """What ``read`` will show of a VF after ``write``. Pure."""
+        ...
+
+    def read(self) -> Mapping[int, Shown]:
+        """What it enforces now, by vfid. Raises NicError."""
+        ...
+
+    def write(self, wanted: Mapping[int, Assignment]) -> None:
+        """Makes these VFs enforce what is assigned, in as few calls as the surface takes.
+
+        All or none: raises NicError after putting back what it had changed."""
+        ...
+
+
+NEEDS_NOBODY: Mapping[str, Callable[[Any], bool]] = {
+    "vlans": lambda _: False,
+    "strip_stag": lambda on: not on,
+    "strip_ctag": lambda on: not on,
+    "allow_untagged": bool,
+    "vm_mac": lambda mac: mac is None,
+    "macs": lambda macs: not macs,
+    "mac_anti_spoof": lambda on: not on,
+    "vlan_anti_spoof": lambda on: not on,
+    "allow_bcast": bool,
+    "allow_mcast": bool,
+    "allow_un_ucast": bool,
+    "link_status": lambda status: status is LinkStatus.AUTO,
+    "rate": lambda rate: not rate,
+    "min_rate": lambda rate: not rate,
+    "max_rx_rate": lambda rate: not rate,
+    "queues": lambda shares: not shares,
+    "mirror": lambda mirrors: not mirrors,
+    "trust": lambda on: not on,
+    "mtu": lambda mtu: mtu is None,
+    "storm_limit": lambda limit: not limit,
+    "guest_macs": lambda macs: macs is GuestMacs.ANY,
+    "guest_vlans": bool,
+    "guest_groups": bool,
+}
+"""Values that hold although no surface enforces them: they forbid nothing and add nothing."""
+
+CONSEQUENCES: Mapping[str, str] = {
+    "vlans": "this guest can send any VLAN",
+    "allow_untagged": "this guest can send and receive untagged frames",
+    "strip_stag": "no service tag is pushed: this guest's frames leave as it sends them",
+    "strip_ctag": "no tag is inserted: this guest's frames leave as it sends them",
+    "vm_mac": "this guest chooses its own MAC",
+    "macs": "the further MACs are not reserved for this guest",
+    "mac_anti_spoof": "this guest can send with any source MAC",
+    "vlan_anti_spoof": "this guest can send any VLAN",
+    "allow_bcast": "this guest receives broadcasts",
+    "allow_mcast": "this guest receives any multicast that it asks the NIC for",
+    "allow_un_ucast": "this guest may receive unicast that is meant for nobody here",
+    "link_status": "this guest's link follows the wire",
+    "rate": "this guest can send at the link's full speed",
+    "min_rate": "nothing is guaranteed to this guest",
+    "max_rx_rate": "this guest can be sent to at the link's full speed",
+    "queues": "this guest's shares in the traffic classes are the NIC's own",
+    "mirror": "no copies are made",
+    "trust": "this guest is refused promiscuous modes",
+    "mtu": "this guest chooses its MTU up to the PF's",
+    "storm_limit": "this guest can send any number of broadcasts",
+    "guest_macs": "the NIC's driver decides which further MACs this guest gets",
+    "guest_vlans": "the NIC's driver decides which VLAN filters this guest gets",
+    "guest_groups": "the NIC's driver decides which multicast groups this guest joins",
+}
+"""What follows for the guest where an attribute is not enforced; for listings."""
+
+_STRENGTH = {Support.ENFORCED: 2, Support.LIMITED: 1, Support.ABSENT: 0}
+
+
+def assign(
+    rules: VfRules, surfaces: Sequence[Surface]
+) -> tuple[Mapping[str, frozenset[str]], Mapping[str, Capability]]:
+    """Which surface takes which attributes of these rules, and what none of them can enforce.
+
+    ``surfaces``: strongest first, which decides between equals. Returns (surface name →
+    attributes, attribute → capability that says what is missing). Pure.
+    """
+    can = {s.name: _strengths(s, rules) for s in surfaces}
+    short = {s.name: s.shortfalls(rules) for s in surfaces}
+    taken: dict[str, set[str]] = {}
+    lacking: dict[str, Capability] = {}
+
+    owner = _tagging_owner(can)
+    for attribute in VfRules.model_fields:
+        if attribute in TAGGING:
+            best = owner if owner and attribute in can[owner] else None
+        else:
+            best = _strongest(attribute, can)
+        if best:
+            taken.setdefault(best, set()).add(attribute)
+        elif not NEEDS_NOBODY[attribute](getattr(rules, attribute)):
+            lacking[attribute] = _why_not(attribute, [short[s.name] for s in surfaces])
+    return {name: frozenset(attributes) for name, attributes in taken.items()}, lacking
+
+
+def _strengths(surface: Surface, rules: VfRules) -> Mapping[str, int]:
+    """The attributes that the surface can enforce for these rules, and how well."""
+    short = surface.shortfalls(rules)
+    return {
+        attribute: _STRENGTH[capability.support]
+        for attribute, capability in surface.capabilities().items()
+        if attribute not in short and capability.support is not Support.ABSENT
+    }
+
+
+def _strongest(attribute: str, can: Mapping[str, Mapping[str, int]]) -> str | None:
+    offers = [name for name in can if attribute in can[name]]
+    return max(offers, key=lambda name: can[name][attribute], default=None)
+
+
+def _tagging_owner(can: Mapping[str, Mapping[str, int]]) -> str | None:
+    """The surface that can do most of the tagging that these rules ask for."""
+    offers = [name for name in can if TAGGING & can[name].keys()]
+    return max(
+        offers,
+        key=lambda name: (
+            len(TAGGING & can[name].keys()),
+            sum(can[name][attribute] for attribute in TAGGING & can[name].keys()),
+        ),
+        default=None,
+    )
+
+
+def _why_not(attribute: str, reasons: Iterable[Mapping[str, Capability]]) -> Capability:
+    """The reason of the surface that comes nearest, or that there is none at all."""
+    for short in reasons:
+        if attribute in short:
+            near = short[attribute]
+            return Capability(
+                Support.ABSENT,
+                reason=near.reason or near.limit,
+                consequence=near.consequence or CONSEQUENCES[attribute],
+            )
+    return Capability(
+        Support.ABSENT,
+        reason=f"no control surface of this NIC's driver offers {attribute}",
+        consequence=CONSEQUENCES[attribute],
+    )

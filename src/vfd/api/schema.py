@@ -1,0 +1,428 @@
+"""The messages of the API: what is asked and what is answered, over HTTP on the Unix socket.
+
+Rates and speeds are bits per second, times are seconds since 1970 (UTC), counters are packets
+or bytes on the wire. A counter that a NIC lacks is absent, never 0. The description for other
+languages is ``openapi.json`` beside this file; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_BODY = 1 << 20
+"""Bytes of a request's body; a VF's configuration is a few hundred."""
+MAX_NAME = 255
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A VF's name, a file's name under ``config_dir``, a PF's id: no control characters."""
+Vfid = Annotated[int, Field(ge=0, le=255)]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+
+class Exit(IntEnum):
+    """What ``iplex`` exits with; every error says which."""
+
+    OK = 0
+    USAGE = 2
+    REFUSED = 3
+    NOT_FOUND = 4
+    NIC_FAILED = 5
+    NO_DAEMON = 6
+
+
+class Asked(BaseModel):
+    """A request's body: unknown fields and wrong types are errors, not guesses."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Answer(BaseModel):
+    """A response's body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# Errors
+
+
+class Problem(Answer):
+    """One broken rule. Empty texts are unknown or don't apply."""
+
+    file: str = ""
+    field: str = ""
+    value: Any = None
+    rule: str
+    other: str = ""
+    """For a conflict: the other VF's name."""
+
+
+class Error(Answer):
+    """What went wrong, in the manner of RFC 9457 (application/problem+json)."""
+
+    type: str
+    """A short word for programs: ``not-found``, ``exists``, ``refused``, ``nic-failed`` …"""
+    title: str
+    status: int
+    detail: str
+    """What was asked, what was found, what to do."""
+    problems: list[Problem] = []
+    exit: int
+    """The exit code of ``iplex``."""
+
+
+# The daemon
+
+
+class State(StrEnum):
+    OK = "ok"
+    CLOSED = "closed"
+    """A VF without a configuration: nothing passes."""
+    DRIFTED = "drifted"
+    """What the NIC enforces isn't what was asked, and repair failed."""
+    FAILED = "failed"
+    """The NIC refused or can't be opened; it enforces what it last enforced."""
+    LOST = "lost"
+    """The PF is gone."""
+
+
+class PfHealth(Answer):
+    id: str
+    state: State
+    detail: str = ""
+
+
+class BadFile(Answer):
+    """A file in ``config_dir`` that isn't in force as it stands."""
+
+    file: str
+    problems: list[Problem]
+    pf: str | None = None
+    vfid: int | None = None
+    """The VF that the file is for, where that can be told; it is left as it was."""
+
+
+class Health(Answer):
+    status: Literal["ok", "degraded"]
+    version: str
+    pid: int
+    uptime: float
+    """Seconds."""
+    pfs: list[PfHealth]
+    bad_files: list[BadFile]
+
+
+class Ready(Answer):
+    ready: bool
+
+
+class Version(Answer):
+    name: str = "vfd"
+    version: str
+    api: str = "v1"
+
+
+class Verbose(Asked):
+    level: LogLevel
+
+
+class CpuAlarm(Asked):
+    percent: Annotated[int, Field(ge=0, le=1000)]
+    """Percent of one CPU that the daemon may use before it warns; 0: never."""
+
+
+# PFs
+
+
+class PfAnswer(Answer):
+    id: str
+    backend: str
+    address: str
+    model: str
+    driver: str
+    firmware: str
+    numa_node: int | None
+    state: State
+    detail: str = ""
+    """Why the state is what it is, where it isn't ``ok``."""
+    link_up: bool
+    speed: int | None
+    """Bits per second; null: unknown."""
+    vfs: int
+    configured: int
+    """How many of the VFs have a configuration."""
+    counters: dict[str, int]
+    """Since the last ``clear``."""
+    scale: float
+    """What oversubscribed guarantees were multiplied by; 1 without oversubscription."""
+    mirrors: int
+    policy: dict[str, Any]
+    """The PF's object of the main configuration, defaults filled in."""
+    warnings: list[str]
+
+
+class PfList(Answer):
+    pfs: list[PfAnswer]
+
+
+class PfPatch(Asked):
+    vfs: Annotated[int, Field(ge=0, le=256)]
+    """How many VFs there are to be, 0 … 256."""
+    force: bool = False
+    """Take VFs away although guests hold them or files configure them."""
+
+
+class CapabilityAnswer(Answer):
+    attribute: str
+    support: Literal["enforced", "limited", "absent"]
+    by: str
+    limit: str
+    reason: str
+    consequence: str
+
+
+class CapsAnswer(Answer):
+    pf: str
+    backend: str
+    vf: list[CapabilityAnswer]
+    """By policy attribute of a VF, in the order of docs/configuration.md."""
+    pf_attributes: list[CapabilityAnswer]
+    counters: list[str]
+    absent_counters: list[str]
+    max_vfs: int
+    max_vlans: int
+    max_macs: int
+    max_groups: int
+
+
+# The operator's table
+
+
+class MirrorRow(Answer):
+    pf: str
+    vfid: int
+    name: str
+    """The source's name, '' for none."""
+    direction: Literal["in", "out", "all"]
+    target: int
+    target_name: str
+    vlans: list[int]
+    """Only frames in these VLANs; empty: all."""
+
+
+class Extended(Answer):
+    """What ``show extended`` adds. Fields that don't apply to the row's kind are null."""
+
+    guest: str | None = None
+    held: bool | None = None
+    vlans: list[int] | None = None
+    tagging: Literal["trunk", "access", "service-access", "strip"] | None = None
+    allow_untagged: bool | None = None
+    macs: list[str] | None = None
+    """Listed and granted, without the default one."""
+    groups: list[str] | None = None
+    link_status: Literal["on", "off", "auto"] | None = None
+    mtu: int | None = None
+    rate: int | None = None
+    """Bits per second; 0: no limit. So are the next two."""
+    min_rate: int | None = None
+    max_rx_rate: int | None = None
+    storm_limit: int | None = None
+    trust: bool | None = None
+    promisc: bool | None = None
+    allmulti: bool | None = None
+    mirrors: list[MirrorRow] | None = None
+    mirror_target_of: list[int] | None = None
+    backend: str | None = None
+    model: str | None = None
+    driver: str | None = None
+    firmware: str | None = None
+    numa_node: int | None = None
+    vfs: int | None = None
+    scale: float | None = None
+
+
+class Row(Answer):
+    """One line of ``iplex show``: a PF, or a VF below its PF."""
+
+    kind: Literal["pf", "vf"]
+    pf: str
+    vfid: int | None
+    """null on a PF's row."""
+    name: str
+    """The VF's name, '' for a VF without a configuration; the id on a PF's row."""
+    address: str
+    """PCI address or netdev name."""
+    state: State
+    link: Literal["up", "down"]
+    speed: int | None
+    mac: str | None
+    counters: dict[str, int]
+    """Since the last ``clear``; names in the order of docs/operating.md."""
+    warnings: list[str]
+    extended: Extended | None = None
+
+
+class Show(Answer):
+    rows: list[Row]
+
+
+class MirrorList(Answer):
+    mirrors: list[MirrorRow]
+
+
+# VFs
+
+
+class GrantsAnswer(Answer):
+    """What the guest asked for and was granted."""
+
+    default_mac: str | None = None
+    macs: list[str] = []
+    groups: list[str] = []
+    mtu: int | None = None
+    promisc: bool = False
+    allmulti: bool = False
+
+
+class Difference(Answer):
+    """An attribute whose value in force isn't the one asked for."""
+
+    field: str
+    asked: Any = None
+    in_force: Any = None
+    why: str
+
+
+class VfAnswer(Answer):
+    name: str
+    file: str
+    """Under ``config_dir``."""
+    owner: int
+    """The uid that owns the file; callbacks run as this user."""
+    pf: str
+    vfid: int
+    address: str
+    state: State
+    link_up: bool
+    mac: str | None
+    mtu: int | None
+    guest: str
+    held: bool
+    asked: dict[str, Any]
+    """The configuration as the file states it."""
+    in_force: dict[str, Any] | None
+    """Every attribute as read back from the NIC; null: the VF is closed."""
+    differences: list[Difference]
+    grants: GrantsAnswer
+    warnings: list[str]
+
+
+class VfList(Answer):
+    vfs: list[VfAnswer]
+    bad_files: list[BadFile]
+
+
+class VfBody(Asked):
+    """Which configuration: a file in ``config_dir``, or the content itself. One of the two."""
+
+    file: Name | None = None
+    """Under ``config_dir``, with or without ``.json``."""
+    name: Name | None = None
+    """The name of ``config``, unless that states one."""
+    config: Annotated[dict[str, Any], Field(max_length=128)] | None = None
+    """A VF's configuration object, as in docs/configuration.md."""
+
+
+class FieldChange(Answer):
+    field: str
+    before: Any = None
+    after: Any = None
+
+
+class ChangeAnswer(Answer):
+    """One change to a NIC. ``vfid`` null: to the PF itself."""
+
+    pf: str
+    vfid: int | None
+    kind: Literal["open", "close", "update", "pf"]
+    fields: list[FieldChange]
+
+
+class Applied(Answer):
+    """A change was made and read back."""
+
+    name: str
+    pf: str
+    vfid: int
+    changes: list[ChangeAnswer]
+    warnings: list[str]
+
+
+class PlanAnswer(Answer):
+    """What adding or updating this configuration would do; nothing was done."""
+
+    action: Literal["add", "update", "none"]
+    changes: list[ChangeAnswer]
+    problems: list[Problem]
+    warnings: list[str]
+
+
+class MirrorBody(Asked):
+    direction: Literal["in", "out", "all", "off"]
+    target: Vfid | None = None
+    """The VF that gets the copies. ``off`` needs none and then ends all mirrors of the VF."""
+
+
+class PfApplied(Answer):
+    pf: str
+    changes: list[ChangeAnswer]
+    warnings: list[str]
+
+
+# Operations
+
+
+class ClearBody(Asked):
+    pf: Name
+    vf: Vfid | None = None
+    """null: the PF and all its VFs."""
+
+
+class Done(Answer):
+    detail: str
+
+
+class Dump(Answer):
+    """Everything that the daemon knows, for a bug report."""
+
+    version: str
+    config_file: str
+    config: dict[str, Any]
+    pfs: list[dict[str, Any]]
+    events: list[EventAnswer]
+
+
+class EventAnswer(Answer):
+    """Something that happened. One JSON object per line on the event stream."""
+
+    seq: int
+    """Grows by one; starts anew with the daemon."""
+    time: float
+    kind: str
+    """``granted``, ``refused``, ``link``, ``drift``, ``added`` …: docs/operating.md lists them."""
+    level: Literal["info", "warning", "error"]
+    pf: str | None = None
+    vfid: int | None = None
+    name: str | None = None
+    text: str
+    data: dict[str, Any] = {}
+
+
+class EventList(Answer):
+    events: list[EventAnswer]
+
+
+Dump.model_rebuild()

@@ -24,6 +24,11 @@ class Rate:
     share: float | None = None
     bps: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self:  # one spelling of "none", so that rates compare by meaning
+            object.__setattr__(self, "share", 0.0)
+            object.__setattr__(self, "bps", None)
+
     def __bool__(self) -> bool:
         return bool(self.share or self.bps)
 

@@ -36,7 +36,8 @@ RTEXT_FILTER_SKIP_STATS = 8
 class VfSettings:
     """One VF's settings in rtnetlink's own terms. None: the driver has no such operation."""
 
-    mac: str = ZERO_MAC
+    mac: str | None = None
+    """None: left as it is, the guest's own choice."""
     vlan: int = 0
     qos: int = 0
     tpid: int = C_TAG
@@ -56,6 +57,10 @@ class Rtnetlink:
         self._ip = ip
         self._netdev = netdev
         self._driver = driver
+        self._forced: dict[int, str | None] = {}
+        """The MAC that was forced on each VF, None where none was. A MAC that a guest chose looks
+        the same in IFLA_VF_MAC as one that was forced; where this process has not yet written to
+        a VF, what is shown counts as forced."""
 
     def capabilities(self) -> Mapping[str, Capability]:
         has = self._driver
@@ -120,7 +125,7 @@ class Rtnetlink:
         return short
 
     def express(self, assigned: Assignment) -> Shown:
-        return _shown(self._settings(assigned), self._driver)
+        return _shown(self._settings(None, assigned), self._driver)
 
     def read(self) -> Mapping[int, Shown]:
         return {vfid: _shown(settings, self._driver) for vfid, settings in self.settings().items()}
@@ -137,23 +142,32 @@ class Rtnetlink:
 
     def write(self, wanted: Mapping[int, Assignment]) -> None:
         before = self.settings()
+        after = {vfid: self._settings(vfid, assigned) for vfid, assigned in wanted.items()}
+        missing = after.keys() - before.keys()
+        if missing:
+            raise NicError(
+                f"{self._netdev}: no VF {', '.join(map(str, sorted(missing)))};"
+                f" the PF has {len(before)}"
+            )
         changes = {
-            vfid: after
-            for vfid, assigned in wanted.items()
-            if (after := self._settings(assigned)) != before.get(vfid)
+            vfid: (before[vfid], settings)
+            for vfid, settings in after.items()
+            if _spec(vfid, before[vfid], settings).keys() != {"vf"}
         }
-        if not changes:
-            return
-        try:
-            self._send({vfid: (before.get(vfid), after) for vfid, after in changes.items()})
-        except NicError:
-            self._send({vfid: (after, before[vfid]) for vfid, after in changes.items()})
-            raise
+        if changes:
+            try:
+                self._send(changes)
+            except NicError:
+                self._send({vfid: (new, old) for vfid, (old, new) in changes.items()})
+                raise
+        for vfid, settings in after.items():
+            self._forced[vfid] = None if settings.mac in (None, ZERO_MAC) else settings.mac
 
-    def _settings(self, assigned: Assignment) -> VfSettings:
+    def _settings(self, vfid: int | None, assigned: Assignment) -> VfSettings:
         """What is assigned, in rtnetlink's terms; neutral where nothing is."""
         has, rules, mine = self._driver, assigned.rules, assigned.attributes
         neutral = VfSettings(
+            mac=ZERO_MAC if vfid is not None and self._forced.get(vfid) else None,
             spoofchk=has.spoofchk or None,
             trust=False if has.trust else None,
             link_state=_LINK_STATES[LinkStatus.AUTO] if has.link_state else None,
@@ -181,7 +195,7 @@ class Rtnetlink:
             settings = replace(settings, link_state=_LINK_STATES[rules.link_status])
         return settings
 
-    def _send(self, changes: Mapping[int, tuple[VfSettings | None, VfSettings]]) -> None:
+    def _send(self, changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> None:
         """All the changes in one message."""
         index = self._link()["index"]
         spec = [_spec(vfid, before, after) for vfid, (before, after) in sorted(changes.items())]
@@ -213,26 +227,23 @@ def _mbps(rate: Rate) -> int:
     return max(1, round(bps / MBPS)) if bps else 0
 
 
-def _spec(vfid: int, before: VfSettings | None, after: VfSettings) -> dict[str, Any]:
+def _spec(vfid: int, before: VfSettings, after: VfSettings) -> dict[str, Any]:
     """pyroute2's form of what differs."""
     spec: dict[str, Any] = {"vf": vfid}
-    if before is None or before.mac != after.mac:
+    if after.mac is not None and before.mac != after.mac:
         spec["mac"] = after.mac
-    if before is None or (before.vlan, before.qos, before.tpid) != (
-        after.vlan,
-        after.qos,
-        after.tpid,
-    ):
-        if after.tpid == C_TAG:
-            spec["vlan"] = {"vlan": after.vlan, "qos": after.qos}
-        else:
-            spec["vlan"] = [{"vlan": after.vlan, "qos": after.qos, "vlan_proto": after.tpid}]
+    if (before.vlan, before.qos, before.tpid) != (after.vlan, after.qos, after.tpid):
+        spec["vlan"] = (
+            {"vlan": after.vlan, "qos": after.qos}
+            if after.tpid == C_TAG
+            else [{"vlan": after.vlan, "qos": after.qos, "vlan_proto": after.tpid}]
+        )
     rates = after.min_tx_mbps, after.max_tx_mbps
-    if before is None or (before.min_tx_mbps, before.max_tx_mbps) != rates:
+    if (before.min_tx_mbps, before.max_tx_mbps) != rates:
         spec["rate"] = {"min_tx_rate": after.min_tx_mbps, "max_tx_rate": after.max_tx_mbps}
     for key in ("spoofchk", "trust", "link_state"):
         value = getattr(after, key)
-        if value is not None and (before is None or getattr(before, key) != value):
+        if value is not None and getattr(before, key) != value:
             spec[key] = int(value)
     return spec
 
@@ -273,7 +284,7 @@ def _vlan_info(info: Any) -> int | None:
 def _shown(settings: VfSettings, driver: Driver) -> Shown:
     """Settings as attributes of VfRules; a closed VF (link off) as such."""
     shown: dict[str, Any] = {
-        "vm_mac": None if settings.mac == ZERO_MAC else settings.mac,
+        "vm_mac": None if settings.mac in (None, ZERO_MAC) else settings.mac,
         "vlans": (settings.vlan,) if settings.vlan else (),
         "strip_stag": bool(settings.vlan) and settings.tpid == S_TAG,
         "strip_ctag": bool(settings.vlan) and settings.tpid == C_TAG,

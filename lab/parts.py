@@ -1,0 +1,153 @@
+"""The parts of the laboratory and their recipes: which packages, which modules, which changes.
+
+Everything that decides what a part contains is a value here, and the part's name carries a digest
+of it, so editing this file is all it takes to have `make lab` build the part anew.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import cache
+
+# Raise it when build.py changes what it makes of the same values.
+FORMAT = 1
+
+# QEMU 10 has the igb device (bookworm's own 7.2 has not).  kmod and busybox serve the guest, zstd
+# unpacks the kernel: with all they depend on, so none of the system's libraries is needed.
+TOOLS_PACKAGES = ("qemu-system-x86", "kmod", "busybox-static", "zstd")
+
+LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A Debian kernel, by the metapackage that names its newest build."""
+
+    series: str
+    metapackage: str
+    netdevsim: bool  # built out of tree: Debian builds none
+
+
+KERNELS = {
+    kernel.series: kernel
+    for kernel in (
+        # bookworm's own, which most of its users run
+        Kernel("6.1", "linux-image-amd64", netdevsim=False),
+        # bookworm-security carries it for those who want a newer one
+        Kernel("6.12", "linux-image-6.12-amd64", netdevsim=True),
+    )
+}
+NEWEST = "6.12"
+
+# Modules kept, by the start of their path below lib/modules/VERSION/kernel; with what they depend
+# on.  Unpacked, because xz takes seconds in the guest.
+MODULES = (
+    "net/",
+    "lib/",
+    "fs/9p/",
+    "fs/overlayfs/",
+    "fs/fuse/",
+    "drivers/net/bonding/",
+    "drivers/net/team/",
+    "drivers/net/dummy",
+    "drivers/net/geneve",
+    "drivers/net/ifb",
+    "drivers/net/ipvlan/",
+    "drivers/net/macsec",
+    "drivers/net/macvlan",
+    "drivers/net/macvtap",
+    "drivers/net/nlmon",
+    "drivers/net/tap",
+    "drivers/net/tun",
+    "drivers/net/veth",
+    "drivers/net/virtio_net",
+    "drivers/net/vrf",
+    "drivers/net/vxlan",
+    "drivers/net/ethernet/intel/igb/",
+    "drivers/net/ethernet/intel/igbvf/",
+    "drivers/pci/pci-pf-stub",
+    "drivers/ptp/",
+    "drivers/vfio/",
+    "drivers/virtio/",
+    "drivers/char/hw_random/virtio-rng",
+    "crypto/crc32c_generic",
+    "crypto/sch",
+)
+
+# What the initial RAM disk needs to reach the host's root file system.
+BOOT_MODULES = ("9pnet_virtio", "9p", "overlay", "virtio_pci")
+
+INIT = """#!/bin/busybox sh
+B=/bin/busybox
+$B mount -t proc proc /proc; $B mount -t sysfs sys /sys; $B mount -t devtmpfs dev /dev
+for module in /modules/*; do $B insmod "$module"; done
+# cache=loose: the host's files are taken not to change while the guest runs
+$B mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=512000,cache=loose,access=any root /ro
+$B mount -t tmpfs -o size=80% tmpfs /rw; $B mkdir /rw/upper /rw/work
+$B mount -t overlay -o lowerdir=/ro,upperdir=/rw/upper,workdir=/rw/work overlay /new || {
+    echo "lab: no root file system"; echo o > /proc/sysrq-trigger; $B sleep 10; }
+$B mkdir -p /dev/pts /dev/shm /dev/virtio-ports
+$B mount -t devpts -o ptmxmode=666 devpts /dev/pts; $B mount -t tmpfs shm /dev/shm
+$B mount -t debugfs debugfs /sys/kernel/debug; $B mount -t cgroup2 cgroup2 /sys/fs/cgroup
+$B mount -t bpf bpf /sys/fs/bpf
+$B ln -sfn /proc/self/fd /dev/fd
+# no udev in the guest: name the ports as it would
+for port in /sys/class/virtio-ports/*; do
+    [ -e $port/name ] && $B ln -s ../${port##*/} /dev/virtio-ports/$($B cat $port/name)
+done
+$B ip link set lo up
+for place in dev sys proc; do $B mount --move /$place /new/$place; done
+$B mount -t tmpfs run /new/run; $B mkdir -p /new/run/netns /new/run/lock /new/lib/modules
+$B cp -r /job /new/run/lab
+exec $B switch_root /new /bin/bash /run/lab/init
+"""
+
+# netdevsim's own Makefile builds it in the tree only.
+NETDEVSIM_MAKEFILE = """\
+obj-m += netdevsim.o ptp_mock.o
+netdevsim-objs := {objects}
+ccflags-y += -DCONFIG_PTP_1588_CLOCK_MOCK_MODULE=1 -DCONFIG_PTP_1588_CLOCK_MOCK=1
+"""
+NETDEVSIM_OBJECTS = (
+    "netdev.o dev.o ethtool.o fib.o bus.o health.o hwstats.o udp_tunnels.o bpf.o ipsec.o "
+    "psample.o macsec.o"
+)
+
+# netdevsim 6.12 takes only BPF offload.  Later kernels acknowledge flower rules; with this change
+# 6.12 acknowledges flower and matchall.  Acknowledged is all they are: no packet is classified.
+NETDEVSIM_BEFORE = "\tif (type != TC_SETUP_CLSBPF) {"
+NETDEVSIM_AFTER = (
+    "\tif (type == TC_SETUP_CLSFLOWER || type == TC_SETUP_CLSMATCHALL)\n"
+    "\t\treturn 0;\n" + NETDEVSIM_BEFORE
+)
+
+
+def tools() -> Path:
+    """Where QEMU, kmod, busybox and zstd are, or will be."""
+    return cache.folder() / f"tools-{cache.digest([FORMAT, TOOLS_PACKAGES])}"
+
+
+def kernel(series: str) -> Path:
+    """Where a kernel with its modules and initial RAM disk is, or will be."""
+    this = KERNELS[series]
+    recipe: list[object] = [FORMAT, this.metapackage, MODULES, BOOT_MODULES, INIT]
+    if this.netdevsim:
+        recipe += [NETDEVSIM_MAKEFILE, NETDEVSIM_OBJECTS, NETDEVSIM_BEFORE, NETDEVSIM_AFTER]
+    return cache.folder() / f"kernel-{series}-{cache.digest(recipe)}"
+
+
+def missing() -> list[str]:
+    """The parts that are not there yet, by name."""
+    wanted = [tools(), *(kernel(series) for series in KERNELS)]
+    return [part.name for part in wanted if not part.exists()]
+
+
+def run_in(tree: Path, program: str, *, name: str | None = None) -> list[str]:
+    """The command line that runs a program of an unpacked tree with the tree's own libc."""
+    for folder in LIBRARIES:
+        loader = tree / folder / "ld-linux-x86-64.so.2"
+        if loader.exists():
+            break
+    paths = ":".join(str(tree / folder) for folder in LIBRARIES)
+    argv0 = ["--argv0", name] if name else []
+    return [str(loader), *argv0, "--library-path", paths, str(tree / program)]

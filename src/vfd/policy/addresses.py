@@ -1,15 +1,20 @@
-"""MAC addresses and PCI addresses as checked strings in one canonical spelling."""
+"""MAC addresses, PCI addresses, netdev names and VLAN lists, checked, in one canonical spelling."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
 
-_MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])")
+_NETDEV = re.compile(r"[!-.0-9;-~]{1,15}", re.ASCII)
+_RANGE = re.compile(r"(\d{1,4})\s*-\s*(\d{1,4})", re.ASCII)
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
+MAX_NETDEV = 15
+"""Longest name of a netdev: IFNAMSIZ - 1, linux/include/uapi/linux/if.h."""
 
 
 def canonical_mac(text: str) -> str:
@@ -18,7 +23,7 @@ def canonical_mac(text: str) -> str:
     Raises ValueError for anything that is not six bytes in hexadecimal.
     """
     mac = text.strip().lower().replace("-", ":")
-    if not _MAC.match(mac):
+    if not _MAC.fullmatch(mac):
         raise ValueError(f"{text!r} is not a MAC address like 02:00:00:00:00:0a")
     return mac
 
@@ -51,11 +56,97 @@ def _own_unicast(mac: str) -> str:
     return mac
 
 
+def is_pci_address(device: str) -> bool:
+    """Whether a device is named by its PCI address, not by its netdev."""
+    return _PCI.fullmatch(device) is not None
+
+
+def canonical_device(text: str) -> str:
+    """``0000:07:00.1`` for a PCI address, with or without its domain; a netdev's name as it is.
+
+    Raises ValueError for what can be neither (a netdev's name is at most 15 characters, without
+    ``/``, ``:`` and white space: dev_valid_name in linux/net/core/dev.c).
+    """
+    device = text.strip()
+    if found := _PCI.fullmatch(device.lower()):
+        return f"{found[1] or '0000'}:{found[2]}"
+    if not _NETDEV.fullmatch(device) or device in (".", ".."):
+        raise ValueError(
+            f"{text!r} is neither a PCI address like 0000:07:00.1 nor the name of a netdev like"
+            f" ens1f0 (at most {MAX_NETDEV} characters, without '/', ':' and blanks)"
+        )
+    return device
+
+
+def expand_vlans(value: Any) -> Any:
+    """A list of VIDs with its ranges (``"10-20"``) and numbers in quotes written out.
+
+    Anything else in the list, and anything that is no list, is left for the field's type to refuse.
+    Raises ValueError for a range that runs backwards or leaves 1 … 4094.
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    vids: list[Any] = []
+    for entry in value:
+        if not isinstance(entry, str):
+            vids.append(entry)
+            continue
+        text = entry.strip()
+        if found := _RANGE.fullmatch(text):
+            first, last = int(found[1]), int(found[2])
+            if not 1 <= first <= last <= 4094:
+                raise ValueError(f"{entry!r} is not a range of VLANs from low to high in 1 … 4094")
+            vids.extend(range(first, last + 1))
+        elif re.fullmatch(r"\d{1,4}", text, re.ASCII):
+            vids.append(int(text))
+        else:
+            raise ValueError(f'{entry!r} is neither a VLAN like 100 nor a range like "10-20"')
+    return vids
+
+
+_UNICAST_PATTERN = r"^\s*[0-9A-Fa-f][02468ACEace]([:-][0-9A-Fa-f]{2}){5}\s*$"
+
 Mac = Annotated[str, AfterValidator(canonical_mac)]
 """Any MAC address, canonical."""
 
-UnicastMac = Annotated[str, AfterValidator(_own_unicast)]
+UnicastMac = Annotated[
+    str,
+    AfterValidator(_own_unicast),
+    WithJsonSchema({"type": "string", "pattern": _UNICAST_PATTERN}),
+]
 """A MAC that a VF may own: unicast and not zero."""
 
-Vid = Annotated[int, Field(ge=1, le=4094)]
+Vid = Annotated[int, Strict(), Field(ge=1, le=4094)]
 """A VLAN identifier, 1 … 4094: IEEE 802.1Q table 9-2 reserves 0 and 4095."""
+
+Vlans = Annotated[
+    tuple[Vid, ...],
+    BeforeValidator(expand_vlans),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {
+                "anyOf": [
+                    {"type": "integer", "minimum": 1, "maximum": 4094},
+                    {"type": "string", "pattern": r"^\s*[0-9]{1,4}(\s*-\s*[0-9]{1,4})?\s*$"},
+                ]
+            },
+        }
+    ),
+]
+"""VIDs in the order of the file; ranges as strings are written out."""
+
+Device = Annotated[
+    str,
+    AfterValidator(canonical_device),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "anyOf": [
+                {"pattern": r"^\s*([0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[01][0-9A-Fa-f]\.[0-7]\s*$"},
+                {"pattern": r"^\s*[!-.0-9;-~]{1,15}\s*$"},
+            ],
+        }
+    ),
+]
+"""A PF: its PCI address, canonical, or its netdev's name."""

@@ -1,19 +1,30 @@
 """What a VF and a PF may do: the attributes of SEMANTICS, as immutable, validated values.
 
-Field names and defaults are those of the configuration files (docs/configuration.md). A value
-of these types has passed every check that needs nothing but itself; the rules between VFs,
-and between a VF and its PF, are in ``rules``.
+Field names, defaults and the forms that a file may write are those of the configuration files
+(docs/configuration.md, generated from here). A value of these types has passed every check on
+its single fields; the rules between fields, between VFs, and between a VF and its PF are in
+``rules``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+    field_validator,
+)
 
-from vfd.policy.addresses import UnicastMac, Vid
-from vfd.policy.rate import NONE, RateField, SpeedField
+from vfd.policy.addresses import Device, UnicastMac, Vlans
+from vfd.policy.names import Command, Name
+from vfd.policy.rate import NONE, PercentField, RateField, SpeedField
 
 C_TAG = 0x8100
 """TPID of a customer tag, IEEE 802.1Q-2018 table 9-1."""
@@ -29,7 +40,97 @@ MAX_MACS = 64
 MAX_GROUPS = 64
 """Most multicast groups one guest may join where the NIC has no limit of its own."""
 
-Mtu = Annotated[int, Field(ge=68, le=9710)]
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one NIC has room for. The defaults hold where the NIC has no limit of its own."""
+
+    max_vfs: int = MAX_VFS
+    max_vlans: int = MAX_VLANS
+    """VLANs in one VF's list."""
+    max_macs: int = MAX_MACS
+    """Further MACs of one VF: listed and granted."""
+    max_groups: int = MAX_GROUPS
+    """Multicast groups of one guest."""
+
+
+def number_in_quotes(value: Any) -> Any:
+    """Files written by hand have ``"9000"`` where 9000 was meant; anything else stays as it is."""
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        return int(value)
+    return value
+
+
+def parse_tpid(value: Any) -> Any:
+    """A TPID as a number or as text: ``33024``, ``"0x8100"``, ``"0x88a8"``."""
+    if isinstance(value, str):
+        try:
+            return int(value.strip(), 0)
+        except ValueError:
+            return value
+    return value
+
+
+def mirror_list(value: Any) -> Any:
+    """The mirrors of a file: one object, a list of them, or none; VFd's ``both`` means ``all``,
+    and a mirror whose direction is ``off`` is none."""
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        return value
+    return [
+        {**entry, "direction": "all"}
+        if isinstance(entry, dict) and entry.get("direction") == "both"
+        else entry
+        for entry in value
+        if not (isinstance(entry, dict) and entry.get("direction") == "off")
+    ]
+
+
+def group_list(value: Any) -> Any:
+    """Bandwidth groups as a file writes them, ``{"bwg0": [0], "bwg1": [1, 2]}``, as a list."""
+    if isinstance(value, dict):
+        return [{"name": name, "classes": classes} for name, classes in value.items()]
+    return value
+
+
+Flag = Annotated[bool, Strict()]
+"""true or false, and nothing that looks like it: a policy is no place to guess."""
+Count = Annotated[int, Strict(), Field(ge=0)]
+Priority = Annotated[int, Strict(), Field(ge=0, le=7)]
+"""A traffic class, 0 … 7; the larger goes first where priority is strict."""
+Percent = Annotated[int, Strict(), Field(ge=0, le=100)]
+Mtu = Annotated[
+    int,
+    BeforeValidator(number_in_quotes),
+    Strict(),
+    Field(ge=68, le=9710),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 68, "maximum": 9710},
+                {
+                    "type": "string",
+                    "pattern": r"^\s*0*(6[89]|[7-9][0-9]|[1-9][0-9]{2}|"
+                    r"[1-8][0-9]{3}|9[0-6][0-9]{2}|970[0-9]|9710)\s*$",
+                },
+            ]
+        }
+    ),
+]
+"""Bytes after the Ethernet header and the frame's own outer tag. 68 is IPv4's least (RFC 791)."""
+Tpid = Annotated[
+    Literal[0x8100, 0x88A8],
+    BeforeValidator(parse_tpid),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [0x8100, 0x88A8]},
+                {"type": "string", "pattern": r"^\s*(0[xX](8100|88[aA]8)|33024|34984)\s*$"},
+            ]
+        }
+    ),
+]
 
 
 class Value(BaseModel):
@@ -63,17 +164,24 @@ class GuestMacs(StrEnum):
 class Mirror(Value):
     """Copies of a VF's frames to VF ``target`` of the same PF."""
 
-    target: Annotated[int, Field(ge=0)]
+    target: Count
+    """The vfid of the VF that gets the copies."""
     direction: Direction = Direction.ALL
-    vlans: tuple[Vid, ...] = ()
+    """`in`: what the guest is given (Rx); `out`: what it sends (Tx); `all`: both."""
+    vlans: Vlans = ()
     """Only frames in these VLANs; empty: all frames."""
+
+
+Mirrors = Annotated[tuple[Mirror, ...], BeforeValidator(mirror_list)]
 
 
 class QueueShare(Value):
     """A VF's share in one traffic class, percent of that class."""
 
-    priority: Annotated[int, Field(ge=0, le=7)]
-    share: Annotated[float, Field(ge=0, le=100)]
+    priority: Priority
+    """The traffic class."""
+    share: PercentField
+    """Percent of the class, as a number or as `"10%"`."""
 
 
 class VfRules(Value):
@@ -82,31 +190,60 @@ class VfRules(Value):
     This is also what ``Nic.observe`` returns for a VF, read back from the NIC.
     """
 
-    vlans: tuple[Vid, ...] = ()
-    strip_stag: bool = False
-    strip_ctag: bool = False
-    allow_untagged: bool = False
+    vlans: Vlans = ()
+    """The VLANs the VF may be in, 1 … 4094, also as ranges: `"10-20"`. In the access modes the
+    first is the one that the NIC inserts."""
+    strip_stag: Flag = False
+    """Service-tag access: with one VLAN the NIC pushes the PF's `tpid` and this VLAN outside what
+    the guest sends and takes it off what it is given."""
+    strip_ctag: Flag = False
+    """Customer-tag access: with one VLAN the NIC tags what the guest sends and untags what it is
+    given."""
+    allow_untagged: Flag = False
+    """Untagged frames pass, both ways."""
     vm_mac: UnicastMac | None = None
+    """The VF's default MAC, forced on the guest; none: the NIC's own, which the guest may ask to
+    change."""
     macs: tuple[UnicastMac, ...] = ()
-    mac_anti_spoof: bool = True
-    vlan_anti_spoof: bool = True
-    allow_bcast: bool = True
-    allow_mcast: bool = True
-    allow_un_ucast: bool = False
+    """Further unicast MACs that the VF may own."""
+    mac_anti_spoof: Flag = True
+    """What the guest sends must come from one of the VF's MACs."""
+    vlan_anti_spoof: Flag = True
+    """What the guest sends must be in one of the VF's VLANs."""
+    allow_bcast: Flag = True
+    """The guest is given broadcast."""
+    allow_mcast: Flag = True
+    """The guest is given multicast of groups that it did not join."""
+    allow_un_ucast: Flag = False
+    """The guest is given unicast to MACs that no port owns."""
     link_status: LinkStatus = LinkStatus.AUTO
+    """`on`: up whatever the wire does; `off`: down, nothing passes; `auto`: follows the wire."""
     rate: RateField = NONE
+    """The most that the guest may send: a share of the link (0 … 1, `"25%"`) or a speed
+    (`"2Gbps"`); 0: no limit."""
     min_rate: RateField = NONE
+    """What the guest may send however busy the link is; 0: no guarantee."""
     max_rx_rate: RateField = NONE
+    """The most that the guest is given; 0: no limit."""
     queues: tuple[QueueShare, ...] = ()
-    mirror: tuple[Mirror, ...] = ()
-    trust: bool = False
+    """The VF's share in each traffic class; none: equal shares."""
+    mirror: Mirrors = ()
+    """Copies of the VF's frames to other VFs of the PF: one object or a list of them."""
+    trust: Flag = False
+    """The guest may ask for promiscuous and all-multicast mode, within `allow_un_ucast` and
+    `allow_mcast`."""
     mtu: Mtu | None = None
-    """None: the smaller of ``default_mtu`` and the PF's ``mtu``."""
-    storm_limit: Annotated[int, Field(ge=0)] = 0
-    """BUM frames per second that the guest may send; 0: no limit."""
+    """The VF's MTU in bytes until its guest asks for another; none: the smaller of the main file's
+    `default_mtu` and the PF's `mtu`."""
+    storm_limit: Count = 0
+    """Broadcast, unknown unicast and multicast frames per second that the guest may send; 0: no
+    limit."""
     guest_macs: GuestMacs = GuestMacs.ANY
-    guest_vlans: bool = True
-    guest_groups: bool = True
+    """Which further MACs the guest may ask for: `any`, only those in `macs` (`listed`), `none`."""
+    guest_vlans: Flag = True
+    """The guest may ask for a filter within `vlans`."""
+    guest_groups: Flag = True
+    """The guest may join multicast groups, which then reach it even with `allow_mcast` false."""
 
     @property
     def access_vid(self) -> int | None:
@@ -123,11 +260,17 @@ class VfRules(Value):
 class VfPolicy(VfRules):
     """One VF's whole configuration, as its file states it."""
 
-    name: Annotated[str, Field(min_length=1, max_length=255)]
-    pciid: Annotated[str, Field(min_length=1)]
-    vfid: Annotated[int, Field(ge=0, lt=MAX_VFS)]
-    start_cb: str | None = None
-    stop_cb: str | None = None
+    name: Name
+    """Unique on the host; what commands, metrics and events call the VF. It may contain `/`, but no
+    part of it begins with a dot. Without it, the file's name without `.json`."""
+    pciid: Device
+    """The PF: its PCI address (`0000:07:00.1`) or its netdev (`ens1f0`), as `pciids` has it."""
+    vfid: Annotated[int, Strict(), Field(ge=0, lt=MAX_VFS)]
+    """The VF on its PF, 0 … number of VFs - 1."""
+    start_cb: Command | None = None
+    """A command that runs as the file's owner after the start, never through a shell."""
+    stop_cb: Command | None = None
+    """A command that runs as the file's owner before the stop, never through a shell."""
 
     @property
     def rules(self) -> VfRules:
@@ -141,58 +284,93 @@ class TrafficClass(Value):
     """One traffic class of a PF. Bandwidths are percent of the link."""
 
     name: str = ""
-    pri: Annotated[int, Field(ge=0, le=7)]
-    latency: bool = False
+    """For people only."""
+    pri: Priority
+    """The class: 0 … 3 of 4 classes, 0 … 7 of 8."""
+    latency: Flag = False
     """Read and reported: VFd kept it and used it nowhere."""
-    lsp: bool = False
+    lsp: Flag = False
     """Strict priority over the whole link."""
-    bsp: bool = False
+    bsp: Flag = False
     """Strict priority in its bandwidth group."""
-    max_bw: Annotated[int, Field(ge=1, le=100)] = 100
-    min_bw: Annotated[int, Field(ge=0, le=100)] = 0
+    max_bw: Annotated[int, Strict(), Field(ge=1, le=100)] = 100
+    """The most that the class gets, percent of the link."""
+    min_bw: Percent = 0
+    """What the class gets however busy the link is, percent of the link."""
 
 
 class BandwidthGroup(Value):
     """Traffic classes that share their bandwidth; groups lend unused bandwidth to each other."""
 
     name: str
-    classes: tuple[Annotated[int, Field(ge=0, le=7)], ...]
+    classes: tuple[Priority, ...]
+
+
+Groups = Annotated[
+    tuple[BandwidthGroup, ...],
+    BeforeValidator(group_list),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 0, "maximum": 7},
+            },
+        }
+    ),
+]
 
 
 class PfPolicy(Value):
     """One PF of ``pciids`` in the main configuration."""
 
-    id: Annotated[str, Field(min_length=1)]
+    id: Device
+    """The PF: a PCI address, a netdev's name, or the name of a software NIC to make."""
     backend: Literal["soft", "kernel", "dpdk"] | None = None
-    """None: chosen by discovery."""
-    vfs: Annotated[int, Field(ge=0, le=MAX_VFS)] | None = None
-    """How many VFs to create; None: as the NIC has it."""
+    """What enforces the policies; none: chosen by discovery."""
+    vfs: Annotated[int, Strict(), Field(ge=0, le=MAX_VFS)] | None = None
+    """How many VFs to create; none: as the NIC has it."""
     mtu: Mtu = DEFAULT_MTU
-    """The largest MTU that a guest may ask for. The main file's ``default_mtu`` fills it."""
+    """The largest MTU that a guest may ask for, in bytes; without it, the main file's
+    `default_mtu`."""
     default_mtu: Mtu = DEFAULT_MTU
     """The MTU of a VF that states none; not in the PF's object, copied from the main file."""
-    enable_loopback: bool = False
-    promiscuous: bool = False
-    vf_oversubscription: bool = False
-    tpid: Literal[0x8100, 0x88A8] = 0x8100
-    strict: bool | None = None
-    enable_qos: bool = False
+    enable_loopback: Flag = False
+    """The NIC switches between the VFs of this PF; false: all that they send goes to the wire."""
+    promiscuous: Flag = False
+    """The PF's own port takes every frame from the wire."""
+    vf_oversubscription: Flag = False
+    """Guarantees and shares may add up to more than there is; all are then scaled in proportion."""
+    tpid: Tpid = 0x8100
+    """The TPID of service tags: 0x8100 or 0x88a8, as text or as a number."""
+    strict: Flag | None = None
+    """What becomes of an attribute that the NIC can't enforce. None: stated ones are refused,
+    defaults accepted with a warning; true: both refused; false: both accepted with a warning."""
+    enable_qos: Flag = False
     """Traffic classes are in use; copied from the main file."""
     tclasses: tuple[TrafficClass, ...] = ()
-    """4 or 8 of them, or none: 4 equal classes."""
-    bw_grps: tuple[BandwidthGroup, ...] = ()
+    """4 or 8 traffic classes; none: 4 equal ones."""
+    bw_grps: Groups = ()
+    """Bandwidth groups by name, each a list of classes: `{"bwg0": [0], "bwg1": [1, 2]}`."""
     # A software NIC's own:
     link_speed: SpeedField | None = None
-    """Bits per second; None: the uplink's speed, or 10 Gbit/s without one."""
+    """A software NIC's link, like `"10Gbps"`; none: its uplink's speed, or 10 Gbit/s."""
     uplink: str | None = None
-    """The netdev that is the wire; None: no wire, which counts as up."""
+    """The netdev that is a software NIC's wire; none: no wire, which counts as up."""
     guest: Literal["veth", "tap"] = "veth"
+    """What a software NIC's VFs are: `veth` for namespaces, `tap` for virtual machines."""
 
-    @model_validator(mode="after")
-    def _classes_are_four_or_eight(self) -> Self:
-        if self.tclasses and len(self.tclasses) not in (4, 8):
-            raise ValueError(f"tclasses has {len(self.tclasses)} classes: a PF has 4 or 8")
-        return self
+    @property
+    def classes(self) -> int:
+        """How many traffic classes the PF has."""
+        return len(self.tclasses) or 4
+
+    @field_validator("tclasses")
+    @classmethod
+    def _classes_are_four_or_eight(cls, value: tuple[TrafficClass, ...]) -> Any:
+        if value and len(value) not in (4, 8):
+            raise ValueError(f"{len(value)} traffic classes: a PF has 4 or 8")
+        return value
 
 
 class NicPolicy(Value):

@@ -1,9 +1,29 @@
-"""What a guest may ask for, and the table that decides: SEMANTICS, "What a guest may ask for"."""
+"""What a guest may ask for, and the table that decides.
+
+The table is docs/semantics.md, "What a guest may ask for". Pure: ``decide`` says whether and why,
+``granted`` what the guest has afterwards.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Protocol
+
+from vfd.policy.addresses import BROADCAST, canonical_mac, is_multicast, is_zero
+from vfd.policy.values import (
+    MAX_GROUPS,
+    MAX_MACS,
+    GuestMacs,
+    NicPolicy,
+    PfPolicy,
+    VfPolicy,
+    VfRules,
+)
+
+MIN_MTU = 68
+"""Bytes; what every IPv4 host must take in one piece: RFC 791, 3.2."""
 
 
 class RequestKind(StrEnum):
@@ -29,7 +49,7 @@ class Request:
     vid: int | None = None
     mtu: int | None = None
     on: bool = True
-    """PROMISC, ALLMULTI: on or off."""
+    """PROMISC, ALLMULTI: on or off. VLAN: set or cleared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +69,237 @@ class Grants:
     mtu: int | None = None
     promisc: bool = False
     allmulti: bool = False
+
+
+class Limits(Protocol):
+    """How much the NIC can hold for one VF; its capabilities say so."""
+
+    @property
+    def max_macs(self) -> int: ...
+
+    @property
+    def max_groups(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultLimits:
+    """Where the NIC has no limits of its own."""
+
+    max_macs: int = MAX_MACS
+    max_groups: int = MAX_GROUPS
+
+
+def default_mac(vf: VfRules, grants: Grants, own: str | None) -> str | None:
+    """The default MAC in force: forced, else granted, else the NIC's own."""
+    return vf.vm_mac or grants.default_mac or own
+
+
+def macs_of(vf: VfRules, grants: Grants, own: str | None) -> frozenset[str]:
+    """Every MAC that the VF owns: its default, the listed and the granted."""
+    default = default_mac(vf, grants, own)
+    return frozenset(vf.macs) | grants.macs | ({default} if default else frozenset())
+
+
+def mtu_of(pf: PfPolicy, vf: VfRules, grants: Grants) -> int:
+    """The MTU in force: granted (within the PF's), else the VF's, else the PF's default."""
+    if grants.mtu is not None:
+        return min(grants.mtu, pf.mtu)
+    return vf.mtu if vf.mtu is not None else min(pf.default_mtu, pf.mtu)
+
+
+def decide(
+    nic: NicPolicy,
+    grants: Mapping[int, Grants],
+    request: Request,
+    *,
+    limits: Limits | None = None,
+    own_macs: Mapping[int, str],
+) -> Decision:
+    """Whether policy lets the guest have what it asks for.
+
+    ``own_macs``: the NIC's own MAC of every VF that exists, closed ones too. Asking again for what
+    one has is granted while policy still allows it; giving up is always granted. The answer has
+    no effect by itself: ``granted`` says what it changes.
+    """
+    vf = nic.by_vfid().get(request.vfid)
+    if vf is None:
+        return _refuse(f"VF {request.vfid} has no configuration: it is closed")
+    if request.kind in _MAC_REQUESTS:
+        return _decide_mac(nic, vf, grants, request, limits or DefaultLimits(), own_macs)
+    if request.kind is RequestKind.VLAN:
+        return _decide_vlan(vf, request)
+    if request.kind is RequestKind.MTU:
+        return _decide_mtu(nic.pf, request)
+    return _decide_mode(vf, request)
+
+
+def granted(grants: Grants, request: Request) -> Grants:
+    """What the guest has once ``request`` is granted; the same if it had that before."""
+    mac = canonical_mac(request.mac) if request.mac is not None else None
+    one = frozenset((mac,)) if mac is not None else frozenset()
+    match request.kind:
+        case RequestKind.DEFAULT_MAC:
+            return replace(grants, default_mac=mac)
+        case RequestKind.ADD_MAC:
+            return replace(grants, macs=grants.macs | one)
+        case RequestKind.REMOVE_MAC:
+            return replace(grants, macs=grants.macs - one)
+        case RequestKind.JOIN_GROUP:
+            return replace(grants, groups=grants.groups | one)
+        case RequestKind.LEAVE_GROUP:
+            return replace(grants, groups=grants.groups - one)
+        case RequestKind.MTU:
+            return replace(grants, mtu=request.mtu)
+        case RequestKind.PROMISC:
+            return replace(grants, promisc=request.on)
+        case RequestKind.ALLMULTI:
+            return replace(grants, allmulti=request.on)
+        case RequestKind.VLAN:
+            return grants  # the VF has all of its vlans already
+
+
+_MAC_REQUESTS = frozenset(
+    {
+        RequestKind.DEFAULT_MAC,
+        RequestKind.ADD_MAC,
+        RequestKind.REMOVE_MAC,
+        RequestKind.JOIN_GROUP,
+        RequestKind.LEAVE_GROUP,
+    }
+)
+
+
+def _grant(reason: str) -> Decision:
+    return Decision(True, reason)
+
+
+def _refuse(reason: str) -> Decision:
+    return Decision(False, reason)
+
+
+def _decide_mac(
+    nic: NicPolicy,
+    vf: VfPolicy,
+    grants: Mapping[int, Grants],
+    request: Request,
+    limits: Limits,
+    own_macs: Mapping[int, str],
+) -> Decision:
+    try:
+        mac = canonical_mac(request.mac or "")
+    except ValueError as error:
+        return _refuse(str(error))
+    has = grants.get(vf.vfid, Grants())
+    match request.kind:
+        case RequestKind.REMOVE_MAC | RequestKind.LEAVE_GROUP:
+            return _grant(f"a guest may give up {mac}")
+        case RequestKind.JOIN_GROUP:
+            return _decide_group(vf, has, mac, limits)
+    if is_multicast(mac) or is_zero(mac):
+        return _refuse(f"{mac} is not a unicast address: no VF can own it")
+    if owner := _other_owner(nic, vf, grants, own_macs, mac):
+        return _refuse(f"{mac} belongs to {owner}")
+    own = own_macs.get(vf.vfid)
+    if request.kind is RequestKind.DEFAULT_MAC:
+        if vf.vm_mac not in (None, mac):
+            return _refuse(f"vm_mac forces {vf.vm_mac}: the guest may not have {mac}")
+        return _grant(f"vm_mac is {'unset' if vf.vm_mac is None else mac}, no other VF owns {mac}")
+    return _decide_further_mac(vf, has, mac, default_mac(vf, has, own), limits)
+
+
+def _decide_further_mac(
+    vf: VfPolicy, has: Grants, mac: str, default: str | None, limits: Limits
+) -> Decision:
+    if mac == default:
+        return _grant(f"{mac} is the VF's default MAC already")
+    if vf.guest_macs is GuestMacs.NONE:
+        return _refuse(f'guest_macs is "none": the guest may not ask for {mac}')
+    if vf.guest_macs is GuestMacs.LISTED and mac not in vf.macs:
+        return _refuse(f'guest_macs is "listed" and {mac} is not in macs')
+    further = (has.macs | set(vf.macs)) - {default}
+    if mac not in further and len(further) >= limits.max_macs:
+        return _refuse(f"the VF has {len(further)} further MACs: the limit is {limits.max_macs}")
+    return _grant(f'guest_macs is "{vf.guest_macs}", no other VF owns {mac}')
+
+
+def _decide_group(vf: VfPolicy, has: Grants, group: str, limits: Limits) -> Decision:
+    if not vf.guest_groups:
+        return _refuse("guest_groups is false: the guest may join no multicast group")
+    if group == BROADCAST or not is_multicast(group):
+        return _refuse(f"{group} is not a multicast group")
+    if group not in has.groups and len(has.groups) >= limits.max_groups:
+        return _refuse(
+            f"the guest is in {len(has.groups)} groups: the limit is {limits.max_groups}"
+        )
+    return _grant(f"guest_groups lets the guest join {group}")
+
+
+def _other_owner(
+    nic: NicPolicy,
+    vf: VfPolicy,
+    grants: Mapping[int, Grants],
+    own_macs: Mapping[int, str],
+    mac: str,
+) -> str | None:
+    """Which other VF on the PF owns ``mac``, in words.
+
+    A closed VF keeps the NIC's own MAC: it would be owned twice once the VF is opened.
+    """
+    open_vfs = nic.by_vfid()
+    for other in sorted(open_vfs.keys() | own_macs.keys()):
+        if other == vf.vfid:
+            continue
+        policy = open_vfs.get(other)
+        own = own_macs.get(other)
+        if policy is None and mac == own:
+            return f"VF {other}, which is closed"
+        if policy is not None and mac in macs_of(policy, grants.get(other, Grants()), own):
+            return f"VF {other} ({policy.name})"
+    return None
+
+
+def _decide_vlan(vf: VfPolicy, request: Request) -> Decision:
+    vid = request.vid
+    if vid is None:
+        return _refuse("a VLAN filter needs a VID: the request names none")
+    if not request.on:
+        return _grant(f"a guest may give up its filter for VLAN {vid}")
+    if not vf.guest_vlans:
+        return _refuse("guest_vlans is false: the guest may ask for no VLAN filter")
+    if vid == 0:
+        if vf.allow_untagged:
+            return _grant("VID 0 is untagged, and allow_untagged is true")
+        return _refuse("VID 0 is untagged, and allow_untagged is false")
+    if vid not in vf.vlans:
+        return _refuse(f"VLAN {vid} is not in vlans ({_listing(vf.vlans)})")
+    return _grant(f"VLAN {vid} is in vlans")
+
+
+def _listing(vlans: tuple[int, ...]) -> str:
+    return ", ".join(str(vid) for vid in vlans) or "which is empty"
+
+
+def _decide_mtu(pf: PfPolicy, request: Request) -> Decision:
+    mtu = request.mtu
+    if mtu is None:
+        return _refuse("the request names no MTU")
+    if mtu < MIN_MTU:
+        return _refuse(f"MTU {mtu} is below {MIN_MTU}, the least that IPv4 works with")
+    if mtu > pf.mtu:
+        return _refuse(f"MTU {mtu} is above the PF's mtu, {pf.mtu}")
+    return _grant(f"MTU {mtu} is not above the PF's mtu, {pf.mtu}")
+
+
+def _decide_mode(vf: VfPolicy, request: Request) -> Decision:
+    if not request.on:
+        return _grant(f"a guest may give up {request.kind}")
+    if not vf.trust:
+        return _refuse(f"trust is false: the guest may not be {request.kind}")
+    within = f"allow_mcast ({_says(vf.allow_mcast)})"
+    if request.kind is RequestKind.PROMISC:
+        within = f"allow_un_ucast ({_says(vf.allow_un_ucast)}), {within}"
+    return _grant(f"trust is true; {request.kind} within {within}")
+
+
+def _says(flag: bool) -> str:
+    return "true" if flag else "false"

@@ -29,8 +29,8 @@ for net in /sys/class/net/eth*; do
         52:54:00:30:00:*) name=plain ;;
         *) continue ;;
     esac
-    ip link set "${net##*/}" name "$name$((16#${address##*:}))" up
-done
+    echo "link set ${net##*/} name $name$((16#${address##*:})) up"
+done | ip -batch -
 if ((LAB_VFS)); then
     for pf in /sys/class/net/pf*; do echo "$LAB_VFS" > "$pf/device/sriov_numvfs"; done
 fi

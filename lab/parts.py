@@ -70,12 +70,13 @@ MODULES = (
     "drivers/vfio/",
     "drivers/virtio/",
     "drivers/char/hw_random/virtio-rng",
+    "drivers/char/virtio_console",
     "crypto/crc32c_generic",
     "crypto/sch",
 )
 
 # What the initial RAM disk needs to reach the host's root file system.
-BOOT_MODULES = ("9pnet_virtio", "9p", "overlay", "virtio_pci")
+BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 
 INIT = """#!/bin/busybox sh
 B=/bin/busybox
@@ -91,7 +92,8 @@ $B mount -t devpts -o ptmxmode=666 devpts /dev/pts; $B mount -t tmpfs shm /dev/s
 $B mount -t debugfs debugfs /sys/kernel/debug; $B mount -t cgroup2 cgroup2 /sys/fs/cgroup
 $B mount -t bpf bpf /sys/fs/bpf
 $B ln -sfn /proc/self/fd /dev/fd
-# no udev in the guest: name the ports as it would
+# no udev in the guest: name the ports as it would, once the last of them has come
+until $B grep -qs lab.qmp /sys/class/virtio-ports/*/name; do $B sleep 0.1; done
 for port in /sys/class/virtio-ports/*; do
     [ -e $port/name ] && $B ln -s ../${port##*/} /dev/virtio-ports/$($B cat $port/name)
 done

@@ -1,0 +1,88 @@
+"""At the door: what a NIC can't enforce is refused or warned of before anything is changed.
+
+The rule is in docs/semantics.md, "What a NIC can't enforce": an attribute that the configuration
+states is refused, one left at its default is accepted with a warning that says what the guest can
+therefore do; the PF's ``strict`` refuses both, or with false accepts both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vfd.nic.protocol import Capability, Support
+from vfd.policy.values import PfPolicy, VfPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """An attribute that the NIC can't enforce as asked, and is refused for it."""
+
+    field: str
+    value: Any
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    refused: tuple[Shortfall, ...]
+    warnings: tuple[str, ...]
+
+
+def admit(
+    policy: VfPolicy | PfPolicy,
+    stated: Collection[str],
+    shortfalls: Mapping[str, Capability],
+    strict: bool | None,
+) -> Admission:
+    """Which of ``shortfalls`` are refused and which are only warned of.
+
+    ``stated``: the attributes that the configuration names, whatever their value.
+    """
+    refused, warnings = [], []
+    values = policy.model_dump(mode="json", include=set(shortfalls))
+    for field, capability in shortfalls.items():
+        if strict or (strict is None and field in stated):
+            refused.append(Shortfall(field, values.get(field), _refusal(capability)))
+        else:
+            warnings.append(f"{field} is not enforced: {_consequence(capability)}")
+    return Admission(tuple(refused), tuple(warnings))
+
+
+def _refusal(capability: Capability) -> str:
+    if capability.support is Support.LIMITED:
+        return f"this NIC can enforce it only with a limit: {capability.limit}"
+    reason = capability.reason or "nothing on this NIC provides it"
+    return f"this NIC can't enforce it: {reason}"
+
+
+def _consequence(capability: Capability) -> str:
+    why = capability.reason or capability.limit
+    if capability.consequence and why:
+        return f"{capability.consequence} ({why})"
+    return capability.consequence or why or "nothing on this NIC provides it"
+
+
+def pf_shortfalls(
+    policy: PfPolicy, capabilities: Mapping[str, Capability]
+) -> dict[str, Capability]:
+    """The PF's attributes that differ from their defaults and that the NIC can't enforce."""
+    plain = PfPolicy(id=policy.id)
+    return {
+        field: capability
+        for field, capability in capabilities.items()
+        if capability.support is Support.ABSENT
+        and field in PfPolicy.model_fields
+        and getattr(policy, field) != getattr(plain, field)
+    }
+
+
+def spoofing_warnings(policy: VfPolicy) -> tuple[str, ...]:
+    """Protection that the configuration turns off is shown wherever the VF is shown."""
+    warnings = []
+    if not policy.mac_anti_spoof:
+        warnings.append("mac_anti_spoof is off: this guest can send from any MAC")
+    if not policy.vlan_anti_spoof and policy.access_vid is None:
+        warnings.append("vlan_anti_spoof is off: this guest can send in any VLAN")
+    return tuple(warnings)

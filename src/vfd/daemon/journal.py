@@ -1,0 +1,142 @@
+"""What happened: kept for a while, logged, and told to whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+log = logging.getLogger("vfd.event")
+
+KEPT = 4096
+"""Events that ``since`` can still reach."""
+BACKLOG = 1024
+"""Events that a slow reader may fall behind before it is dropped."""
+
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One event. ``seq`` grows by one and starts anew with the daemon; ``time`` is UTC."""
+
+    seq: int
+    time: float
+    kind: str
+    level: Level
+    text: str
+    pf: str | None = None
+    vfid: int | None = None
+    name: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Journal:
+    """``emit`` may be called from any thread; everything else belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Happening] = deque(maxlen=KEPT)
+        self._seq = 0
+        self._listeners: set[Listener] = set()
+        self._in_loop: Callable[[Callable[[], None]], object] = lambda deliver: deliver()
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on, listeners are told in ``loop``'s thread."""
+        self._in_loop = lambda deliver: (
+            None if loop.is_closed() else loop.call_soon_threadsafe(deliver)
+        )
+
+    def emit(
+        self,
+        kind: str,
+        text: str,
+        *,
+        level: Level = "info",
+        pf: str | None = None,
+        vfid: int | None = None,
+        name: str | None = None,
+        **data: Any,
+    ) -> None:
+        fields = {"event": kind, "pf": pf, "vfid": vfid, "name": name, **data}
+        log.log(
+            logging.getLevelName(level.upper()),
+            text,
+            extra={"fields": {k: v for k, v in fields.items() if v is not None}},
+        )
+        now = time.time()
+
+        def deliver() -> None:
+            self._seq += 1
+            event = Happening(self._seq, now, kind, level, text, pf, vfid, name, data)
+            self._kept.append(event)
+            for listener in tuple(self._listeners):
+                if not listener.offer(event):
+                    self._listeners.discard(listener)
+
+        self._in_loop(deliver)
+
+    def since(self, seq: int) -> list[Happening]:
+        """What is still kept of the events after ``seq``."""
+        return [event for event in self._kept if event.seq > seq]
+
+    def listen(self, since: int | None = None) -> Listener:
+        """Told of all later events and of those after ``since``, until it is forgotten."""
+        listener = Listener()
+        for event in self.since(since) if since is not None else ():
+            listener.queue.append(event)
+        self._listeners.add(listener)
+        return listener
+
+    def forget(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+
+    def close(self) -> None:
+        """Ends every listener's stream after what it has already been told."""
+        for listener in self._listeners:
+            listener.end()
+        self._listeners.clear()
+
+
+class Listener:
+    """One reader's backlog. Never holds up the daemon: who falls too far behind is dropped."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Happening] = deque()
+        self._more = asyncio.Event()
+        self._ended = False
+
+    def offer(self, event: Happening) -> bool:
+        """False: the reader was too slow and gets no more than a notice of that."""
+        if len(self.queue) >= BACKLOG:
+            self.queue.append(
+                Happening(
+                    event.seq,
+                    event.time,
+                    "dropped",
+                    "warning",
+                    f"{BACKLOG} events were waiting for this reader: it was dropped. Connect"
+                    " again with since= the last event's seq",
+                )
+            )
+            self.end()
+            return False
+        self.queue.append(event)
+        self._more.set()
+        return True
+
+    def end(self) -> None:
+        self._ended = True
+        self._more.set()
+
+    async def events(self) -> AsyncIterator[Happening]:
+        while True:
+            while self.queue:
+                yield self.queue.popleft()
+            if self._ended:
+                return
+            self._more.clear()
+            await self._more.wait()

@@ -13,9 +13,8 @@ from typing import Protocol
 
 from vfd.policy.addresses import BROADCAST, canonical_mac, is_multicast, is_zero
 from vfd.policy.values import (
-    MAX_GROUPS,
-    MAX_MACS,
     GuestMacs,
+    Limits,
     NicPolicy,
     PfPolicy,
     VfPolicy,
@@ -71,22 +70,16 @@ class Grants:
     allmulti: bool = False
 
 
-class Limits(Protocol):
-    """How much the NIC can hold for one VF; its capabilities say so."""
+class Room(Protocol):
+    """What a NIC has room for: ``values.Limits``, or a NIC's capabilities."""
 
     @property
     def max_macs(self) -> int: ...
-
     @property
     def max_groups(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultLimits:
-    """Where the NIC has no limits of its own."""
-
-    max_macs: int = MAX_MACS
-    max_groups: int = MAX_GROUPS
+_NO_LIMITS = Limits()
 
 
 def default_mac(vf: VfRules, grants: Grants, own: str | None) -> str | None:
@@ -112,7 +105,7 @@ def decide(
     grants: Mapping[int, Grants],
     request: Request,
     *,
-    limits: Limits | None = None,
+    limits: Room = _NO_LIMITS,
     own_macs: Mapping[int, str],
 ) -> Decision:
     """Whether policy lets the guest have what it asks for.
@@ -125,7 +118,7 @@ def decide(
     if vf is None:
         return _refuse(f"VF {request.vfid} has no configuration: it is closed")
     if request.kind in _MAC_REQUESTS:
-        return _decide_mac(nic, vf, grants, request, limits or DefaultLimits(), own_macs)
+        return _decide_mac(nic, vf, grants, request, limits, own_macs)
     if request.kind is RequestKind.VLAN:
         return _decide_vlan(vf, request)
     if request.kind is RequestKind.MTU:
@@ -182,7 +175,7 @@ def _decide_mac(
     vf: VfPolicy,
     grants: Mapping[int, Grants],
     request: Request,
-    limits: Limits,
+    limits: Room,
     own_macs: Mapping[int, str],
 ) -> Decision:
     try:
@@ -208,7 +201,7 @@ def _decide_mac(
 
 
 def _decide_further_mac(
-    vf: VfPolicy, has: Grants, mac: str, default: str | None, limits: Limits
+    vf: VfPolicy, has: Grants, mac: str, default: str | None, limits: Room
 ) -> Decision:
     if mac == default:
         return _grant(f"{mac} is the VF's default MAC already")
@@ -222,7 +215,7 @@ def _decide_further_mac(
     return _grant(f'guest_macs is "{vf.guest_macs}", no other VF owns {mac}')
 
 
-def _decide_group(vf: VfPolicy, has: Grants, group: str, limits: Limits) -> Decision:
+def _decide_group(vf: VfPolicy, has: Grants, group: str, limits: Room) -> Decision:
     if not vf.guest_groups:
         return _refuse("guest_groups is false: the guest may join no multicast group")
     if group == BROADCAST or not is_multicast(group):

@@ -1,0 +1,70 @@
+"""What is wrong with a configuration, as values, and the one exception that carries them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from vfd.policy.rules import Broken
+
+_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One broken rule, or one warning, in words for whoever wrote the file."""
+
+    file: str
+    """The file, or how the asker called what it sent."""
+    field: str
+    """The field's path, like ``pciids[0].mtu``; '' for the file as a whole."""
+    value: str
+    """What was found there, shortened; '' where there is nothing to show."""
+    rule: str
+    """What holds there, and what to do."""
+    other: str | None = None
+    """The VF that it is in conflict with."""
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.field}" if self.field else self.file
+        found = f" = {self.value}" if self.value else ""
+        against = f" (VF {self.other})" if self.other else ""
+        return f"{where}{found}: {self.rule}{against}"
+
+
+class ConfigError(Exception):
+    """A configuration that breaks rules: all of them at once, in ``problems``."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def shown(value: object) -> str:
+    """A value as the file's reader would write it, at most 80 characters of it."""
+    if value is None:
+        text = ""
+    else:
+        try:
+            text = json.dumps(value, ensure_ascii=False, default=str)
+        except (TypeError, ValueError, RecursionError):
+            text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def problems(broken: Iterable[Broken], files: Mapping[str, str]) -> tuple[Problem, ...]:
+    """Broken rules between VFs as problems of their files.
+
+    ``files`` has the file of each VF by its name, and the main file under ''.
+    """
+    return tuple(
+        Problem(
+            file=files.get(one.vf, one.vf),
+            field=one.field,
+            value=shown(one.value),
+            rule=one.rule,
+            other=one.other_vf,
+        )
+        for one in broken
+    )

@@ -1,0 +1,62 @@
+"""What a policy may say but its operator should know: warnings, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vfd.policy.rules import Broken
+from vfd.policy.values import NicPolicy, VfPolicy
+
+
+def vf_remarks(vf: VfPolicy) -> tuple[Broken, ...]:
+    """What one VF's configuration says that is unsafe, or has no effect."""
+    return tuple(Broken(vf.name, *found) for found in _on_vf(vf))
+
+
+def _on_vf(vf: VfPolicy) -> Iterator[tuple[str, str | int | bool, str]]:
+    if not vf.mac_anti_spoof:
+        yield "mac_anti_spoof", False, "off: this guest can send from any MAC"
+    if not vf.vlan_anti_spoof:
+        yield "vlan_anti_spoof", False, "off: this guest can send in any VLAN"
+    if vf.vm_mac is not None and vf.vm_mac in vf.macs:
+        yield "macs", vf.vm_mac, "it is vm_mac already: listing it again has no effect"
+    if (vf.strip_ctag or vf.strip_stag) and len(vf.vlans) > 1:
+        strip = "strip_ctag" if vf.strip_ctag else "strip_stag"
+        rule = (
+            f"with {len(vf.vlans)} VLANs nothing is inserted: the guest tags what it sends, and"
+            " what it is given has lost its tag"
+        )
+        yield strip, True, rule
+    for number, mirror in enumerate(vf.mirror):
+        outside = [vid for vid in mirror.vlans if vid not in vf.vlans]
+        if outside:
+            rule = "the VF is not in it: no frame of it will be copied"
+            yield f"mirror[{number}].vlans", outside[0], rule
+
+
+def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...]:
+    """All remarks about a PF and its VFs. ``link_bps`` None: the link's speed is unknown."""
+    pf = nic.pf
+    found = []
+    if pf.tclasses and not pf.enable_qos:
+        rule = "without enable_qos in the main file, traffic classes have no effect"
+        found.append(Broken("", "tclasses", len(pf.tclasses), rule))
+    for number, tc in enumerate(pf.tclasses):
+        if tc.latency:
+            rule = "kept for old files; it has no effect"
+            found.append(Broken("", f"tclasses[{number}].latency", True, rule))
+    configured = {vf.vfid for vf in nic.vfs}
+    for vf in nic.vfs:
+        found += vf_remarks(vf)
+        if vf.queues and not pf.enable_qos:
+            rule = "without enable_qos in the main file, shares have no effect"
+            found.append(Broken(vf.name, "queues", len(vf.queues), rule))
+        for path, rate in (("rate", vf.rate), ("max_rx_rate", vf.max_rx_rate)):
+            if link_bps and rate.on(link_bps) > link_bps:
+                rule = "faster than the link: it limits nothing"
+                found.append(Broken(vf.name, path, str(rate), rule))
+        for number, mirror in enumerate(vf.mirror):
+            if mirror.target not in configured:
+                rule = "that VF has no configuration and is closed: it gets copies once it has one"
+                found.append(Broken(vf.name, f"mirror[{number}].target", mirror.target, rule))
+    return tuple(found)

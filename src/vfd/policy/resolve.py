@@ -1,0 +1,88 @@
+"""Policies with everything that depends on the link and the other VFs worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vfd.policy.rate import Rate
+from vfd.policy.values import NicPolicy, PfPolicy, QueueShare
+
+SLACK = 1 + 1e-9
+"""Shares are sums of decimal fractions; this much over the whole is rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a NIC is told to enforce, and by how much it was scaled."""
+
+    nic: NicPolicy
+    """Rates in bits per second, an MTU for every VF, shares in every class where classes are on."""
+    scale: float = 1.0
+    """What each guarantee (min_rate) was multiplied with: below 1 under oversubscription."""
+    class_scale: Mapping[int, float] = field(default_factory=dict)
+    """The same for the shares in each traffic class that was scaled."""
+
+
+def resolve(nic: NicPolicy, link_bps: int) -> Resolved:
+    """``nic`` with nothing left to look up: docs/semantics.md, "Rates and traffic classes".
+
+    Resolving what is resolved changes nothing. ``nic`` has passed ``rules.check``.
+    """
+    pf = nic.pf
+    wanted = sum(vf.min_rate.on(link_bps) for vf in nic.vfs)
+    scale = 1.0
+    if pf.vf_oversubscription and wanted > link_bps:
+        scale = link_bps / wanted
+    shares, class_scale = _shares(nic)
+    vfs = tuple(
+        vf.model_copy(
+            update={
+                "rate": Rate(bps=vf.rate.on(link_bps)),
+                "min_rate": Rate(bps=_scaled(vf.min_rate.on(link_bps), link_bps, wanted, scale)),
+                "max_rx_rate": Rate(bps=vf.max_rx_rate.on(link_bps)),
+                "mtu": min(pf.default_mtu, pf.mtu) if vf.mtu is None else vf.mtu,
+                "queues": queues,
+            }
+        )
+        for vf, queues in zip(nic.vfs, shares, strict=True)
+    )
+    return Resolved(NicPolicy.model_construct(pf=pf, vfs=vfs), scale, class_scale)
+
+
+def _scaled(bps: int, link_bps: int, wanted: int, scale: float) -> int:
+    """Whole numbers, rounded down, so that the sum fits the link and need not be scaled again."""
+    return bps if scale >= 1 else bps * link_bps // wanted
+
+
+def _shares(nic: NicPolicy) -> tuple[list[tuple[QueueShare, ...]], dict[int, float]]:
+    """Each VF's shares in every class, and what those of a class were multiplied with.
+
+    Without ``enable_qos`` there are no classes to share. A VF that states no share in a class
+    gets an equal part of what the others leave, counting every VF that the PF has, so that a VF
+    that comes or goes does not change the shares of the rest.
+    """
+    pf = nic.pf
+    if not pf.enable_qos:
+        return [vf.queues for vf in nic.vfs], {}
+    stated = [{queue.priority: queue.share for queue in vf.queues} for vf in nic.vfs]
+    final: list[dict[int, float]] = [{} for _ in nic.vfs]
+    scales: dict[int, float] = {}
+    for tc in _priorities(pf):
+        having = [shares[tc] for shares in stated if tc in shares]
+        total = sum(having)
+        scale = 100 / total if pf.vf_oversubscription and total > 100 * SLACK else 1.0
+        if scale < 1:
+            scales[tc] = scale
+        without = max(pf.vfs or 0, len(nic.vfs)) - len(having)
+        equal = max(0.0, 100 - total * scale) / without if without else 0.0
+        for shares, mine in zip(stated, final, strict=True):
+            mine[tc] = shares[tc] * scale if tc in shares else equal
+    return [
+        tuple(QueueShare.model_construct(priority=tc, share=share) for tc, share in mine.items())
+        for mine in final
+    ], scales
+
+
+def _priorities(pf: PfPolicy) -> list[int]:
+    return sorted(tc.pri for tc in pf.tclasses) or list(range(pf.classes))

@@ -1,0 +1,55 @@
+"""Which backend drives a PF, and the one place that knows all of them."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Literal, cast
+
+from vfd.nic.protocol import Nic, NicError
+from vfd.policy.values import PfPolicy
+
+_SYS = Path("/sys")
+
+Backend = Literal["soft", "kernel", "dpdk"]
+
+
+def address_of(device: str) -> str:
+    """The PCI address behind a netdev's name, so that both name one PF; else ``device`` itself."""
+    link = _SYS / "class/net" / device / "device"
+    if "/" in device or not link.is_symlink():
+        return device.lower() if _is_pci(device) else device
+    target = link.resolve()
+    return target.name if (target / "vendor").exists() else device
+
+
+def _is_pci(device: str) -> bool:
+    return (_SYS / "bus/pci/devices" / device.lower()).exists()
+
+
+def backend_of(pf: PfPolicy) -> Backend:
+    """The backend that the configuration names, or the one that fits what is there.
+
+    A PCI device or a netdev on one is the kernel's; anything else is no device of this host, so
+    it is refused rather than taken for a software NIC. Raises NicError.
+    """
+    if pf.backend is not None:
+        return pf.backend
+    address = address_of(pf.id)
+    if _is_pci(address):
+        return "kernel"
+    raise NicError(
+        f"{pf.id}: no PCI device and no netdev on one has this name. Correct the PF's id in"
+        ' pciids, or give it "backend": "soft" to make a software NIC of that name'
+    )
+
+
+def open_nic(pf: PfPolicy) -> Nic:
+    """Opens the PF and adopts what it enforces; changes nothing. Raises NicError, NicGoneError."""
+    backend = backend_of(pf)
+    try:
+        package = importlib.import_module(f"vfd.nic.{backend}")
+        opener = package.open
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise NicError(f'{pf.id}: this vfd has no backend "{backend}" ({error})') from error
+    return cast(Nic, opener(pf))

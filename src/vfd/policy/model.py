@@ -42,7 +42,7 @@ from typing import Literal
 
 from vfd.policy.addresses import BROADCAST, is_multicast, is_zero
 from vfd.policy.frames import ETHER_LEN, TAG_LEN, Frame, Tag, TruncatedError, parse
-from vfd.policy.requests import Grants, macs_of, mtu_of
+from vfd.policy.requests import Grants, mtu_of, owners
 from vfd.policy.values import S_TAG, Direction, LinkStatus, NicPolicy, VfPolicy
 
 WIRE = -1
@@ -116,14 +116,8 @@ class Model:
         self.has_wire = has_wire
         self.wire_up = wire_up or not has_wire
         self.grants = {vfid: grants.get(vfid, Grants()) for vfid in self.vfs}
-        self.macs = {
-            vfid: macs_of(vf, self.grants[vfid], own_macs.get(vfid))
-            for vfid, vf in self.vfs.items()
-        }
-        self.owners: dict[str, int] = {}
-        for vfid, macs in self.macs.items():
-            for mac in macs:
-                self.owners.setdefault(mac, vfid)
+        self.owners = owners(nic, self.grants, own_macs)
+        """MAC → VF."""
 
     def process(
         self,
@@ -156,7 +150,7 @@ class Model:
             return passage.count(vfid, "tx_errors")
         if is_multicast(frame.src) or is_zero(frame.src):  # 2
             return passage.drop(vfid, "tx", "spoofed")
-        if vf.mac_anti_spoof and frame.src not in self.macs[vfid]:  # 3
+        if vf.mac_anti_spoof and self.owners.get(frame.src) != vfid:  # 3
             return passage.drop(vfid, "tx", "spoofed")
         if refusal := self._refuses_tag(vf, frame.outer):  # 4
             return passage.drop(vfid, "tx", refusal)
@@ -199,7 +193,7 @@ class Model:
             return vf.allow_bcast
         if is_multicast(dst):
             return vf.allow_mcast or dst in self.grants[vfid].groups
-        return dst in self.macs[vfid] or vf.allow_un_ucast
+        return self.owners.get(dst) == vfid or vf.allow_un_ucast
 
     # -- Tagging ----------------------------------------------------------------------------
 

@@ -87,10 +87,30 @@ def default_mac(vf: VfRules, grants: Grants, own: str | None) -> str | None:
     return vf.vm_mac or grants.default_mac or own
 
 
-def macs_of(vf: VfRules, grants: Grants, own: str | None) -> frozenset[str]:
-    """Every MAC that the VF owns: its default, the listed and the granted."""
-    default = default_mac(vf, grants, own)
-    return frozenset(vf.macs) | grants.macs | ({default} if default else frozenset())
+def owners(
+    nic: NicPolicy, grants: Mapping[int, Grants], own_macs: Mapping[int, str]
+) -> dict[str, int]:
+    """MAC → the open VF that owns it: as its default, listed or granted. No MAC has two owners.
+
+    Rules and requests see to that when they are decided. Should a later configuration claim what
+    a guest was granted before, the configuration has it; a grant comes before the NIC's own MAC.
+    """
+    vfs = sorted(nic.vfs, key=lambda vf: vf.vfid)
+    owned: dict[str, int] = {}
+    for vf in vfs:
+        for mac in (vf.vm_mac, *vf.macs):
+            if mac is not None:
+                owned.setdefault(mac, vf.vfid)
+    for vf in vfs:
+        has = grants.get(vf.vfid, Grants())
+        for mac in (default_mac(vf, has, None), *sorted(has.macs)):
+            if mac is not None:
+                owned.setdefault(mac, vf.vfid)
+    for vf in vfs:
+        mac = default_mac(vf, grants.get(vf.vfid, Grants()), own_macs.get(vf.vfid))
+        if mac is not None:
+            owned.setdefault(mac, vf.vfid)
+    return owned
 
 
 def mtu_of(pf: PfPolicy, vf: VfRules, grants: Grants) -> int:
@@ -238,16 +258,12 @@ def _other_owner(
 
     A closed VF keeps the NIC's own MAC: it would be owned twice once the VF is opened.
     """
-    open_vfs = nic.by_vfid()
-    for other in sorted(open_vfs.keys() | own_macs.keys()):
-        if other == vf.vfid:
-            continue
-        policy = open_vfs.get(other)
-        own = own_macs.get(other)
-        if policy is None and mac == own:
-            return f"VF {other}, which is closed"
-        if policy is not None and mac in macs_of(policy, grants.get(other, Grants()), own):
-            return f"VF {other} ({policy.name})"
+    owner = owners(nic, grants, own_macs).get(mac, vf.vfid)
+    if owner != vf.vfid:
+        return f"VF {owner} ({nic.by_vfid()[owner].name})"
+    for closed in sorted(own_macs.keys() - nic.by_vfid().keys()):
+        if own_macs[closed] == mac:
+            return f"VF {closed}, which is closed"
     return None
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from lab import cache, cpio, parts
+from lab import accel, cache, cpio, parts
 from lab.errors import LabError
 from lab.fetch import BACKPORTS, Apt, unpack
 
@@ -75,22 +75,27 @@ def build(screen: Screen) -> None:
     """Have every part.  Errors: LabError."""
     check_tools()
     with cache.exclusive(lambda: screen.done("another run is building the laboratory; waiting")):
-        missing = parts.missing()
-        if not missing:
-            return
-        scratch = cache.folder() / ".scratch"
+        if parts.missing():
+            fetch_and_build(screen)
+            cache.prune({parts.tools(), *(parts.kernel(series) for series in parts.KERNELS)})
+        found = accel.probe()
+        if found:
+            screen.done(found)
+
+
+def fetch_and_build(screen: Screen) -> None:
+    """Make the parts that are missing, in a scratch folder beside them."""
+    scratch = cache.folder() / ".scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        screen("fetching the package lists")
+        apt = Apt.create(scratch / "apt", screen)
+        cache.build(parts.tools(), lambda tree: make_tools(apt, screen, tree))
+        for series in parts.KERNELS:
+            make = make_kernel(apt, screen, series, scratch / series)
+            cache.build(parts.kernel(series), make)
+    finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        try:
-            screen("fetching the package lists")
-            apt = Apt.create(scratch / "apt", screen)
-            cache.build(parts.tools(), lambda tree: make_tools(apt, screen, tree))
-            for series in parts.KERNELS:
-                cache.build(
-                    parts.kernel(series), make_kernel(apt, screen, series, scratch / series)
-                )
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        cache.prune({parts.tools(), *(parts.kernel(series) for series in parts.KERNELS)})
 
 
 def make_tools(apt: Apt, screen: Screen, tree: Path) -> None:

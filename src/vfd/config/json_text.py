@@ -1,0 +1,130 @@
+"""From a file's text to one JSON object, or to a problem with its line and column."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vfd.config.errors import ConfigError, Problem, shown
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])', re.DOTALL)
+
+
+def parse_object(text: str | bytes, *, file: str) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """The object that ``text`` states, and warnings about how it is written.
+
+    A comma before a closing bracket is taken, with a warning, because VFd took it and its own
+    examples have it. Whole numbers may be written as ``1.0``. Raises ConfigError for anything
+    that is not one JSON object in UTF-8, and for keys that an object has twice.
+    """
+    decoded = _decoded(text, file)
+    if not decoded.strip():
+        raise _error(file, "", "the file is empty: a configuration is one JSON object")
+    repeated: list[str] = []
+    warnings: tuple[Problem, ...] = ()
+    try:
+        data = _load(decoded, repeated)
+    except json.JSONDecodeError:
+        repeated.clear()
+        data, warnings = _without_last_commas(decoded, file, repeated)
+    except (ValueError, RecursionError) as error:
+        raise _error(file, "", _unreadable(error)) from None
+    if not isinstance(data, dict):
+        raise _error(file, shown(data), "a configuration is one JSON object, in braces")
+    if repeated:
+        rule = "an object has each key once: which of them counts would be a guess"
+        raise ConfigError(Problem(file, key, "", rule) for key in dict.fromkeys(repeated))
+    return data, warnings
+
+
+def without_comments(data: Any) -> Any:
+    """``data`` without the keys that end in ``comment`` or ``comments``, at every level."""
+    if isinstance(data, Mapping):
+        return {key: without_comments(value) for key, value in data.items() if not is_comment(key)}
+    if isinstance(data, list):
+        return [without_comments(value) for value in data]
+    return data
+
+
+def is_comment(key: str) -> bool:
+    """docs/semantics.md: a key that ends in ``comment``; VFd's manual has ``comments`` as well."""
+    return key.endswith(("comment", "comments"))
+
+
+def _decoded(text: str | bytes, file: str) -> str:
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError as error:
+            rule = f"not UTF-8 text: byte {error.start} is 0x{text[error.start]:02x}"
+            raise _error(file, "", rule) from None
+    return text.removeprefix("\ufeff")
+
+
+def _load(text: str, repeated: list[str]) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            repeated.extend(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        return found
+
+    return json.loads(
+        text, object_pairs_hook=once, parse_float=_number, parse_constant=_no_constant
+    )
+
+
+def _number(text: str) -> int | float:
+    """JSON has one kind of number: ``3.0`` is the whole number 3."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _without_last_commas(
+    text: str, file: str, repeated: list[str]
+) -> tuple[Any, tuple[Problem, ...]]:
+    """Another try with blanks for the commas before closing brackets: places stay the same."""
+    places: list[int] = []
+
+    def blank(found: re.Match[str]) -> str:
+        if found[0] != "," or text[: found.start()].rstrip()[-1:] in ("", "[", "{", ","):
+            return found[0]
+        places.append(found.start())
+        return " "
+
+    mended = _TOKEN.sub(blank, text)
+    try:
+        data = _load(mended, repeated)
+    except json.JSONDecodeError as second:
+        rule = f"not JSON: {second.msg} at line {second.lineno}, column {second.colno}"
+        raise _error(file, _around(text, second.pos), rule) from None
+    except (ValueError, RecursionError) as trouble:
+        raise _error(file, "", _unreadable(trouble)) from None
+    line = text.count("\n", 0, places[0]) + 1
+    rule = f"a comma before a closing bracket (line {line}) is not JSON: read as VFd read it"
+    return data, (Problem(file, "", "", rule),)
+
+
+def _around(text: str, position: int) -> str:
+    return shown(text[position : position + 20].split("\n")[0]) if text[position:].strip() else ""
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "not a configuration: brackets are nested too deeply"
+    if "integer string conversion" in str(error):
+        return "not a configuration: it has a number with thousands of digits"
+    return f"not JSON: {error}"
+
+
+def _error(file: str, value: str, rule: str) -> ConfigError:
+    return ConfigError([Problem(file, "", value, rule)])

@@ -1,0 +1,261 @@
+"""The main configuration, ``vfd.cfg``: text into the daemon's settings and its PFs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationError, WithJsonSchema
+
+from vfd.config.errors import ConfigError, Problem, problems, shown
+from vfd.config.fields import (
+    CLASS_SHAPE,
+    MAIN_SHAPE,
+    PF_SHAPE,
+    known_fields,
+    plain,
+    today,
+    unknown_fields,
+)
+from vfd.config.json_text import parse_object, without_comments
+from vfd.policy.remarks import remarks
+from vfd.policy.rules import check_pf
+from vfd.policy.values import (
+    DEFAULT_MTU,
+    Count,
+    Flag,
+    Mtu,
+    NicPolicy,
+    PfPolicy,
+    TrafficClass,
+    Value,
+)
+
+LEAST_ALARM = 0.05
+"""Of one CPU: VFd raised a lower ``cpu_alarm`` to this, and so does vfd."""
+_SUN_PATH = 107
+"""Longest path of a Unix socket, in bytes: sun_path less its NUL, linux/un.h."""
+
+
+def _absolute(path: str) -> str:
+    path = path.strip()
+    if not path.startswith("/") or not path.isprintable():
+        raise ValueError(f"{path!r} is not an absolute path")
+    return path
+
+
+def _socket(path: str) -> str:
+    path = _absolute(path)
+    if len(path.encode()) > _SUN_PATH:
+        raise ValueError(f"a socket's path has at most {_SUN_PATH} bytes")
+    return path
+
+
+def parse_cpu(value: Any) -> float:
+    """A share of one CPU: 0.15, ``"15%"`` or ``"15"`` for the same; 1.05 is a CPU and a bit.
+
+    Raises ValueError for anything else. Less than 5 % becomes 5 %.
+    """
+    share: float | None = None
+    if isinstance(value, str):
+        digits = value.strip().removesuffix("%").strip()
+        if digits.isascii() and digits.replace(".", "", 1).isdigit():
+            share = float(digits) / 100
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        share = float(value)
+    if share is None or not 0 <= share <= 1024:
+        raise ValueError(f'{value!r} is not a share of a CPU: write 0.15 or "15%"')
+    return max(share, LEAST_ALARM)
+
+
+def _text(value: Any) -> Any:
+    """VFd took these as numbers, too."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_PATH_PATTERN = r"^\s*/[^\x00-\x1f\x7f-\x9f]*$"
+Path = Annotated[
+    str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": _PATH_PATTERN})
+]
+SocketPath = Annotated[
+    str,
+    AfterValidator(_socket),
+    WithJsonSchema({"type": "string", "pattern": _PATH_PATTERN, "maxLength": _SUN_PATH}),
+]
+Cpu = Annotated[
+    float,
+    BeforeValidator(parse_cpu),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1024},
+                {"type": "string", "pattern": r"^\s*[0-9]{1,5}(\.[0-9]*)?\s*%?\s*$"},
+            ]
+        }
+    ),
+]
+TextOrNumber = Annotated[
+    str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "integer"]})
+]
+
+
+class MainConfig(Value):
+    """The daemon's settings and its PFs."""
+
+    log_dir: Path = "/var/log/vfd"
+    """The folder of log files."""
+    log_keep: Count = 30
+    """Days for which log files are kept."""
+    log_level: Annotated[int, Strict(), Field(ge=0, le=9)] = 1
+    """How much is logged: 0 errors and warnings, 1 what happens, 2 and more the details."""
+    config_dir: Path = "/var/lib/vfd/config"
+    """The folder of the VFs' files; a `/` in a VF's name is a folder below it."""
+    delete_keep: Flag = False
+    """The file of a VF that is deleted is kept, under its name with a `-` behind."""
+    pid_fname: Path = "/run/vfd/vfd.pid"
+    """The file that holds the daemon's process id."""
+    stats_path: Path = "/var/lib/vfd/stats"
+    """Where `iplex dump` writes what it shows."""
+    socket: SocketPath = "/run/vfd/vfd.sock"
+    """The Unix socket of the API: commands and programs ask there."""
+    default_mtu: Mtu = DEFAULT_MTU
+    """The MTU of a VF that states none, and the `mtu` of a PF that states none."""
+    enable_qos: Flag = False
+    """Traffic classes (`tclasses`, `bw_grps`, `queues`) are in use."""
+    enable_flowcontrol: Flag = False
+    """Ethernet flow control (pause frames) on all PFs, where the NIC has it."""
+    cpu_alarm: Cpu = 0.10
+    """The share of one CPU above which the daemon warns of its own use: 0.15, `"15%"`; at least
+    5 %."""
+    cpu_alarm_type: str = "WRN:"
+    """What that warning begins with."""
+    huge_pages: Flag = True
+    """DPDK backend: memory in huge pages."""
+    cpu_mask: TextOrNumber = ""
+    """DPDK backend: the CPU that it runs on, as a mask: `"0x04"`; empty: DPDK's choice."""
+    numa_mem: TextOrNumber = "64,64"
+    """DPDK backend: MB of memory on each NUMA node."""
+    dpdk_log_level: Count = 0
+    """DPDK backend: its library's log level."""
+    dpdk_init_log_level: Count = 0
+    """DPDK backend: its library's log level while it starts."""
+    nics: tuple[PfPolicy, ...] = ()
+    """The PFs of `pciids`, with `default_mtu` and `enable_qos` filled in."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedMain:
+    config: MainConfig
+    warnings: tuple[Problem, ...]
+
+
+_KNOWN = known_fields(MainConfig, MAIN_SHAPE) | {"pciids"}
+_KNOWN_PF = known_fields(PfPolicy, PF_SHAPE)
+_KNOWN_CLASS = known_fields(TrafficClass, CLASS_SHAPE)
+
+
+def parse_main(text: str | bytes, *, file: str) -> ParsedMain:
+    """The settings that ``vfd.cfg`` states.
+
+    Raises ConfigError with everything that is wrong with the file.
+    """
+    raw, written = parse_object(text, file=file)
+    warnings = list(written)
+    data, reported = today(without_comments(raw), MAIN_SHAPE, file=file)
+    warnings += reported
+    found = unknown_fields(data, _KNOWN, file=file)
+    pciids = data.pop("pciids", [])
+    config = MainConfig()
+    try:
+        config = MainConfig.model_validate(data)
+    except ValidationError as error:
+        found += plain(error, data, file=file)
+    nics: dict[int, PfPolicy] = {}
+    if not isinstance(pciids, list):
+        found.append(Problem(file, "pciids", shown(pciids), "must be a list, in brackets"))
+        pciids = []
+    for number, entry in enumerate(pciids):
+        pf = _pf(entry, f"pciids[{number}]", config, file, found, warnings)
+        if pf is not None:
+            nics[number] = pf
+    found += _between(nics, file)
+    if found:
+        raise ConfigError(found)
+    warnings += _remarks(data, nics, file)
+    return ParsedMain(config.model_copy(update={"nics": tuple(nics.values())}), tuple(warnings))
+
+
+def _pf(
+    entry: Any,
+    path: str,
+    config: MainConfig,
+    file: str,
+    found: list[Problem],
+    warnings: list[Problem],
+) -> PfPolicy | None:
+    """One entry of ``pciids``: an address, or an object. None with ``found`` where it is bad."""
+    prefix = f"{path}."
+    raw = {"id": entry} if isinstance(entry, str) else entry
+    if not isinstance(raw, Mapping):
+        rule = "a PF is an address in quotes, or an object with an id"
+        found.append(Problem(file, path, shown(entry), rule))
+        return None
+    data, reported = today(raw, PF_SHAPE, file=file, prefix=prefix)
+    warnings += reported
+    before = len(found)
+    found += unknown_fields(data, _KNOWN_PF, file=file, prefix=prefix)
+    if isinstance(data.get("tclasses"), list):
+        data["tclasses"] = [
+            _class(tc, f"{prefix}tclasses[{number}].", file, found, warnings)
+            for number, tc in enumerate(data["tclasses"])
+        ]
+    data.setdefault("mtu", config.default_mtu)
+    filled = {"default_mtu": config.default_mtu, "enable_qos": config.enable_qos}
+    try:
+        pf = PfPolicy.model_validate({**data, **filled})
+    except ValidationError as error:
+        where = path if isinstance(entry, str) else ""
+        told = plain(error, data, file=file, prefix=prefix)
+        found += [replace(one, field=where or one.field) for one in told]
+        return None
+    for broken in problems(check_pf(pf), {"": file}):
+        found.append(replace(broken, field=prefix + broken.field))
+    return pf if len(found) == before else None
+
+
+def _class(tc: Any, prefix: str, file: str, found: list[Problem], warnings: list[Problem]) -> Any:
+    if not isinstance(tc, Mapping):
+        return tc
+    data, reported = today(tc, CLASS_SHAPE, file=file, prefix=prefix)
+    warnings += reported
+    found += unknown_fields(data, _KNOWN_CLASS, file=file, prefix=prefix)
+    return data
+
+
+def _between(nics: Mapping[int, PfPolicy], file: str) -> list[Problem]:
+    """PFs named twice, and wires that two software NICs would share."""
+    found = []
+    first: dict[str, int] = {}
+    wires: dict[str, int] = {}
+    for number, pf in nics.items():
+        if first.setdefault(pf.id, number) != number:
+            rule = f"a PF is listed once, and pciids[{first[pf.id]}] is this one"
+            found.append(Problem(file, f"pciids[{number}].id", shown(pf.id), rule))
+        elif pf.uplink is not None and wires.setdefault(pf.uplink, number) != number:
+            other = nics[wires[pf.uplink]].id
+            rule = f"a netdev is the wire of one software NIC, and {other} has it"
+            found.append(Problem(file, f"pciids[{number}].uplink", shown(pf.uplink), rule))
+    return found
+
+
+def _remarks(data: Mapping[str, Any], nics: Mapping[int, PfPolicy], file: str) -> Iterator[Problem]:
+    alarm = data.get("cpu_alarm")
+    if isinstance(alarm, int | float) and alarm > 1:
+        rule = f'read as {alarm * 100:g} % of a CPU: for {alarm:g} % write "{alarm:g}%"'
+        yield Problem(file, "cpu_alarm", shown(alarm), rule)
+    if not nics:
+        yield Problem(file, "pciids", "", "no PF is listed: there is nothing to do")
+    for number, pf in nics.items():
+        for remark in problems(remarks(NicPolicy(pf=pf)), {"": file}):
+            yield replace(remark, field=f"pciids[{number}].{remark.field}")

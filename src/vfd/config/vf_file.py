@@ -1,0 +1,100 @@
+"""One VF's configuration file: text into policy, and policy into text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from vfd.config.errors import ConfigError, Problem, problems, shown
+from vfd.config.fields import VF_SHAPE, bad_fields, known_fields, plain, today, unknown_fields
+from vfd.config.json_text import parse_object, without_comments
+from vfd.policy.remarks import vf_remarks
+from vfd.policy.rules import NO_LIMITS, Room, check_vf
+from vfd.policy.values import VfPolicy
+
+_KNOWN = known_fields(VfPolicy, VF_SHAPE)
+_PLACEHOLDERS: Mapping[str, Any] = {"name": "unnamed", "pciid": "unknown", "vfid": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedVf:
+    """A VF's configuration as its file states it.
+
+    ``policy.model_fields_set`` are the fields that the file states; the others have their
+    defaults.
+    """
+
+    policy: VfPolicy
+    warnings: tuple[Problem, ...]
+
+
+def parse_vf(
+    text: str | bytes, *, file: str, name: str | None = None, limits: Room = NO_LIMITS
+) -> ParsedVf:
+    """The policy that a VF's file states. ``name`` is taken where the file has none; without it
+    too, the file's own, less ``.json``.
+
+    Raises ConfigError with everything that is wrong with the file by itself.
+    """
+    data, warnings = parse_object(text, file=file)
+    return _parsed(data, file, name, limits, list(warnings))
+
+
+def parse_vf_object(
+    data: Mapping[str, Any], *, file: str, name: str | None = None, limits: Room = NO_LIMITS
+) -> ParsedVf:
+    """The same for an object that was JSON already, as in a request to the API."""
+    return _parsed(data, file, name, limits, [])
+
+
+def render_vf(policy: VfPolicy) -> str:
+    """The text of a file that states what ``policy`` states and reads back as the same policy."""
+    stated = policy.model_dump(mode="json", include=policy.model_fields_set)
+    return json.dumps(stated, indent=2, ensure_ascii=False) + "\n"
+
+
+def _parsed(
+    raw: Mapping[str, Any], file: str, name: str | None, limits: Room, warnings: list[Problem]
+) -> ParsedVf:
+    raw = without_comments(raw)
+    data, reported = today(raw, VF_SHAPE, file=file)
+    if "insert_stag" in raw and raw["insert_stag"] is data.get("strip_stag", False):
+        reported = [one for one in reported if one.field != "insert_stag"]
+    warnings += reported
+    if "mac" in raw and isinstance(data.get("macs"), str):
+        data["macs"] = [data["macs"]]
+    data.setdefault("name", name or _stem(file))
+    found = unknown_fields(data, _KNOWN, file=file)
+    if "insert_stag" in raw and not isinstance(raw["insert_stag"], bool):
+        found.append(
+            Problem(file, "insert_stag", shown(raw["insert_stag"]), "must be true or false")
+        )
+    try:
+        policy = VfPolicy.model_validate(data)
+    except ValidationError as error:
+        found += plain(error, data, file=file)
+        found += _other_rules(data, bad_fields(error), file, limits)
+        raise ConfigError(found) from None
+    found += problems(check_vf(policy, limits=limits), {policy.name: file})
+    if found:
+        raise ConfigError(found)
+    warnings += problems(vf_remarks(policy), {policy.name: file})
+    return ParsedVf(policy, tuple(warnings))
+
+
+def _other_rules(
+    data: Mapping[str, Any], bad: set[str], file: str, limits: Room
+) -> tuple[Problem, ...]:
+    """The rules between the fields that could be read, so that all trouble is told at once."""
+    rest = {key: value for key, value in data.items() if key not in bad}
+    policy = VfPolicy.model_validate({**_PLACEHOLDERS, **rest})
+    missing = {key for key in _PLACEHOLDERS if key not in rest}
+    return problems(check_vf(policy, limits=limits, unknown=bad | missing), {policy.name: file})
+
+
+def _stem(file: str) -> str:
+    return file.rsplit("/", 1)[-1].removesuffix(".json")

@@ -128,7 +128,15 @@ class Rtnetlink:
         return _shown(self._settings(None, assigned), self._driver)
 
     def read(self) -> Mapping[int, Shown]:
-        return {vfid: _shown(settings, self._driver) for vfid, settings in self.settings().items()}
+        return {
+            vfid: _shown(self._as_forced(vfid, settings), self._driver)
+            for vfid, settings in self.settings().items()
+        }
+
+    def _as_forced(self, vfid: int, settings: VfSettings) -> VfSettings:
+        """Without the MAC that the guest itself chose."""
+        chosen = vfid in self._forced and self._forced[vfid] is None
+        return replace(settings, mac=None) if chosen else settings
 
     def settings(self) -> Mapping[int, VfSettings]:
         """Every VF's settings, read from the kernel. Raises NicError, NicGoneError."""
@@ -236,7 +244,7 @@ def _spec(vfid: int, before: VfSettings, after: VfSettings) -> dict[str, Any]:
         spec["vlan"] = (
             {"vlan": after.vlan, "qos": after.qos}
             if after.tpid == C_TAG
-            else [{"vlan": after.vlan, "qos": after.qos, "vlan_proto": after.tpid}]
+            else [{"vlan": after.vlan, "qos": after.qos, "proto": after.tpid}]
         )
     rates = after.min_tx_mbps, after.max_tx_mbps
     if (before.min_tx_mbps, before.max_tx_mbps) != rates:
@@ -278,7 +286,7 @@ def _vlan_info(info: Any) -> int | None:
     """The TPID of the VF's port VLAN, from IFLA_VF_VLAN_LIST."""
     listed = info.get_attr("IFLA_VF_VLAN_LIST")
     first = listed.get_attr("IFLA_VF_VLAN_INFO") if listed else None
-    return int(first["vlan_proto"]) if first else None
+    return int(first["proto"]) if first else None
 
 
 def _shown(settings: VfSettings, driver: Driver) -> Shown:

@@ -1,0 +1,173 @@
+"""Runs cases on a bench and says what went wrong, in the words of the case."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from vfd.nic.protocol import Counters
+
+from .bench import Bench
+from .case import VFS, WIRE, Ask, Become, Case, Leave, Send, Step, Wire
+from .expect import link_is_down, traffic
+from .frames import describe, marker_of
+
+PATIENCE = 2.0
+"""Seconds for an expected frame to arrive; only a failing case takes that long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a marker stands for."""
+
+    case: Case
+    step: Send
+
+
+class Runner:
+    """Runs cases on one bench. Remembers every marker, so that a frame that comes late, to a
+    port where it must not be, is still noticed and blamed on its case (``late``)."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self._sent: dict[bytes, Sent] = {}
+        self._run = os.urandom(3)
+        self._late: list[str] = []
+
+    def run(self, case: Case) -> list[str]:
+        """Runs the case; returns what differs from it, nothing if all is as it says."""
+        self.bench.configure(case.nic)
+        faults: list[str] = []
+        for group in _batches(case.steps):
+            if isinstance(group[0], Send):
+                faults += self._exchange(case, [step for step in group if isinstance(step, Send)])
+            else:
+                faults += self._do(group[0])
+        return faults
+
+    def late(self) -> list[str]:
+        """Frames that arrived after their case was over, where they must not be."""
+        self._sort_out(self.bench.collect({}, 0.3), set())
+        return self._late
+
+    def _do(self, step: Step) -> list[str]:
+        match step:
+            case Become(policy):
+                self.bench.become(policy)
+            case Wire(up):
+                self.bench.wire(up)
+            case Leave(vfid):
+                self.bench.leave(vfid)
+            case Ask(request, granted):
+                if self.bench.ask(request) != granted:
+                    return [f"{request}: must be {'granted' if granted else 'refused'}"]
+        return []
+
+    def _exchange(self, case: Case, steps: list[Send]) -> list[str]:
+        """Sends the frames of consecutive steps at once; judges frames by step, counters in sum."""
+        own_mac = dict(self.bench.own_mac)
+        markers = [self._mark(case, step) for step in steps]
+        frames = [
+            step.frame.with_marker(marker, own_mac)
+            for step, marker in zip(steps, markers, strict=True)
+        ]
+        before = self.bench.counters()
+        # One call for each run of frames from the same port keeps the order and the calls few.
+        start = 0
+        for at in range(1, len(steps) + 1):
+            if at == len(steps) or steps[at].port != steps[start].port:
+                self.bench.send(steps[start].port, frames[start:at])
+                start = at
+        awaited = Counter(dict.fromkeys((WIRE, *range(VFS)), 0))
+        for step in steps:
+            awaited.update({port: len(out) for port, out in step.out.items()})
+        got = self._sort_out(self.bench.collect(awaited, PATIENCE), set(markers))
+        after = self.bench.counters()
+
+        faults: list[str] = []
+        for step, marker in zip(steps, markers, strict=True):
+            expected = {
+                port: Counter(each.with_marker(marker, own_mac) for each in out)
+                for port, out in step.out.items()
+            }
+            for port in (WIRE, *range(VFS)):
+                faults += _differences(
+                    step, port, expected.get(port, Counter()), got.get((port, marker), Counter())
+                )
+        return [*faults, *_moves(self.bench, steps, frames, before, after, own_mac)]
+
+    def _mark(self, case: Case, step: Send) -> bytes:
+        marker = b"V" + self._run + struct.pack("!I", len(self._sent))
+        self._sent[marker] = Sent(case, step)
+        return marker
+
+    def _sort_out(
+        self, arrived: dict[int, list[bytes]], markers: set[bytes]
+    ) -> dict[tuple[int, bytes], Counter[bytes]]:
+        """Arrivals of these markers by (port, marker). Other cases' frames are late ones;
+        frames without a known marker are no affair of ours (a guest's own stack)."""
+        ours: dict[tuple[int, bytes], Counter[bytes]] = {}
+        for port, frames in arrived.items():
+            for raw in frames:
+                marker = marker_of(raw)
+                if marker in markers:
+                    ours.setdefault((port, marker), Counter())[raw] += 1
+                elif sent := self._sent.get(marker):
+                    self._late.append(f"{sent.case.name}: late at {_port(port)}: {describe(raw)}")
+        return ours
+
+
+def _batches(steps: tuple[Step, ...]) -> Iterator[list[Step]]:
+    """Consecutive sends together, everything else alone."""
+    batch: list[Step] = []
+    for step in steps:
+        if isinstance(step, Send):
+            batch.append(step)
+            continue
+        if batch:
+            yield batch
+        yield [step]
+        batch = []
+    if batch:
+        yield batch
+
+
+def _port(number: int) -> str:
+    return "the wire" if number == WIRE else f"VF {number}"
+
+
+def _differences(
+    step: Send, port: int, expected: Counter[bytes], got: Counter[bytes]
+) -> Iterable[str]:
+    what = f"{_port(step.port)} sent {step.frame}: at {_port(port)}"
+    for raw in (expected - got).elements():
+        yield f"{what} missing: {describe(raw)}"
+    for raw in (got - expected).elements():
+        yield f"{what} unexpected: {describe(raw)}"
+
+
+def _moves(
+    bench: Bench,
+    steps: list[Send],
+    frames: list[bytes],
+    before: Counters,
+    after: Counters,
+    own_mac: dict[int, str],
+) -> Iterable[str]:
+    """Counters against what the steps state, and packets and bytes against what passed."""
+    expected: Counter[tuple[int, str]] = Counter()
+    excused: set[int] = set()
+    for step, raw in zip(steps, frames, strict=True):
+        expected.update(traffic(step, raw, own_mac))
+        if not bench.counts_link_down:
+            excused |= link_is_down(step)
+    for port in (WIRE, *range(VFS)):
+        for name in sorted(bench.counted & set(after[port])):
+            if name.endswith("_dropped") and name[:2] in ("rx", "tx") and port in excused:
+                continue
+            moved = after[port][name] - before[port].get(name, 0)
+            if moved != expected[port, name]:
+                yield f"{_port(port)}: {name} moved by {moved}, not by {expected[port, name]}"

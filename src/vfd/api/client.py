@@ -1,0 +1,210 @@
+"""A client of the daemon's API over its Unix socket, in the standard library only.
+
+``iplex`` starts for every command, so what it imports is what its user waits for: no pydantic, no
+HTTP library. Answers are the plain JSON objects that ``vfd.api.schema`` describes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import Any
+from urllib.parse import quote, urlencode
+
+DEFAULT_SOCKET = "/run/vfd/vfd.sock"
+ANSWER_TIMEOUT = 120.0
+"""Seconds. Generous: a NIC may take its time to create VFs, and giving up changes nothing."""
+
+
+class ApiError(Exception):
+    """The daemon refused or failed; ``problem`` is its answer, as RFC 9457 writes them."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(problem.get("detail") or problem.get("title") or f"HTTP {status}")
+        self.status = status
+        self.problem = problem
+
+    @property
+    def exit_code(self) -> int:
+        """What ``iplex`` ends with: 3 refused by policy, 4 not found, 5 NIC failed."""
+        given = self.problem.get("exit")
+        if isinstance(given, int) and given:
+            return given
+        if self.status == 404:
+            return 4
+        return 3 if self.status < 500 else 5
+
+
+class NoDaemonError(Exception):
+    """Nothing that speaks the API answers at ``path``."""
+
+    def __init__(self, path: str, reason: str, hint: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+        self.hint = hint
+
+
+class Client:
+    """One daemon. Each call is one connection: a command makes one or two of them."""
+
+    def __init__(
+        self,
+        path: str = DEFAULT_SOCKET,
+        timeout: float = ANSWER_TIMEOUT,
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path = path
+        self.timeout = timeout
+        self.trace = trace
+        """Told of every request and answer, a line each."""
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self.call("GET", path, query=query)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self.call("PUT", path, body)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self.call("POST", path, body)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self.call("PATCH", path, body)
+
+    def delete(self, path: str) -> Any:
+        return self.call("DELETE", path)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The JSON answer, or None for an empty one. Raises ApiError, NoDaemonError."""
+        connection = self._connect(self.timeout)
+        try:
+            response = self._send(connection, method, path, body, query)
+            raw = self._read(response)
+            if self.trace:
+                self.trace(f"< {response.status} {raw.decode(errors='replace').strip()}")
+            return _decode(response.status, raw)
+        finally:
+            connection.close()
+
+    def stream(self, path: str, query: Mapping[str, Any]) -> Iterator[Any]:
+        """The objects of an NDJSON stream as they come, until the daemon ends it."""
+        connection = self._connect(self.timeout)
+        try:
+            response = self._send(connection, "GET", path, None, query)
+            if response.status >= 400:
+                _decode(response.status, self._read(response))
+            if connection.sock is not None:
+                connection.sock.settimeout(None)
+            while line := self._readline(response):
+                if line.strip():
+                    yield json.loads(line)
+        finally:
+            connection.close()
+
+    def _connect(self, timeout: float) -> HTTPConnection:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout)
+        try:
+            sock.connect(self.path)
+        except OSError as error:
+            sock.close()
+            raise _no_daemon(self.path, error) from None
+        connection = HTTPConnection("localhost", timeout=timeout)
+        connection.sock = sock
+        return connection
+
+    def _send(
+        self,
+        connection: HTTPConnection,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+    ) -> HTTPResponse:
+        headers = {"Accept": "application/json, application/x-ndjson", "Connection": "close"}
+        payload = None
+        if body is not None:
+            payload = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        if self.trace:
+            self.trace(f"> {method} {target(path, query)} {(payload or b'').decode()}".rstrip())
+        try:
+            connection.request(method, target(path, query), payload, headers)
+            return connection.getresponse()
+        except (OSError, HTTPException) as error:
+            raise self._cut_off(error) from None
+
+    def _read(self, response: HTTPResponse) -> bytes:
+        try:
+            return response.read()
+        except (OSError, HTTPException) as error:
+            raise self._cut_off(error) from None
+
+    def _readline(self, response: HTTPResponse) -> bytes:
+        try:
+            return response.readline()
+        except (OSError, HTTPException) as error:
+            raise self._cut_off(error) from None
+
+    def _cut_off(self, error: Exception) -> NoDaemonError:
+        if isinstance(error, TimeoutError):
+            reason = f"no answer within {self.timeout:g} s"
+        else:
+            reason = "the connection ended before the answer"
+        return NoDaemonError(
+            self.path,
+            reason,
+            "Whether the request took effect is unknown: look with `iplex show all`."
+            " The daemon's log (`journalctl -u vfd`) says why.",
+        )
+
+
+def target(path: str, query: Mapping[str, Any] | None = None) -> str:
+    """The request target: ``path`` quoted but for its slashes, and the query without Nones."""
+    pairs = {
+        key: str(value).lower() if isinstance(value, bool) else value
+        for key, value in (query or {}).items()
+        if value is not None
+    }
+    return quote(path, safe="/:") + ("?" + urlencode(pairs) if pairs else "")
+
+
+def _decode(status: int, raw: bytes) -> Any:
+    try:
+        answer = json.loads(raw) if raw.strip() else None
+    except ValueError:
+        answer = {"detail": raw.decode(errors="replace").strip()}
+    if status < 400:
+        return answer
+    raise ApiError(status, answer if isinstance(answer, dict) else {"detail": str(answer)})
+
+
+def _no_daemon(path: str, error: OSError) -> NoDaemonError:
+    if isinstance(error, PermissionError):
+        return NoDaemonError(
+            path,
+            "permission denied",
+            "Only root and the members of the socket's group, vfd, may ask. Join it with"
+            f" `usermod -aG vfd {os.environ.get('USER') or 'USER'}` and log in again, or use sudo.",
+        )
+    if isinstance(error, FileNotFoundError):
+        reason = "there is no such socket"
+    elif isinstance(error, ConnectionRefusedError):
+        reason = "nobody listens on this socket"
+    else:
+        reason = error.strerror or str(error)
+    return NoDaemonError(
+        path,
+        reason,
+        "Start the daemon with `systemctl start vfd` (or `vfd --config FILE`). If it listens on"
+        " another socket, name that with --socket PATH or VFD_SOCKET.",
+    )

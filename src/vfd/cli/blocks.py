@@ -1,0 +1,143 @@
+"""Everything known of one PF or VF, as lines to read: ``iplex show extended``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vfd.cli.rows import UNUSUAL, link_style, link_text, port_name
+from vfd.cli.text import number, paint, printable, ranges, speed
+
+_LABEL = 10
+_TRAFFIC = ("packets", "bytes", "errors", "dropped")
+_DROPS = (
+    "spoofed",
+    "dropped_vlan",
+    "dropped_untagged",
+    "oversize",
+    "rate_dropped",
+    "storm_dropped",
+)
+
+
+def block_lines(row: Mapping[str, Any], *, exact: bool, colour: bool) -> list[str]:
+    """The row of a PF or VF with its ``extended`` part."""
+    more = row.get("extended") or {}
+    lines = [_head(row, exact, colour)]
+
+    def line(label: str, *parts: str) -> None:
+        if text := "  ".join(printable(part) for part in parts if part):
+            lines.append(f"  {label:{_LABEL}}{text}")
+
+    if row["kind"] == "pf":
+        device = [more.get("backend"), more.get("model"), more.get("driver"), more.get("firmware")]
+        line("device", " ".join(part for part in device if part), _numa(more))
+        scaled = more.get("scale") not in (None, 1, 1.0)
+        vfs = more.get("vfs")
+        line(
+            "vfs",
+            "" if vfs is None else str(vfs),
+            f"guarantees scaled by {more['scale']:.3g}" if scaled else "",
+        )
+    else:
+        line("guest", _guest(more))
+        line("mac", row.get("mac") or "", _list("also ", more.get("macs")))
+        line("groups", " ".join(more.get("groups") or []))
+        line("vlans", *_vlans(more))
+        line("rates", *_rates(more, exact))
+        line("link", *_link(more))
+        line("rights", *_rights(more))
+        line("mirrors", *_mirrors(more))
+    counters = row["counters"]
+    for side in ("rx", "tx"):
+        counted = (f"{n} {number(counters.get(f'{side}_{n}'), exact)}" for n in _TRAFFIC)
+        line(side, *counted)
+    line("drops", *(f"{name} {number(counters.get(name), exact)}" for name in _DROPS))
+    known = {f"{side}_{name}" for side in ("rx", "tx") for name in _TRAFFIC} | set(_DROPS)
+    line("others", *(f"{n} {number(v, exact)}" for n, v in counters.items() if n not in known))
+    lines.extend(
+        f"  {paint('!', 'bold red', colour)} {printable(text)}" for text in row["warnings"]
+    )
+    return lines
+
+
+def _head(row: Mapping[str, Any], exact: bool, colour: bool) -> str:
+    shown = link_text(row)
+    name = "" if row["kind"] == "pf" else row["name"] or "no configuration"
+    parts = [
+        paint(printable(port_name(row)), "bold cyan" if row["kind"] == "pf" else "bold", colour),
+        printable(name),
+        printable(row["address"]) if row["address"] != row["pf"] else "",
+        paint(shown, link_style(row, shown), colour),
+        row["link"] if shown in UNUSUAL else "",
+        speed(row["speed"], exact) if row["speed"] is not None else "",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def _numa(more: Mapping[str, Any]) -> str:
+    node = more.get("numa_node")
+    return "" if node is None else f"NUMA node {node}"
+
+
+def _guest(more: Mapping[str, Any]) -> str:
+    if more.get("guest"):
+        return f"{more['guest']}" + ("" if more.get("held") else " (let go)")
+    return "holds it" if more.get("held") else "none seen"
+
+
+def _list(label: str, values: Iterable[str] | None) -> str:
+    text = " ".join(values or ())
+    return label + text if text else ""
+
+
+def _vlans(more: Mapping[str, Any]) -> list[str]:
+    if more.get("vlans") is None:
+        return []
+    return [
+        ranges(more["vlans"]) or "none",
+        more.get("tagging") or "",
+        "untagged too" if more.get("allow_untagged") else "",
+    ]
+
+
+def _rates(more: Mapping[str, Any], exact: bool) -> list[str]:
+    named = (
+        ("at most ", "rate"),
+        ("guaranteed ", "min_rate"),
+        ("rx at most ", "max_rx_rate"),
+    )
+    parts = [label + speed(more[key], exact) for label, key in named if more.get(key)]
+    if more.get("storm_limit"):
+        parts.append(f"{more['storm_limit']} BUM frames/s")
+    return parts
+
+
+def _link(more: Mapping[str, Any]) -> list[str]:
+    status, mtu = more.get("link_status"), more.get("mtu")
+    return [str(status or ""), f"mtu {mtu}" if mtu is not None else ""]
+
+
+def _rights(more: Mapping[str, Any]) -> list[str]:
+    return [
+        word
+        for key, word in (
+            ("trust", "trusted"),
+            ("promisc", "promiscuous"),
+            ("allmulti", "all multicast"),
+        )
+        if more.get(key)
+    ]
+
+
+def _mirrors(more: Mapping[str, Any]) -> list[str]:
+    parts = []
+    for mirror in more.get("mirrors") or []:
+        vlans = f" in VLANs {ranges(mirror['vlans'])}" if mirror["vlans"] else ""
+        target = f"{mirror['pf']}:{mirror['target']}"
+        if mirror["target_name"]:
+            target += f" ({mirror['target_name']})"
+        parts.append(f"{mirror['direction']} to {target}{vlans}")
+    if of := more.get("mirror_target_of"):
+        parts.append(f"receives copies of {ranges(of)}")
+    return parts

@@ -1,0 +1,116 @@
+"""Shell completion: names and PFs come from the daemon, within half a second or not at all."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from vfd.api.client import ApiError, Client, NoDaemonError
+from vfd.cli.command import Command, Example, Settings, settings
+
+SHELLS = ("bash", "zsh", "fish")
+PATIENCE = 0.5
+"""Seconds. A key press that hangs is worse than one that completes nothing."""
+
+
+def _client(context: click.Context) -> Client:
+    return context.ensure_object(Settings).client(PATIENCE)
+
+
+def _rows(context: click.Context) -> list[dict[str, str]]:
+    try:
+        rows = _client(context).get("/v1/show")["rows"]
+    except (ApiError, NoDaemonError, click.UsageError, KeyError, TypeError):
+        return []
+    return list(rows)
+
+
+def complete_vf(
+    context: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names of VFs that have a configuration."""
+    return [
+        CompletionItem(row["name"], help=f"{row['pf']}:{row['vfid']}")
+        for row in _rows(context)
+        if row["kind"] == "vf" and row["name"].startswith(incomplete)
+    ]
+
+
+def complete_vf_or_file(
+    context: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The same, and files: what ``update`` takes."""
+    return [*complete_vf(context, param, incomplete), CompletionItem(incomplete, type="file")]
+
+
+def complete_pf(
+    context: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    try:
+        pfs = _client(context).get("/v1/pfs")["pfs"]
+    except (ApiError, NoDaemonError, click.UsageError, KeyError, TypeError):
+        return []
+    return [
+        CompletionItem(pf["id"], help=" ".join(filter(None, (pf["backend"], pf["model"]))))
+        for pf in pfs
+        if pf["id"].startswith(incomplete)
+    ]
+
+
+def complete_port(
+    context: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """PFs, and once a PF is named its VFs: PF:VF."""
+    items = []
+    for row in _rows(context):
+        vf = row["kind"] == "vf"
+        port = f"{row['pf']}:{row['vfid']}" if vf else row["pf"]
+        if port.startswith(incomplete) and (not vf or len(incomplete) >= len(row["pf"])):
+            items.append(CompletionItem(port, help=row["name"] if vf else row["address"]))
+    return items
+
+
+def complete_what(
+    context: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    words = ("all", "pfs", "extended", "mirrors")
+    items = [CompletionItem(word) for word in words if word.startswith(incomplete)]
+    return items + complete_port(context, param, incomplete)
+
+
+def script(shell: str) -> str:
+    """The completion script of one shell, which asks ``iplex`` itself at each TAB."""
+    # Imported here: commands import this module for their completers.
+    from vfd.cli.main import iplex
+
+    found = get_completion_class(shell)
+    assert found is not None
+    made = found(iplex, {}, "iplex", "_IPLEX_COMPLETE")
+    # Not .source(): it runs bash to look at its version, which the script's reader will have.
+    return (made.source_template % made.source_vars()).strip() + "\n"
+
+
+@click.command(
+    "completion",
+    cls=Command,
+    short_help="Print the completion script of a shell.",
+    examples=[
+        Example('eval "$(iplex completion bash)"', "Now, in this bash."),
+        Example(
+            "iplex completion bash > /etc/bash_completion.d/iplex", "For every bash of this host."
+        ),
+        Example(
+            "iplex completion zsh > /usr/local/share/zsh/site-functions/_iplex",
+            "For every zsh of this host.",
+        ),
+        Example("iplex completion fish > ~/.config/fish/completions/iplex.fish", "For your fish."),
+    ],
+)
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    It completes commands, options, names of VFs, PFs and ports; the latter are asked of the
+    daemon, and left out if it doesn't answer within half a second.
+    """
+    settings().out(script(shell).rstrip("\n"))

@@ -1,0 +1,82 @@
+"""How a failure is told: every broken rule, and what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from vfd.api.client import ApiError, NoDaemonError
+from vfd.cli.command import NO_DAEMON, IplexError, Settings
+from vfd.cli.text import paint, printable, wants_colour
+
+
+def tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> int:
+    """Prints the failure to standard error; the exit code."""
+    answer = as_answer(error)
+    if settings.json:
+        click.echo(json.dumps(answer, indent=2, ensure_ascii=False), err=True)
+    else:
+        colour = wants_colour(settings.colour, sys.stderr.isatty())
+        first, *rest = map(printable, answer["detail"].splitlines() or [""])
+        lines = [paint("iplex: ", "bold red", colour) + first, *rest]
+        lines += problem_lines(answer["problems"], colour)
+        if hint := answer.get("hint"):
+            lines.append(hint)
+        click.echo("\n".join(lines), err=True, color=True)
+    return int(answer["exit"])
+
+
+def as_answer(error: ApiError | NoDaemonError | IplexError) -> dict[str, Any]:
+    """The failure as the API's own errors are written, whoever noticed it."""
+    if isinstance(error, ApiError):
+        return {
+            "detail": str(error),
+            "problems": [],
+            **error.problem,
+            "exit": error.exit_code,
+        }
+    if isinstance(error, NoDaemonError):
+        return {
+            "type": "no-daemon",
+            "title": "no daemon",
+            "detail": f"no daemon at {error.path}: {error.reason}",
+            "hint": error.hint,
+            "problems": [],
+            "exit": NO_DAEMON,
+        }
+    answer = {
+        "type": "failed",
+        "title": "failed",
+        "detail": str(error),
+        "problems": list(error.problems),
+        "exit": error.exit_code,
+    }
+    return answer | ({"hint": error.hint} if error.hint else {})
+
+
+def problem_lines(problems: Iterable[Mapping[str, Any]], colour: bool) -> list[str]:
+    """One line for each broken rule: ``file: field = value: rule (VF other)``."""
+    lines = []
+    for problem in problems:
+        head = f"{problem['file']}: " if problem.get("file") else ""
+        if problem.get("field"):
+            head += problem["field"]
+            if problem.get("value") not in (None, ""):
+                head += f" = {shown_value(problem['value'])}"
+            head += ": "
+        rule = problem.get("rule") or "not allowed"
+        other = problem.get("other")
+        if other and other not in rule.replace(",", " ").split():
+            rule += f" (VF {other})"
+        lines.append("  " + paint(printable(head), "yellow", colour) + printable(rule))
+    return lines
+
+
+def shown_value(value: object) -> str:
+    """A value as the files write it, shortened where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"

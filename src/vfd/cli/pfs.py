@@ -1,0 +1,173 @@
+"""``iplex caps``, ``mirror``, ``clear`` and ``pf``: a PF, its mirrors and counters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from vfd.cli.changes import change_lines, warning_texts
+from vfd.cli.command import Command, Example, LazyGroup, settings
+from vfd.cli.completion import complete_pf, complete_port
+from vfd.cli.show import resolve_pf, split_port
+from vfd.cli.text import paint, printable
+
+_SUPPORT = {"enforced": ("yes", "green"), "limited": ("part", "yellow"), "absent": ("no", "red")}
+
+
+@click.command(
+    "caps",
+    cls=Command,
+    short_help="What a NIC can enforce, with what, and what not and why.",
+    examples=[
+        Example("iplex caps soft0", "By PF."),
+        Example(
+            "iplex caps 0000:07:00.1 --json | jq '.vf[] | select(.support==\"absent\")'",
+            "What this NIC lacks.",
+        ),
+    ],
+)
+@click.argument("pf", shell_complete=complete_pf)
+def caps(pf: str) -> None:
+    """What a NIC can enforce, with what, and what not and why.
+
+    One line for each attribute of a VF and of the PF: `yes` and by what, `part` and the limit, or
+    `no`, the reason and what a guest can therefore do.
+    """
+    ask = settings()
+    client = ask.client()
+    answer = client.get(f"/v1/pfs/{resolve_pf(client, pf)}/caps")
+    if ask.json:
+        ask.out_json(answer)
+        return
+    limits = ", ".join(
+        f"{answer[key]} {text}"
+        for key, text in (
+            ("max_vfs", "VFs"),
+            ("max_vlans", "VLANs"),
+            ("max_macs", "further MACs"),
+            ("max_groups", "groups per VF"),
+        )
+    )
+    colour = ask.painted
+    lines = [
+        paint(f"{answer['pf']}  {answer['backend']}", "bold cyan", colour),
+        f"  at most {limits}",
+    ]
+    for title, key in (("VF attributes", "vf"), ("PF attributes", "pf_attributes")):
+        lines.append(paint(f"  {title}", "bold", colour))
+        size = max((len(c["attribute"]) for c in answer[key]), default=0)
+        lines += ["    " + _capability(c, size, colour) for c in answer[key]]
+    lines.append(paint("  Counters", "bold", colour))
+    lines.append("    " + " ".join(answer["counters"]))
+    if answer["absent_counters"]:
+        lines.append("    absent: " + " ".join(answer["absent_counters"]))
+    ask.out("\n".join(lines))
+
+
+def _capability(capability: Mapping[str, Any], size: int, colour: bool) -> str:
+    word, style = _SUPPORT[capability["support"]]
+    by = f"by {capability['by']}" if capability["by"] else ""
+    said = (by, capability["limit"], capability["reason"], capability["consequence"])
+    text = "; ".join(printable(part) for part in said if part)
+    return f"{capability['attribute']:{size}}  {paint(f'{word:4}', style, colour)}  {text}".rstrip()
+
+
+@click.command(
+    "mirror",
+    cls=Command,
+    short_help="Copy a VF's frames to another VF of the PF, or stop that.",
+    examples=[
+        Example("iplex mirror soft0 3 all 7", "VF 7 gets what VF 3 sends and is given."),
+        Example("iplex mirror soft0 3 in 7", "Only what VF 3 is given."),
+        Example("iplex mirror 0 3 off", "No more copies; PF 0 is the first of vfd.cfg."),
+    ],
+)
+@click.argument("pf", shell_complete=complete_pf)
+@click.argument("vf", type=click.IntRange(0, 255))
+@click.argument("direction", type=click.Choice(["in", "out", "all", "off"]))
+@click.argument("target", type=click.IntRange(0, 255), required=False)
+def mirror(pf: str, vf: int, direction: str, target: int | None) -> None:
+    """Copy a VF's frames to another VF of the PF, or stop that.
+
+    The direction is the guest's: `in` is what it is given, `out` what it sends, `all` both, `off`
+    ends every mirror of the VF. TARGET is the VF that gets the copies. The VF's other settings
+    stay as they are, traffic goes on, and the mirror is kept in the VF's file.
+    """
+    if direction != "off" and target is None:
+        raise click.UsageError("TARGET is missing: which VF is to get the copies?")
+    ask = settings()
+    client = ask.client()
+    pf = resolve_pf(client, pf)
+    answer = client.put(f"/v1/pfs/{pf}/vfs/{vf}/mirror", {"direction": direction, "target": target})
+    if ask.json:
+        ask.out_json(answer)
+        return
+    done = (
+        f"{pf}:{vf} is not mirrored"
+        if direction == "off"
+        else f"{pf}:{vf} is mirrored ({direction}) to {pf}:{target}"
+    )
+    ask.out("\n".join([done, *warning_texts(answer.get("warnings", []), ask.painted)]))
+
+
+@click.command(
+    "clear",
+    cls=Command,
+    short_help="Let the shown counters start from zero.",
+    examples=[
+        Example("iplex clear soft0", "The PF and all its VFs."),
+        Example("iplex clear soft0:3", "One VF."),
+    ],
+)
+@click.argument("port", metavar="PF[:VF]", shell_complete=complete_port)
+def clear(port: str) -> None:
+    """Let the shown counters start from zero. The NIC's own counters, behind what is shown, go on
+    as they were.
+    """
+    ask = settings()
+    client = ask.client()
+    pf, vf = split_port(port)
+    answer = client.post("/v1/clear", {"pf": resolve_pf(client, pf), "vf": vf})
+    ask.out_json(answer) if ask.json else ask.out(answer["detail"])
+
+
+@click.group(
+    "pf",
+    cls=LazyGroup,
+    homes={"Commands": {"set": "vfd.cli.pfs:pf_set"}},
+    short_help="Change a PF: how many VFs it has.",
+)
+def pf() -> None:
+    """Change a PF."""
+
+
+@click.command(
+    "set",
+    cls=Command,
+    short_help="Set how many VFs a PF has.",
+    examples=[
+        Example("iplex pf set soft0 --vfs 16", "Refused while a guest holds a VF that would go."),
+        Example("iplex pf set soft0 --vfs 4 --force", "Even so."),
+    ],
+)
+@click.argument("pf", shell_complete=complete_pf)
+@click.option(
+    "--vfs", type=click.IntRange(0, 256), required=True, help="How many VFs there are to be."
+)
+@click.option("--force", is_flag=True, help="Take VFs away although guests hold them.")
+def pf_set(pf: str, vfs: int, force: bool) -> None:
+    """Set how many VFs a PF has, until the daemon restarts; vfd.cfg has the lasting number.
+
+    Refused (exit code 3) while guests hold VFs that would go, or files configure them, unless
+    forced. VFs that stay are not disturbed where the NIC allows that.
+    """
+    ask = settings()
+    client = ask.client()
+    answer = client.patch(f"/v1/pfs/{resolve_pf(client, pf)}", {"vfs": vfs, "force": force})
+    if ask.json:
+        ask.out_json(answer)
+        return
+    lines = [f"{answer['pf']} has {vfs} VFs", *change_lines(answer["changes"], ask.painted)]
+    ask.out("\n".join(lines + warning_texts(answer["warnings"], ask.painted)))

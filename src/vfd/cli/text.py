@@ -1,0 +1,89 @@
+"""Numbers, speeds and colours as an operator reads them.
+
+Own code instead of rich: its import costs more than a whole ``iplex show all`` has to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+_STYLES = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "cyan": "36",
+    "bold red": "1;31",
+    "bold cyan": "1;36",
+}
+
+ABSENT = "-"
+"""Shown where a NIC can't say: never 0."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def paint(text: str, style: str, colour: bool) -> str:
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if colour and style and text else text
+
+
+def wants_colour(choice: str, is_terminal: bool) -> bool:
+    """``always``, ``never``, or ``auto``: on a terminal, unless NO_COLOR (no-color.org) is set."""
+    if choice != "auto":
+        return choice == "always"
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def printable(text: str) -> str:
+    """Without control characters: what a guest or a file chose never steers the terminal."""
+    return _CONTROL.sub("?", text)
+
+
+def short_number(value: int) -> str:
+    """At most five characters: ``999``, ``12.3k``, ``4.56M``."""
+    if abs(value) < 1000:
+        return str(value)
+    size = float(value)
+    for unit in "kMGTPE":
+        size /= 1000
+        if abs(size) < 999.5:
+            digits = 2 if abs(size) < 9.995 else 1 if abs(size) < 99.95 else 0
+            return f"{size:.{digits}f}{unit}"
+    return f"{size:.0f}E"
+
+
+def number(value: object, exact: bool) -> str:
+    """A counter: short for people, exact for pipes, ``-`` where there is none."""
+    if not isinstance(value, int):
+        return ABSENT
+    return str(value) if exact else short_number(value)
+
+
+def speed(bps: object, exact: bool) -> str:
+    """A link speed: ``10G`` for people, bits per second for pipes, ``-`` where unknown."""
+    if not isinstance(bps, int):
+        return ABSENT
+    if exact:
+        return str(bps)
+    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if bps >= size:
+            return f"{bps / size:g}{unit}"
+    return str(bps)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """``0-3,7`` for 0, 1, 2, 3 and 7."""
+    parts: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if parts and n == parts[-1][1] + 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,140 @@
+"""``iplex add``, ``update``, ``delete`` and ``plan``: what a VF may do, now and after a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vfd.cli.changes import change_lines, warning_texts
+from vfd.cli.command import REFUSED, Command, Example, Settings, not_found, settings
+from vfd.cli.completion import complete_vf, complete_vf_or_file
+from vfd.cli.source import request, stem
+
+
+@click.command(
+    "add",
+    cls=Command,
+    short_help="Put a VF's configuration in force.",
+    examples=[
+        Example("iplex add vm1", "config_dir/vm1.json, which is there already."),
+        Example("iplex add ./vm1.json", "A file from here; the daemon keeps its own copy."),
+        Example("iplex add Instance_admin-vm1/fbf55cdd", "config_dir has subfolders."),
+    ],
+)
+@click.argument("name", metavar="NAME|PATH", type=click.Path())
+def add(name: str) -> None:
+    """Put a VF's configuration in force.
+
+    NAME is a file in the daemon's config_dir, with or without `.json`. PATH is any file: what
+    begins with `/`, `./`, `../` or `~/`, and else what contains a `/` or ends in `.json` if there
+    is such a file from here; it is read by iplex, so the daemon needs no access to it, and
+    kept in config_dir. A NAME that could be a PATH is made certain by leaving `.json` off, a
+    PATH by writing `./` before it.
+
+    The VF is called as the file's `name` says, else as the file without `.json`. It stays in
+    force over restarts of the daemon and the host until it is deleted. A configuration that
+    breaks a rule changes nothing, and every broken rule is told.
+    """
+    ask = settings()
+    client = ask.client()
+    _, body = request(client, name)
+    _applied(ask, "added", client.post("/v1/vfs", body))
+
+
+@click.command(
+    "update",
+    cls=Command,
+    short_help="Change a VF to what its file says now.",
+    examples=[
+        Example("iplex update vm1", "After config_dir/vm1.json was edited."),
+        Example("iplex update ./vm1.json", "From a file of your own."),
+        Example("iplex plan ./vm1.json && iplex update ./vm1.json", "Look first."),
+    ],
+)
+@click.argument("name", metavar="NAME|PATH", type=click.Path(), shell_complete=complete_vf_or_file)
+def update(name: str) -> None:
+    """Change a VF to what its file says now, while traffic runs.
+
+    Only the attributes that differ are changed; all else, and every other VF, is left alone.
+    NAME and PATH are those of `iplex add`.
+    """
+    ask = settings()
+    client = ask.client()
+    vf, body = request(client, name)
+    _applied(ask, "updated", client.put(f"/v1/vfs/{vf}", body))
+
+
+@click.command(
+    "delete",
+    cls=Command,
+    short_help="Take a VF's configuration away; the VF closes.",
+    examples=[Example("iplex delete vm1", "Nothing passes that VF any more.")],
+)
+@click.argument("name", shell_complete=complete_vf)
+def delete(name: str) -> None:
+    """Take a VF's configuration away; the VF closes.
+
+    Nothing passes either way, its link goes down, its MACs, groups and mirrors are gone, and it
+    stays so over restarts. The file is removed from config_dir, or renamed to end in `-` where
+    vfd.cfg has `delete_keep`.
+    """
+    ask = settings()
+    client = ask.client()
+    try:
+        answer = client.delete(f"/v1/vfs/{name}")
+    except Exception as error:
+        if not not_found(error) or name == stem(name):
+            raise
+        answer = client.delete(f"/v1/vfs/{stem(name)}")
+    _applied(ask, "deleted", answer)
+
+
+def _applied(ask: Settings, verb: str, answer: dict[str, Any]) -> None:
+    if ask.json:
+        ask.out_json(answer)
+        return
+    lines = [f"{verb} {answer['name']} on {answer['pf']}:{answer['vfid']}"]
+    if verb == "updated":
+        changes = change_lines(answer["changes"], ask.painted)
+        lines += changes or ["  nothing differed"]
+    lines += warning_texts(answer["warnings"], ask.painted)
+    ask.out("\n".join(lines))
+
+
+@click.command(
+    "plan",
+    cls=Command,
+    short_help="Say what a configuration would change, and change nothing.",
+    examples=[
+        Example("iplex plan ./vm1.json", "Before add or update."),
+        Example("iplex plan vm1", "What an edited file in config_dir would change."),
+    ],
+)
+@click.argument("file", metavar="NAME|PATH", type=click.Path(), shell_complete=complete_vf_or_file)
+def plan(file: str) -> int:
+    """Say what a configuration would change, and change nothing.
+
+    It is judged by the running daemon, so conflicts with other VFs and what the NIC can't
+    enforce are told too. The exit code is 3 if the configuration would be refused.
+    """
+    ask = settings()
+    client = ask.client()
+    _, body = request(client, file)
+    answer = client.post("/v1/plan", body)
+    refused = bool(answer["problems"])
+    if ask.json:
+        ask.out_json(answer)
+        return REFUSED if refused else 0
+    # Imported where needed: a plan that is refused is the exception.
+    from vfd.cli.failures import problem_lines
+
+    if refused:
+        lines = ["would be refused:", *problem_lines(answer["problems"], ask.painted)]
+    elif not answer["changes"]:
+        lines = ["would change nothing: the NIC enforces this already"]
+    else:
+        lines = [f"would {answer['action']}:", *change_lines(answer["changes"], ask.painted)]
+    lines += warning_texts(answer["warnings"], ask.painted)
+    ask.out("\n".join(lines))
+    return REFUSED if refused else 0

@@ -1,0 +1,228 @@
+"""The soft NIC's mailbox: what guests do to their VFs, as requests.
+
+A guest that changes its interface's MAC, adds a macvlan, joins a group or goes promiscuous asks
+for that. Nothing here has an effect on the wire; that comes with ``Nic.answer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vfd.nic.soft.rtnl import IFF_ALLMULTI, IFF_PROMISC, Link, Membership, Neighbour
+from vfd.policy.addresses import is_multicast
+from vfd.policy.requests import Grants, Request, RequestKind
+
+Place = tuple[int | None, int]
+"""Where a netdev is: the id of its namespace (None: the listener's own) and its index there."""
+
+_STACKED = frozenset({"macvlan", "macvtap", "vlan"})
+"""Devices that receive under a MAC of their own through the device below."""
+_MOST_DEVICES, _MOST_GROUPS = 16384, 1024
+"""What is remembered of devices that joined groups: a guest may make as many as it likes."""
+
+
+@dataclass(slots=True)
+class _Guest:
+    """What one guest's interface shows, and so what was asked for."""
+
+    mac: str
+    mtu: int
+    promisc: bool = False
+    allmulti: bool = False
+    macs: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    unicast: set[str] = field(default_factory=set)
+    """Secondary unicast addresses set on the interface itself."""
+    multicast: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stacked:
+    below: int
+    mac: str
+    up: bool
+
+
+class Guests:
+    """Follows the guests' interfaces. Fed with what the kernel tells, answers with requests."""
+
+    def __init__(self) -> None:
+        self._guests: dict[int, _Guest] = {}
+        self._places: dict[Place, int] = {}
+        self._stacked: dict[Place, _Stacked] = {}
+        self._joined: dict[Place, set[str]] = {}
+        """Groups, as MACs, by the device that joined them. A macvlan's may come before it does."""
+
+    def add(self, vfid: int, place: Place, *, mac: str, mtu: int, grants: Grants) -> None:
+        """A VF's guest end is at ``place``, with ``mac`` and ``mtu`` in force."""
+        self.remove(vfid)
+        self._places[place] = vfid
+        self._guests[vfid] = _Guest(
+            mac=mac,
+            mtu=mtu,
+            promisc=grants.promisc,
+            allmulti=grants.allmulti,
+            macs=grants.macs,
+            groups=grants.groups,
+        )
+
+    def remove(self, vfid: int) -> None:
+        """The VF's guest end is gone, or has moved; what was asked for is forgotten."""
+        self._guests.pop(vfid, None)
+        for place in [p for p, v in self._places.items() if v == vfid]:
+            del self._places[place]
+            for upper in [u for u in self._stacked if u[0] == place[0] and self._vf(u) is None]:
+                del self._stacked[upper]
+            if not any(p[0] == place[0] for p in self._places):
+                for device in [d for d in self._joined if d[0] == place[0]]:
+                    del self._joined[device]
+
+    def at(self, place: Place) -> int | None:
+        return self._places.get(place)
+
+    def place(self, vfid: int) -> Place | None:
+        return next((p for p, v in self._places.items() if v == vfid), None)
+
+    def expect(self, vfid: int, *, mac: str | None = None, mtu: int | None = None) -> None:
+        """The host itself is about to set these on the guest end: no request of the guest's."""
+        guest = self._guests.get(vfid)
+        if guest:
+            guest.mac = mac or guest.mac
+            guest.mtu = mtu or guest.mtu
+
+    def forget_groups(self, nsid: int | None) -> None:
+        """A full listing of the namespace's groups follows."""
+        for device in [d for d in self._joined if d[0] == nsid]:
+            del self._joined[device]
+
+    def link(self, nsid: int | None, link: Link) -> list[Request]:
+        """A link as it is now."""
+        place = (nsid, link.index)
+        vfid = self._places.get(place)
+        if vfid is not None:
+            return self._interface(vfid, link)
+        if link.kind in _STACKED and link.link is not None and link.link_nsid is None:
+            before = self._vf(place)
+            self._stacked[place] = _Stacked(link.link, link.mac, link.up)
+            after = self._vf(place)
+            if after is None:
+                del self._stacked[place]
+            return self._wanted(before) + (self._wanted(after) if after != before else [])
+        return []
+
+    def gone(self, nsid: int | None, index: int) -> list[Request]:
+        """A device in a guest's namespace is no longer there (the VF itself: see ``remove``)."""
+        vfid = self._vf((nsid, index))
+        self._joined.pop((nsid, index), None)
+        if self._stacked.pop((nsid, index), None) is None:
+            return []
+        return self._wanted(vfid)
+
+    def neighbour(self, nsid: int | None, entry: Neighbour, added: bool) -> list[Request]:
+        """``bridge fdb add|del MAC dev VF self``: the interface's own address lists."""
+        vfid = self._places.get((nsid, entry.index))
+        if vfid is None or not entry.self_entry or not entry.mac:
+            return []
+        guest = self._guests[vfid]
+        listed = guest.multicast if is_multicast(entry.mac) else guest.unicast
+        (listed.add if added else listed.discard)(entry.mac)
+        return self._wanted(vfid)
+
+    def membership(
+        self, nsid: int | None, members: Iterable[Membership], joined: bool
+    ) -> list[Request]:
+        """IP multicast groups joined or left on devices of the namespace."""
+        changed: list[int] = []
+        for member in members:
+            device = (nsid, member.index)
+            if len(self._joined) >= _MOST_DEVICES and device not in self._joined:
+                continue
+            known = self._joined.setdefault(device, set())
+            if joined and len(known) < _MOST_GROUPS:
+                known.add(member.mac)
+            elif not joined:
+                known.discard(member.mac)
+            vfid = self._vf(device)
+            if vfid is not None and vfid not in changed:
+                changed.append(vfid)
+        return [r for vfid in changed for r in self._wanted(vfid)]
+
+    def _vf(self, place: Place) -> int | None:
+        """The VF that a device is, or is stacked on."""
+        seen = set()
+        while place not in self._places:
+            upper = self._stacked.get(place)
+            if upper is None or place in seen:
+                return None
+            seen.add(place)
+            place = (place[0], upper.below)
+        return self._places[place]
+
+    def _interface(self, vfid: int, link: Link) -> list[Request]:
+        guest = self._guests[vfid]
+        asked: list[Request] = []
+        if link.mac and link.mac != guest.mac:
+            guest.mac = link.mac
+            asked.append(Request(vfid, RequestKind.DEFAULT_MAC, mac=link.mac))
+        if link.mtu and link.mtu != guest.mtu:
+            guest.mtu = link.mtu
+            asked.append(Request(vfid, RequestKind.MTU, mtu=link.mtu))
+        promisc = bool(link.promiscuity or link.flags & IFF_PROMISC)
+        if promisc != guest.promisc:
+            guest.promisc = promisc
+            asked.append(Request(vfid, RequestKind.PROMISC, on=promisc))
+        allmulti = bool(link.allmulti or link.flags & IFF_ALLMULTI)
+        if allmulti != guest.allmulti:
+            guest.allmulti = allmulti
+            asked.append(Request(vfid, RequestKind.ALLMULTI, on=allmulti))
+        return asked + self._wanted(vfid)
+
+    def _wanted(self, vfid: int | None) -> list[Request]:
+        """Requests for the further MACs and the groups that the guest's devices now need."""
+        if vfid is None:
+            return []
+        guest = self._guests[vfid]
+        macs = set(guest.unicast)
+        for place, upper in self._stacked.items():
+            if upper.up and upper.mac and self._vf(place) == vfid:
+                macs.add(upper.mac)
+        macs.discard(guest.mac)
+        groups = set(guest.multicast)
+        for place, joined in self._joined.items():
+            if self._vf(place) == vfid:
+                groups |= joined
+        asked = [
+            Request(vfid, kind, mac=mac)
+            for kind, some in (
+                (RequestKind.REMOVE_MAC, guest.macs - macs),
+                (RequestKind.ADD_MAC, macs - guest.macs),
+                (RequestKind.LEAVE_GROUP, guest.groups - groups),
+                (RequestKind.JOIN_GROUP, groups - guest.groups),
+            )
+            for mac in sorted(some)
+        ]
+        guest.macs, guest.groups = frozenset(macs), frozenset(groups)
+        return asked
+
+
+class TapGuests:
+    """The guests behind taps are virtual machines, heard only by what they send: a source MAC
+    that isn't the VF's asks for that MAC, an IGMP or MLD report for its group."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, set[str]] = {}
+
+    def source(self, vfid: int, mac: str, grants: Mapping[int, Grants]) -> list[Request]:
+        """A frame came from a MAC that the VF doesn't own. Asked for once: the first becomes
+        the default MAC, as a virtual machine has one of its own; the others are further MACs."""
+        asked = self._asked.setdefault(vfid, set())
+        if mac in asked:
+            return []
+        had_default = bool(asked) or grants.get(vfid, Grants()).default_mac is not None
+        asked.add(mac)
+        kind = RequestKind.ADD_MAC if had_default else RequestKind.DEFAULT_MAC
+        return [Request(vfid, kind, mac=mac)]
+
+    def forget(self, vfid: int) -> None:
+        self._asked.pop(vfid, None)

@@ -1,0 +1,252 @@
+"""Tx rates, guarantees and traffic classes: an HTB tree on the near end of the shaper veth.
+
+Without ``enable_qos`` the tree has one leaf for each VF with a limit, and for all once one VF has
+a guarantee: link → VFs. With it: link → groups → classes → a leaf for each VF in each class. Only
+VFs that need the shaper pay for it. Trees are pure values here; ``changes`` says how one becomes
+the other while traffic runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vfd.nic.soft import rtnl
+from vfd.nic.soft.netlink import Message, Netlink
+from vfd.policy.values import NicPolicy, PfPolicy, TrafficClass, VfPolicy
+
+HANDLE = 1 << 16
+"""The HTB root's handle, 1:."""
+LINK = HANDLE | 1
+_GROUP, _CLASS = HANDLE | 0x10, HANDLE | 0x40
+_LIMIT_LEAF, _CLASS_LEAF = HANDLE | 0x100, HANDLE | 0x1000
+
+_QUEUE = 1000
+"""Buffers that wait under one leaf."""
+_GSO = 70_000
+"""The largest buffer that a guest sends at once, with room: a smaller burst stops it."""
+_MAX_QUANTUM = 200_000
+_MIN_QUANTUM = 3_000
+_STEP = 8
+"""HTB counts bytes, so rates come in steps of 8 bit/s."""
+_PRIORITY_LINK_STRICT, _PRIORITY_GROUP_STRICT, _PRIORITY_SHARED = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """One HTB class. Rates in bits per second, quantum in bytes."""
+
+    parent: int
+    rate: int
+    ceil: int
+    quantum: int = _MAX_QUANTUM
+    priority: int = _PRIORITY_SHARED
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.quantum > 0
+
+
+Tree = Mapping[int, Class]
+"""By class id, parents before children; empty: no shaping."""
+
+
+def limit_leaf(vfid: int) -> int:
+    return _LIMIT_LEAF + vfid
+
+
+def class_leaf(vfid: int, priority: int) -> int:
+    return _CLASS_LEAF + vfid * 8 + priority
+
+
+def leaves(nic: NicPolicy) -> dict[int, tuple[int, ...]]:
+    """The VFs whose frames cross the shaper: vfid → the leaf for each PCP, 0 … 7."""
+    if nic.pf.enable_qos:
+        known = sorted(c.pri for c in traffic_classes(nic.pf))
+        by_pcp = [known[pcp * len(known) // 8] for pcp in range(8)]
+        return {vf.vfid: tuple(class_leaf(vf.vfid, pri) for pri in by_pcp) for vf in nic.vfs}
+    return {vf.vfid: (limit_leaf(vf.vfid),) * 8 for vf in nic.vfs if needs_limit(nic, vf)}
+
+
+def tree(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
+    """The whole tree for a resolved policy."""
+    return classes(nic, link_bps) if nic.pf.enable_qos else limits(nic, link_bps)
+
+
+def burst(bps: int) -> int:
+    """Bytes that may pass at once: a millisecond's worth, or one segmentation-offload buffer."""
+    return max(bps // 8000, _GSO)
+
+
+def needs_limit(nic: NicPolicy, vf: VfPolicy) -> bool:
+    """Whether the VF's frames must cross the limits. A guarantee binds all the others too."""
+    return bool(vf.rate) or any(v.min_rate for v in nic.vfs)
+
+
+def trickle(link_bps: int) -> int:
+    """The rate of a leaf that is guaranteed nothing; HTB knows no zero."""
+    return stepped(max(8_000, link_bps // 100_000))
+
+
+def stepped(bps: int) -> int:
+    return bps // _STEP * _STEP
+
+
+def limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
+    """A leaf for each VF with its ceiling and its guarantee. What nobody is guaranteed is shared
+    by quantum: in proportion to the guarantees, and evenly among those without."""
+    vfs = [vf for vf in nic.vfs if needs_limit(nic, vf)]
+    if not vfs:
+        return {}
+    guaranteed = {vf.vfid: stepped(vf.min_rate.on(link_bps)) for vf in vfs}
+    left = max(0, link_bps - sum(guaranteed.values()))
+    without = sum(1 for bps in guaranteed.values() if not bps) or 1
+    weight = {vfid: bps or left // without or 1 for vfid, bps in guaranteed.items()}
+    heaviest = max(weight.values())
+    tree = {LINK: Class(HANDLE, link_bps, link_bps, quantum=0)}
+    for vf in vfs:
+        tree[limit_leaf(vf.vfid)] = Class(
+            parent=LINK,
+            rate=guaranteed[vf.vfid] or trickle(link_bps),
+            # twice the link: no ceiling of its own, told from one that equals the link
+            ceil=stepped(vf.rate.on(link_bps)) or 2 * link_bps,
+            quantum=max(_MIN_QUANTUM, _MAX_QUANTUM * weight[vf.vfid] // heaviest),
+        )
+    return tree
+
+
+def traffic_classes(pf: PfPolicy) -> tuple[TrafficClass, ...]:
+    """The PF's classes; 4 equal ones where it states none."""
+    return pf.tclasses or tuple(TrafficClass(pri=pri, min_bw=25) for pri in range(4))
+
+
+def class_rates(pf: PfPolicy, link_bps: int) -> dict[int, int]:
+    """Class → the bandwidth that is its own when all are busy, bits per second.
+
+    Classes strict over the link get what they may have; the others divide the rest in proportion
+    to ``min_bw``, those without a ``min_bw`` sharing evenly what is not spoken for."""
+    classes = traffic_classes(pf)
+    strict = [c for c in classes if c.lsp]
+    shared = [c for c in classes if not c.lsp]
+    taken = min(100.0, float(sum(c.max_bw for c in strict)))
+    spoken = sum(c.min_bw for c in shared)
+    silent = sum(1 for c in shared if not c.min_bw) or 1
+    weight = {c.pri: c.min_bw or max(1.0, (100 - spoken) / silent) for c in shared}
+    total = sum(weight.values()) or 1.0
+    rates = {c.pri: round(link_bps * c.max_bw / 100) for c in strict}
+    for c in shared:
+        rates[c.pri] = round(link_bps * (100 - taken) / 100 * weight[c.pri] / total)
+    return {pri: max(trickle(link_bps), stepped(bps)) for pri, bps in rates.items()}
+
+
+def classes(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
+    """Link → groups → classes → VF leaves. Groups lend to each other through the link; a class
+    strict in its group owns the whole group's rate and is served first."""
+    pf = nic.pf
+    if not nic.vfs:
+        return {}
+    known = {c.pri: c for c in traffic_classes(pf)}
+    rates = class_rates(pf, link_bps)
+    tree = {LINK: Class(HANDLE, link_bps, link_bps, quantum=0)}
+    above = dict.fromkeys(known, LINK)
+    owned = dict(rates)
+    for n, group in enumerate(pf.bw_grps):
+        members = [p for p in group.classes if p in known and not known[p].lsp]
+        if not members:
+            continue
+        together = sum(rates[p] for p in members)
+        tree[_GROUP + n] = Class(LINK, together, link_bps, quantum=0)
+        strict = [p for p in members if known[p].bsp]
+        for p in members:
+            above[p] = _GROUP + n
+            if strict:
+                own = together // len(strict) if p in strict else 0
+                owned[p] = max(trickle(link_bps), stepped(own))
+    for pri, c in known.items():
+        ceil = max(trickle(link_bps), stepped(link_bps * c.max_bw // 100))
+        tree[_CLASS + pri] = Class(above[pri], min(owned[pri], ceil), ceil, quantum=0)
+    heaviest = max(rates.values())
+    for vf in nic.vfs:
+        asked = {q.priority: q.share for q in vf.queues}
+        for pri, c in known.items():
+            if c.lsp:
+                priority = _PRIORITY_LINK_STRICT
+            else:
+                priority = _PRIORITY_GROUP_STRICT if c.bsp else _PRIORITY_SHARED
+            upper = tree[_CLASS + pri]
+            share = asked.get(pri, 100 / len(nic.vfs)) / 100
+            weight = rates[pri] / heaviest * min(1.0, share * len(nic.vfs))
+            # a guarantee is spread over the classes as the link is
+            floor = vf.min_rate.on(link_bps) * rates[pri] // link_bps
+            ceil = min(upper.ceil, stepped(vf.rate.on(link_bps)) or upper.ceil)
+            rate = max(trickle(link_bps), stepped(max(floor, round(upper.rate * share))))
+            tree[class_leaf(vf.vfid, pri)] = Class(
+                parent=_CLASS + pri,
+                rate=min(rate, ceil),
+                ceil=ceil,
+                quantum=max(_MIN_QUANTUM, round(_MAX_QUANTUM * weight)),
+                priority=priority,
+            )
+    return tree
+
+
+def changes(index: int, before: Tree, after: Tree) -> tuple[list[Message], list[Message]]:
+    """The messages that lead from one tree on the device to the other: those to send before
+    frames are sent into the new classes, and those to send when none come to the old ones.
+
+    A tree once made keeps its root, so that its leaves' counters go on; only leaves go."""
+    first: list[Message] = []
+    if after and not before:
+        first.append(rtnl.new_htb(index, HANDLE, "making the shaper"))
+    for classid, c in after.items():
+        if before.get(classid) == c:
+            continue
+        first.append(
+            rtnl.htb_class(
+                index,
+                classid,
+                c.parent,
+                rate=c.rate,
+                ceil=c.ceil,
+                burst=burst(c.rate),
+                cburst=burst(c.ceil),
+                quantum=c.quantum,
+                priority=c.priority if c.is_leaf else 0,
+                what=f"shaping class {classid & 0xFFFF:#x}",
+            )
+        )
+        if c.is_leaf and classid not in before:
+            first.append(rtnl.new_pfifo(index, classid, _QUEUE, "queueing in the shaper"))
+    if before and not after:
+        return first, [rtnl.del_root_qdisc(index, "taking the shaper away")]
+    last = [
+        rtnl.del_class(index, classid, f"taking class {classid & 0xFFFF:#x} away")
+        for classid in reversed(list(before))
+        if classid not in after
+    ]
+    return first, last
+
+
+def moved(before: Tree, after: Tree) -> bool:
+    """Whether a class hangs under another parent: HTB can't move one, the tree is made anew."""
+    return any(c in after and after[c].parent != before[c].parent for c in before)
+
+
+def read(netlink: Netlink, index: int) -> tuple[dict[int, Class], dict[int, int]]:
+    """The tree that a device has now, parents first, and each class's drops."""
+    tree: dict[int, Class] = {}
+    drops: dict[int, int] = {}
+    for found in rtnl.classes(netlink, index):
+        c = rtnl.parse_htb_class(found)
+        if c is None:
+            continue
+        leaf = c.classid >= _LIMIT_LEAF
+        tree[c.classid] = Class(
+            parent=HANDLE if c.parent == rtnl.TC_H_ROOT else c.parent,
+            rate=c.rate,
+            ceil=c.ceil,
+            quantum=c.quantum if leaf else 0,
+            priority=c.priority if leaf else _PRIORITY_SHARED,
+        )
+        drops[c.classid] = c.drops
+    return {classid: tree[classid] for classid in sorted(tree)}, drops

@@ -1,0 +1,359 @@
+"""Where a soft NIC lives: its network namespace, ports, shaper and uplink, as netdevs.
+
+A NIC with veth guests has a namespace of its own, ``vfd-<id>``, with the VFs' host ends, the
+uplink and the shaper in it; the guest ends ``<id>v<N>`` start in the daemon's namespace. A tap can
+only be opened in the namespace that it is in, and a frame can only be redirected within one, so a
+NIC with tap guests lives in the daemon's namespace as a whole.
+
+A port without its ingress hook, or whose hook finds no filter, reaches nothing: in the own
+namespace nobody answers or forwards, and a tap stays down until its hook is there. So whatever a
+crash leaves half made is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vfd.nic.protocol import NicError
+from vfd.nic.soft import namespace, rtnl, tap
+from vfd.nic.soft.netlink import Message, Netlink, NetlinkError
+from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, Link
+from vfd.policy.values import MAX_VFS
+
+_NEAR, _FAR, _UPLINK, _FIRST_VF = 0x80, 0x81, 0x90, 0x100
+"""Fixed interface indexes in the NIC's own namespace, so that a VF made anew keeps its index."""
+HOST_MTU = 65535
+"""The host ends': no frame is too large to reach the program, which judges and counts it."""
+MAX_ID = 15 - len(f"v{MAX_VFS - 1}")
+"""Longest id of a NIC: a netdev's name has at most 15 characters."""
+
+
+@dataclass(slots=True)
+class Vf:
+    """A VF's netdevs as found. ``guest`` is its guest end: (namespace id, index)."""
+
+    host: int
+    up: bool
+    hooked: bool
+    guest: tuple[int | None, int] | None
+    carrier: bool
+
+
+class Switch:
+    """The netdevs of one soft NIC. Opening it makes nothing; ``build`` does."""
+
+    def __init__(self, nic_id: str, guest: str) -> None:
+        self.id = nic_id
+        self.tap = guest == "tap"
+        self.root = namespace.own()
+        self._inside: int | None = None
+        self.near = self.far = 0
+        self.ports: dict[int, Vf] = {}
+        # blocks are numbered by whoever makes them; in the own namespace nobody else does
+        salt = zlib.crc32(nic_id.encode()) & 0xFFFF
+        self.block = 0x76660000 | (salt & 0x7FFF) << 1 if self.tap else 2
+        self.netlink: Netlink
+        self.root_netlink = Netlink()
+
+    @property
+    def namespace(self) -> str:
+        return f"vfd-{self.id}"
+
+    @property
+    def shaper_block(self) -> int:
+        return self.block + 1
+
+    def guest_name(self, vfid: int) -> str:
+        return f"{self.id}v{vfid}"
+
+    def _host_name(self, vfid: int) -> str:
+        return self.guest_name(vfid) if self.tap else f"v{vfid}"
+
+    @property
+    def _shaper_names(self) -> tuple[str, str]:
+        return (f"{self.id}-s0", f"{self.id}-s1") if self.tap else ("shaper0", "shaper1")
+
+    def inside(self) -> contextlib.AbstractContextManager[None]:
+        """The calling thread is where the host ends are."""
+        if self._inside is None:
+            return contextlib.nullcontext()
+        return namespace.inside(self._inside)
+
+    @property
+    def fd(self) -> int:
+        """A descriptor of the namespace of the host ends."""
+        return self.root if self._inside is None else self._inside
+
+    def enter(self) -> None:
+        """Makes the NIC's namespace where it isn't there, and silences it."""
+        if self.tap:
+            self.netlink = self.root_netlink
+            return
+        if not namespace.exists(self.namespace):
+            namespace.create(self.namespace)
+        self._inside = os.open(namespace.path(self.namespace), os.O_RDONLY | os.O_CLOEXEC)
+        with self.inside():
+            self.netlink = Netlink()
+            for which in ("all", "default"):
+                setting = Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6")
+                with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+                    setting.write_text("1")
+
+    def close(self) -> None:
+        if self._inside is not None:
+            self.netlink.close()
+            os.close(self._inside)
+        self.root_netlink.close()
+        os.close(self.root)
+
+    def look(self) -> dict[str, Link]:
+        """Reads the NIC's netdevs; returns all links of its namespace by name."""
+        links = {link.name: link for link in rtnl.links(self.netlink)}
+        hooked = {
+            q.index: q.block for q in rtnl.qdiscs(self.netlink) if q.handle == rtnl.CLSACT_HANDLE
+        }
+        near, far = (links.get(name) for name in self._shaper_names)
+        self.near = near.index if near else 0
+        self.far = far.index if far and hooked.get(far.index) == self.shaper_block else 0
+        self.ports = {}
+        for vfid in range(MAX_VFS):
+            link = links.get(self._host_name(vfid))
+            if link and link.kind in ("veth", "tun"):
+                self.ports[vfid] = Vf(
+                    host=link.index,
+                    up=link.up,
+                    hooked=hooked.get(link.index) == self.block,
+                    guest=self.guest_place(link),
+                    carrier=link.carrier,
+                )
+        return links
+
+    def guest_place(self, host: Link) -> tuple[int | None, int] | None:
+        """Where a host end says that its guest end is."""
+        if self.tap:
+            return (None, host.index)
+        return None if host.link is None else (host.link_nsid, host.link)
+
+    def root_nsid(self) -> int | None:
+        """The id of the daemon's namespace where the host ends are; None: it is the same."""
+        return None if self.tap else rtnl.nsid_of(self.netlink, self.root)
+
+    def build_shaper(self) -> None:
+        """The shaper's veth pair, and the hook on its far end."""
+        near, far = self._shaper_names
+        if not self.near:
+            self.netlink.send(
+                [
+                    rtnl.new_veth(
+                        near,
+                        0 if self.tap else _NEAR,
+                        far,
+                        mtu=HOST_MTU,
+                        peer_mtu=HOST_MTU,
+                        peer_index=0 if self.tap else _FAR,
+                    )
+                ]
+            )
+        links = [rtnl.link(self.netlink, name=name) for name in (near, far)]
+        if not links[0] or not links[1]:
+            raise NicError(f"{self.id}: the shaper {near}–{far} vanished while it was made")
+        self.near, self.far = links[0].index, links[1].index
+        errors = self.netlink.send_all(
+            [
+                rtnl.set_link(self.near, what="silencing the shaper", silent=True),
+                rtnl.set_link(self.far, what="silencing the shaper", silent=True),
+                rtnl.new_clsact(self.far, self.shaper_block, "hooking the shaper"),
+                rtnl.set_link(self.near, what="raising the shaper", up=True),
+                rtnl.set_link(self.far, what="raising the shaper", up=True),
+            ]
+        )
+        _but(errors, errno.EEXIST, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+
+    def make(self, vfs: Mapping[int, tuple[str, int]]) -> None:
+        """Makes VFs that aren't there, down and hooked: vfid → (MAC, MTU) of the guest end.
+
+        Raises NicError; those made before the error stay."""
+        try:
+            (self._make_taps if self.tap else self._make_veths)(vfs)
+        except FileExistsError as e:
+            raise NicError(
+                f"{self.id}: {e.strerror or e}: a netdev of a VF's name exists already and is not"
+                " this NIC's; remove or rename it"
+            ) from e
+        except OSError as e:
+            raise NicError(f"{self.id}: VFs could not be made: {e.strerror or e}") from e
+
+    def _make_veths(self, vfs: Mapping[int, tuple[str, int]]) -> None:
+        self.netlink.send(
+            [
+                rtnl.new_veth(
+                    self._host_name(vfid),
+                    _FIRST_VF + vfid,
+                    self.guest_name(vfid),
+                    mtu=HOST_MTU,
+                    peer_mtu=mtu,
+                    peer_mac=mac,
+                    peer_ns=self.root,
+                )
+                for vfid, (mac, mtu) in vfs.items()
+            ]
+        )
+        self.hook(vfs, {vfid: _FIRST_VF + vfid for vfid in vfs})
+        for link in self._links_of(vfs):
+            vfid = link.index - _FIRST_VF
+            self.ports[vfid] = Vf(link.index, link.up, True, self.guest_place(link), link.carrier)
+
+    def _links_of(self, vfs: Mapping[int, tuple[str, int]]) -> list[Link]:
+        wanted = {_FIRST_VF + vfid for vfid in vfs}
+        if len(wanted) > 8:
+            return [link for link in rtnl.links(self.netlink) if link.index in wanted]
+        found = [rtnl.link(self.netlink, index=index) for index in wanted]
+        return [link for link in found if link]
+
+    def _make_taps(self, vfs: Mapping[int, tuple[str, int]]) -> None:
+        for vfid in vfs:
+            tap.create(self.guest_name(vfid))
+        links = {link.name: link for link in rtnl.links(self.netlink)}
+        found = {vfid: links[self.guest_name(vfid)] for vfid in vfs}
+        quiet = [
+            rtnl.set_link(
+                link.index,
+                what=f"preparing {link.name}",
+                flags=IFF_NOARP,
+                flags_mask=IFF_NOARP,
+                mac=vfs[vfid][0],
+                mtu=HOST_MTU - 30,
+            )
+            for vfid, link in found.items()
+        ]
+        self.netlink.send(quiet)
+        silent = [
+            rtnl.set_link(link.index, what=f"silencing {link.name}", silent=True)
+            for link in found.values()
+        ]
+        _but(self.netlink.send_all(silent), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+        self.hook(vfs, {vfid: link.index for vfid, link in found.items()})
+        for vfid, link in found.items():
+            self.ports[vfid] = Vf(link.index, False, True, (None, link.index), False)
+
+    def hook(self, vfids: Iterable[int], indexes: Mapping[int, int]) -> None:
+        """Ports take their frames to the program: an ingress hook on the shared block."""
+        messages = [
+            rtnl.new_clsact(indexes[vfid], self.block, f"hooking VF {vfid}") for vfid in vfids
+        ]
+        for failed in self.netlink.send_all(messages):
+            if failed.errno != errno.EEXIST:
+                raise failed
+            # one is there, of another block or somebody else's
+            index = list(indexes.values())[failed.index]
+            self.netlink.send(
+                [rtnl.del_clsact(index, "taking a foreign hook away"), messages[failed.index]]
+            )
+
+    def raise_ports(self, states: Mapping[int, bool]) -> None:
+        """Sets host ends up or down; down is NO-CARRIER in the guest. A tap, which has no way to
+        tell its guest, is up once it is hooked."""
+        messages: list[Message] = []
+        for vfid, up in states.items():
+            port = self.ports.get(vfid)
+            up = up or (self.tap and port is not None and port.hooked)
+            if port is not None and port.up != up:
+                word = "raising" if up else "lowering"
+                messages.append(rtnl.set_link(port.host, what=f"{word} VF {vfid}", up=up))
+                port.up = up
+        if messages:
+            self.netlink.send(messages)
+
+    def remove(self, vfids: Iterable[int]) -> None:
+        """Takes VFs away, from their guests too."""
+        messages = [
+            rtnl.del_link(port.host, f"removing VF {vfid}")
+            for vfid in vfids
+            if (port := self.ports.pop(vfid, None))
+        ]
+        _but(self.netlink.send_all(messages), errno.ENODEV)
+
+    def take_uplink(self, name: str) -> Link:
+        """Brings the uplink to the host ends, hooks it and raises it.
+
+        Raises NicError when there is no such netdev or it can't be moved."""
+        link = rtnl.link(self.netlink, name=name)
+        if link is None:
+            there = rtnl.link(self.root_netlink, name=name)
+            if there is None:
+                raise NicError(
+                    f"{self.id}: the uplink {name} is no netdev of this host: create it, or name"
+                    " another one in uplink"
+                )
+            move = rtnl.set_link(
+                there.index,
+                what=f"taking the uplink {name}",
+                namespace=self.fd,
+                new_index=_UPLINK,
+            )
+            try:
+                self.root_netlink.send([move])
+            except NetlinkError as e:
+                raise NicError(f"{self.id}: {e.strerror}") from e
+            link = rtnl.link(self.netlink, name=name)
+            if link is None:
+                raise NicError(f"{self.id}: the uplink {name} vanished while it was taken")
+        quiet = rtnl.set_link(link.index, what=f"silencing the uplink {name}", silent=True)
+        _but(self.netlink.send_all([quiet]), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+        self.hook([-1], {-1: link.index})
+        # promiscuous: the VFs' MACs are not the uplink's own
+        raised = rtnl.set_link(
+            link.index,
+            what=f"raising the uplink {name}",
+            up=True,
+            flags=IFF_NOARP | IFF_PROMISC,
+            flags_mask=IFF_NOARP | IFF_PROMISC,
+        )
+        self.netlink.send([raised])
+        return rtnl.link(self.netlink, index=link.index) or link
+
+    def release_uplink(self, name: str) -> None:
+        """Gives the uplink back to the daemon's namespace, as far as it is still there."""
+        link = rtnl.link(self.netlink, name=name)
+        if link is None:
+            return
+        messages = [
+            rtnl.set_link(
+                link.index,
+                what=f"lowering the uplink {name}",
+                up=False,
+                flags_mask=IFF_NOARP | IFF_PROMISC,
+            ),
+            rtnl.del_clsact(link.index, f"unhooking the uplink {name}"),
+        ]
+        _but(self.netlink.send_all(messages), errno.ENOENT, errno.EINVAL, errno.ENODEV)
+        if not self.tap:
+            back = rtnl.set_link(
+                link.index, what=f"giving the uplink {name} back", namespace=self.root
+            )
+            self.netlink.send([back])
+
+    def demolish(self, uplink: str | None) -> None:
+        """Removes every netdev of the NIC and its namespace; the uplink is given back."""
+        if uplink:
+            self.release_uplink(uplink)
+        self.look()
+        self.remove(list(self.ports))
+        if self.near:
+            gone = rtnl.del_link(self.near, "removing the shaper")
+            _but(self.netlink.send_all([gone]), errno.ENODEV)
+        if not self.tap:
+            namespace.remove(self.namespace)
+
+
+def _but(errors: Iterable[NetlinkError], *harmless: int) -> None:
+    """Raises the first error that is not one of the harmless."""
+    for e in errors:
+        if e.errno not in harmless:
+            raise e

@@ -26,6 +26,13 @@ class Problem:
     other: str | None = None
     """The VF that it is in conflict with."""
 
+    def __post_init__(self) -> None:
+        """What came from a foreign file is shown, but doesn't steer the reader's terminal."""
+        for name in ("file", "field", "value", "rule", "other"):
+            text = getattr(self, name)
+            if text and not text.isprintable():
+                object.__setattr__(self, name, "".join(map(_printable, text)))
+
     def __str__(self) -> str:
         where = f"{self.file}: {self.field}" if self.field else self.file
         found = f" = {self.value}" if self.value else ""
@@ -39,6 +46,12 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def shown(value: object) -> str:

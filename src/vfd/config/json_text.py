@@ -92,26 +92,40 @@ def _no_constant(name: str) -> Any:
 def _without_last_commas(
     text: str, file: str, repeated: list[str]
 ) -> tuple[Any, tuple[Problem, ...]]:
-    """Another try with blanks for the commas before closing brackets: places stay the same."""
+    """Another try, without the commas before closing brackets."""
+    mended, first = blank_last_commas(text)
+    try:
+        data = _load(mended, repeated)
+    except json.JSONDecodeError as error:
+        rule = f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        raise _error(file, _around(text, error.pos), rule) from None
+    except (ValueError, RecursionError) as trouble:
+        raise _error(file, "", _unreadable(trouble)) from None
+    line = text.count("\n", 0, first) + 1
+    rule = f"a comma before a closing bracket (line {line}) is not JSON: read as VFd read it"
+    return data, (Problem(file, "", "", rule),)
+
+
+def blank_last_commas(text: str) -> tuple[str, int]:
+    """``text`` with a blank for each comma before a closing bracket, so that every place in it
+    stays where it was; and the place of the first, or -1."""
     places: list[int] = []
 
     def blank(found: re.Match[str]) -> str:
-        if found[0] != "," or text[: found.start()].rstrip()[-1:] in ("", "[", "{", ","):
+        if found[0] != "," or _before(text, found.start()) in "[{,":
             return found[0]
         places.append(found.start())
         return " "
 
-    mended = _TOKEN.sub(blank, text)
-    try:
-        data = _load(mended, repeated)
-    except json.JSONDecodeError as second:
-        rule = f"not JSON: {second.msg} at line {second.lineno}, column {second.colno}"
-        raise _error(file, _around(text, second.pos), rule) from None
-    except (ValueError, RecursionError) as trouble:
-        raise _error(file, "", _unreadable(trouble)) from None
-    line = text.count("\n", 0, places[0]) + 1
-    rule = f"a comma before a closing bracket (line {line}) is not JSON: read as VFd read it"
-    return data, (Problem(file, "", "", rule),)
+    return _TOKEN.sub(blank, text), places[0] if places else -1
+
+
+def _before(text: str, place: int) -> str:
+    """The last character before ``place`` that is not white space."""
+    place -= 1
+    while place >= 0 and text[place].isspace():
+        place -= 1
+    return text[place] if place >= 0 else "["
 
 
 def _around(text: str, position: int) -> str:

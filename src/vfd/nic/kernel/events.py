@@ -1,0 +1,121 @@
+"""What the kernel tells of a PF and its VFs: netlink for links, uevents for devices. No polling."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+from dataclasses import dataclass
+from enum import Enum
+
+from pyroute2.netlink.rtnl import ifinfmsg
+
+NETLINK_KOBJECT_UEVENT = 15
+RTMGRP_LINK = 1
+_NLMSG_HEADER = 16
+_RTM_NEWLINK, _RTM_DELLINK = 16, 17
+_BUFFER = 1 << 20
+
+
+class Heard(Enum):
+    PF_LINK = "pf-link"
+    """The PF's netdev changed: link, flags, or somebody's ``ip link set … vf``."""
+    PF_NETDEV_GONE = "pf-netdev-gone"
+    DEVICE = "device"
+    """A uevent of the PF or one of its VFs."""
+    OVERRUN = "overrun"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    heard: Heard
+    action: str = ""
+    """DEVICE: ``add``, ``remove``, ``bind``, ``unbind``, ``change``."""
+    address: str = ""
+    """DEVICE: the PCI address."""
+
+
+class EventSource:
+    """The sockets, behind one descriptor that can be waited for."""
+
+    def __init__(self) -> None:
+        self._links = _socket(socket.NETLINK_ROUTE, RTMGRP_LINK)
+        self._devices = _socket(NETLINK_KOBJECT_UEVENT, 1)
+        self._epoll = select.epoll()
+        for source in (self._links, self._devices):
+            self._epoll.register(source, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def close(self) -> None:
+        self._epoll.close()
+        self._links.close()
+        self._devices.close()
+
+    def read(self, netdev: str) -> list[Notice]:
+        """All that has come, without waiting. Link news of other netdevs is left out."""
+        notices: list[Notice] = []
+        for data in _drain(self._links, notices):
+            notices += _links(data, netdev)
+        for data in _drain(self._devices, notices):
+            notices += _uevent(data)
+        return notices
+
+
+def _socket(protocol: int, groups: int) -> socket.socket:
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    made.setblocking(False)
+    with contextlib.suppress(OSError):  # beyond rmem_max: needs CAP_NET_ADMIN
+        made.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_RCVBUFFORCE", 33), _BUFFER)
+    made.bind((0, groups))
+    return made
+
+
+def _drain(source: socket.socket, notices: list[Notice]) -> list[bytes]:
+    messages = []
+    while True:
+        try:
+            messages.append(source.recv(65536))
+        except BlockingIOError:
+            return messages
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            notices.append(Notice(Heard.OVERRUN))
+
+
+def _links(data: bytes, netdev: str) -> list[Notice]:
+    found = []
+    offset = 0
+    while offset + _NLMSG_HEADER <= len(data):
+        length = int.from_bytes(data[offset : offset + 4], "little")
+        kind = int.from_bytes(data[offset + 4 : offset + 6], "little")
+        if length < _NLMSG_HEADER:
+            break
+        if kind in (_RTM_NEWLINK, _RTM_DELLINK) and _name(data[offset : offset + length]) == netdev:
+            heard = Heard.PF_LINK if kind == _RTM_NEWLINK else Heard.PF_NETDEV_GONE
+            found.append(Notice(heard))
+        offset += (length + 3) & ~3
+    return found
+
+
+def _name(message: bytes) -> str:
+    parsed = ifinfmsg.ifinfmsg(message)
+    parsed.decode()
+    return str(parsed.get_attr("IFLA_IFNAME") or "")
+
+
+def _uevent(data: bytes) -> list[Notice]:
+    """A kernel uevent: ``action@path`` and KEY=VALUE pairs, separated by NUL
+    (lib/kobject_uevent.c). What udev re-sends in its own format is not ours."""
+    if data.startswith(b"libudev"):
+        return []
+    pairs = dict(
+        part.split("=", 1) for part in data.decode("utf-8", "replace").split("\0") if "=" in part
+    )
+    if pairs.get("SUBSYSTEM") != "pci":
+        return []
+    address = pairs.get("PCI_SLOT_NAME") or pairs.get("DEVPATH", "").rpartition("/")[2]
+    return [Notice(Heard.DEVICE, pairs.get("ACTION", ""), address)]

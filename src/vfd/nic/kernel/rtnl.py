@@ -76,6 +76,9 @@ class Rtnetlink:
                 Support.LIMITED, by=self.name, limit="refused in access modes only"
             ),
             "vlan_anti_spoof": access,
+            "mtu": Capability(
+                Support.LIMITED, by=self.name, limit="the PF's MTU is the most that a VF gets"
+            ),
         }
         if S_TAG in has.vlan_tpids:
             offers["strip_stag"] = access

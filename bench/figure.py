@@ -1,0 +1,29 @@
+"""A figure and the bar that it is held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured figure; smaller is better. ``bar`` None: for information."""
+
+    what: str
+    measured: float
+    bar: float | None
+    unit: str
+
+    @property
+    def measured_text(self) -> str:
+        return f"{self.measured:.3g} {self.unit}"
+
+    @property
+    def bar_text(self) -> str:
+        return f"≤ {self.bar:g} {self.unit}" if self.bar is not None else ""
+
+    @property
+    def verdict(self) -> str:
+        if self.bar is None:
+            return ""
+        return "reached" if self.measured <= self.bar else "MISSED"

@@ -76,13 +76,3 @@ def pf_shortfalls(
         and field in PfPolicy.model_fields
         and getattr(policy, field) != getattr(plain, field)
     }
-
-
-def spoofing_warnings(policy: VfPolicy) -> tuple[str, ...]:
-    """Protection that the configuration turns off is shown wherever the VF is shown."""
-    warnings = []
-    if not policy.mac_anti_spoof:
-        warnings.append("mac_anti_spoof is off: this guest can send from any MAC")
-    if not policy.vlan_anti_spoof and policy.access_vid is None:
-        warnings.append("vlan_anti_spoof is off: this guest can send in any VLAN")
-    return tuple(warnings)

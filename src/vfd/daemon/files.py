@@ -1,0 +1,280 @@
+"""Desired state on disk: ``config_dir`` with one JSON file per VF, and the PFs of ``vfd.cfg``.
+
+A change is made in two steps, so that NIC and disk agree whatever happens: the new content is
+written and synced beside its place (where a full disk shows), then the NIC changes, then a rename
+puts it in place. A daemon killed in between starts with the old file or the new one, never
+with half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vfd.config import store
+from vfd.config.edit import with_field
+from vfd.config.errors import ConfigError, Problem
+from vfd.config.json_text import parse_object
+from vfd.config.main_file import MainConfig
+from vfd.config.vf_file import parse_vf, parse_vf_object
+from vfd.daemon.callbacks import Owner
+from vfd.daemon.failures import ExistsError
+from vfd.daemon.managed import Configured
+
+_UNFINISHED = ".vfd-tmp"
+_PCIID = re.compile(r'"pciid"\s*:\s*"([^"]+)"')
+_VFID = re.compile(r'"vfid"\s*:\s*"?(\d{1,3})\b')
+
+
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    """A file that is not in force as it stands."""
+
+    file: str
+    problems: tuple[Problem, ...]
+    device: str | None = None
+    """The ``pciid`` and ``vfid`` that can be made out in it, if any."""
+    vfid: int | None = None
+
+
+@dataclass(slots=True)
+class Staged:
+    """New content of a file, safe on disk but not yet in its place."""
+
+    fresh: Path
+    place: Path
+
+    def commit(self) -> None:
+        """Raises OSError, and then the old content is still in place."""
+        self.fresh.rename(self.place)
+        _sync_folder(self.place.parent)
+
+    def abandon(self) -> None:
+        """Does nothing once committed."""
+        self.fresh.unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class Retired:
+    """A file out of its place, from where it can come back until ``finish``."""
+
+    place: Path
+    aside: Path
+    keep: bool
+    folder: Path
+
+    def restore(self) -> None:
+        self.aside.rename(self.place)
+
+    def finish(self) -> None:
+        if not self.keep:
+            self.aside.unlink(missing_ok=True)
+        _sync_folder(self.place.parent)
+        parent = self.place.parent
+        while parent != self.folder and parent.is_relative_to(self.folder):
+            try:
+                parent.rmdir()
+            except OSError:
+                break  # something else is in it
+            parent = parent.parent
+
+
+class Files:
+    """The files of one daemon. File names are relative to ``config_dir``."""
+
+    def __init__(self, main_file: Path, main: MainConfig) -> None:
+        self.main_file = main_file
+        self.configure(main)
+
+    def configure(self, main: MainConfig) -> None:
+        self.folder = Path(main.config_dir)
+        self.delete_keep = main.delete_keep
+
+    # Reading
+
+    def load_all(self) -> tuple[list[Configured], list[BadFile]]:
+        """Every VF file, the oldest first, and those that can't be used, with the reasons.
+
+        Raises OSError where ``config_dir`` itself can't be read.
+        """
+        good: list[tuple[int, str, Configured]] = []
+        bad: list[BadFile] = []
+        for path in self._listing(bad):
+            file = str(path.relative_to(self.folder))
+            text = b""
+            try:
+                stored = store.read(path, inside=self.folder)
+                text = stored.text
+                mtime = path.stat().st_mtime_ns
+                good.append((mtime, file, self._parsed(file, stored)))
+            except ConfigError as error:
+                if os.path.lexists(path):  # else deleted while we looked
+                    bad.append(BadFile(file, error.problems, *_identity(text)))
+            except FileNotFoundError:
+                continue
+        return [one for _, _, one in sorted(good, key=lambda entry: entry[:2])], bad
+
+    def _listing(self, bad: list[BadFile]) -> Iterator[Path]:
+        def unreadable(error: OSError) -> None:
+            if error.filename == str(self.folder):
+                raise error
+            folder = str(Path(error.filename).relative_to(self.folder))
+            problem = Problem(folder, "", "", f"this folder can't be read: {error.strerror}")
+            bad.append(BadFile(folder, (problem,)))
+
+        for parent, folders, names in os.walk(self.folder, onerror=unreadable):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                if name.startswith("."):
+                    if name.endswith(_UNFINISHED):
+                        Path(parent, name).unlink(missing_ok=True)
+                elif name.endswith(".json"):
+                    yield Path(parent, name)
+
+    def load(self, name: str) -> Configured:
+        """The VF file of this name, with or without ``.json``.
+
+        Raises FileNotFoundError, ConfigError, OSError.
+        """
+        file = self.file_of(name)
+        path = self._path(file)
+        if not os.path.lexists(path):
+            raise FileNotFoundError(f"there is no file {path}")
+        return self._parsed(file, store.read(path, inside=self.folder))
+
+    def _parsed(self, file: str, stored: store.Stored) -> Configured:
+        parsed = parse_vf(stored.text, file=file, name=file.removesuffix(".json"))
+        return Configured(
+            parsed.policy,
+            file,
+            Owner(stored.uid, stored.gid, stored.mode),
+            tuple(_words(w) for w in parsed.warnings),
+        )
+
+    def file_of(self, name: str) -> str:
+        """``vm1`` and ``vm1.json`` are ``vm1.json``; so is its absolute path."""
+        file = name if name.endswith(".json") else f"{name}.json"
+        return file.removeprefix(f"{self.folder}/")
+
+    def _path(self, file: str) -> Path:
+        """Raises ConfigError for a name that would lead out of ``config_dir``."""
+        return store.path_of(self.folder, file.removesuffix(".json"))
+
+    # Writing
+
+    def stage(
+        self,
+        config: Mapping[str, Any],
+        name: str | None,
+        uid: int,
+        gid: int,
+        replaces: Configured | None,
+    ) -> tuple[Configured, Staged]:
+        """A configuration that was sent, written beside its place; whoever sent it owns it.
+
+        Raises ConfigError, ExistsError where a file that isn't in force has its name, OSError.
+        """
+        called = replaces.file if replaces else f"{name or 'request'}.json"
+        parsed = parse_vf_object(
+            config, file=called, name=replaces.policy.name if replaces else name
+        )
+        if name is None and replaces is None and "name" not in config:
+            raise ConfigError([Problem(called, "name", "", "give the VF a name")])
+        file = replaces.file if replaces else f"{parsed.policy.name}.json"
+        path = self._path(file)
+        if replaces is None and path.exists():
+            raise ExistsError(
+                f"{path} exists and is not in force: add it by its name, or delete it first"
+            )
+        owner = Owner(uid, gid)
+        text = json.dumps(dict(config), indent=4, ensure_ascii=False) + "\n"
+        staged = self._stage(path, text, uid, gid, 0o640)
+        remarks = tuple(_words(w) for w in parsed.warnings)
+        return Configured(parsed.policy, file, owner, remarks), staged
+
+    def _stage(self, path: Path, text: str, uid: int, gid: int, mode: int) -> Staged:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
+            rule = f"its folder is a link that leads out of {self.folder}"
+            raise ConfigError([Problem(str(path), "", "", rule)])
+        return _stage(path, text, uid, gid, mode)
+
+    def restage(self, file: str, field: str, value: Any) -> Staged:
+        """The file with ``field`` changed and all else as it is. Raises ConfigError, OSError."""
+        stored = store.read(self.folder / file, inside=self.folder)
+        text = with_field(stored.text.decode(errors="replace"), field, value, file=file)
+        return self._stage(stored.path, text, stored.uid, stored.gid, stored.mode)
+
+    def restage_pf(self, pf_id: str, fields: Mapping[str, Any]) -> Staged:
+        """The main configuration with ``fields`` of one PF changed."""
+        stored = store.read(self.main_file.resolve())
+        raw, _ = parse_object(stored.text, file=str(self.main_file))
+        entries = raw.get("pciids", [])
+        for number, entry in enumerate(entries):
+            pf = {"id": entry} if isinstance(entry, str) else entry
+            if pf.get("id") == pf_id:
+                entries[number] = {**pf, **fields}
+                text = stored.text.decode(errors="replace")
+                text = with_field(text, "pciids", entries, file=str(self.main_file))
+                return _stage(stored.path, text, stored.uid, stored.gid, stored.mode)
+        rule = f"{pf_id} is no longer listed: send SIGHUP first"
+        raise ConfigError([Problem(str(self.main_file), "pciids", "", rule)])
+
+    def retire(self, file: str) -> Retired:
+        """Takes a file out of its place: with ``delete_keep`` under its name and a ``-``."""
+        path = self.folder / file
+        if self.delete_keep:
+            aside = path.with_name(path.name + store.KEPT)
+        else:
+            aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            pass  # somebody removed it by hand: the VF goes all the same
+        return Retired(path, aside, self.delete_keep, self.folder)
+
+
+def _words(warning: Problem) -> str:
+    return f"{warning.field}: {warning.rule}" if warning.field else warning.rule
+
+
+def _stage(path: Path, text: str, uid: int, gid: int, mode: int) -> Staged:
+    fresh = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}{_UNFINISHED}")
+    try:
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if (uid, gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fd, uid, gid)
+            os.fchmod(fd, stat.S_IMODE(mode))
+            os.fsync(fd)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+    return Staged(fresh, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _identity(text: bytes) -> tuple[str | None, int | None]:
+    """Which VF a damaged file is for, as far as it can be made out."""
+    decoded = text.decode(errors="replace")
+    pciid, vfid = _PCIID.search(decoded), _VFID.search(decoded)
+    return (pciid[1] if pciid else None), (int(vfid[1]) if vfid else None)

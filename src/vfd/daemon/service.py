@@ -1,0 +1,577 @@
+"""What the daemon does: holds desired state, makes the NICs enforce it, answers guests.
+
+One thread calls all of this, one call at a time: there are no locks, and what a call returns was
+true when it returned. Requests apply wholly or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from vfd.config.errors import ConfigError, Problem, shown
+from vfd.config.main_file import MainConfig
+from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
+from vfd.daemon.files import BadFile, Files, Staged
+from vfd.daemon.journal import Journal
+from vfd.daemon.managed import Condition, Configured, Managed, differences
+from vfd.daemon.zero import Zero
+from vfd.nic.protocol import NicError
+from vfd.plan.changes import Change, VfChange
+from vfd.policy.values import Mirror, PfPolicy
+
+log = logging.getLogger("vfd.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which configuration a request means: a file in ``config_dir``, or the content itself."""
+
+    file: str | None = None
+    name: str | None = None
+    config: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A request that was done, or with ``changes`` only planned, what it would do."""
+
+    name: str
+    pf: str
+    vfid: int
+    changes: tuple[Change, ...]
+    warnings: tuple[str, ...]
+
+
+class Whose(TypedDict):
+    """Whom an event is about."""
+
+    pf: str
+    vfid: int | None
+    name: str | None
+
+
+class Service:
+    """All NICs of one daemon."""
+
+    def __init__(self, files: Files, main: MainConfig, journal: Journal, zero: Zero, holder: str):
+        self.files = files
+        self.main = main
+        self.journal = journal
+        self.zero = zero
+        self.holder = holder
+        self.nics: dict[str, Managed] = {
+            pf.id: Managed(pf, str(files.main_file)) for pf in main.nics
+        }
+        self.bad: dict[str, BadFile] = {}
+        self.started = time.time()
+
+    # Start, reload, stop
+
+    def start(self) -> list[Configured]:
+        """Opens the NICs and brings them to what the files say. Returns the VFs that it opened.
+
+        Raises InUseError where another daemon has one of them.
+        """
+        for managed in self.nics.values():
+            self._open(managed)
+        return self.load(starting=True)
+
+    def _open(self, managed: Managed) -> None:
+        try:
+            managed.open(self.holder)
+        except NicError as error:
+            self.journal.emit("failed", str(error), level="error", pf=managed.id)
+
+    def stop(self) -> None:
+        """Lets go of the NICs. They go on enforcing."""
+        for managed in self.nics.values():
+            managed.close()
+
+    def reload(self, main: MainConfig) -> list[Configured]:
+        """Takes over a new main configuration and reads all VF files again."""
+        self.main = main
+        self.files.configure(main)
+        wanted = {pf.id: pf for pf in main.nics}
+        for gone in self.nics.keys() - wanted.keys():
+            self.nics.pop(gone).close()
+            self.journal.emit("released", "no longer configured: it keeps what it has", pf=gone)
+        for pf in main.nics:
+            managed = self.nics.setdefault(pf.id, Managed(pf, str(self.files.main_file)))
+            if managed.nic is None:
+                managed.pf = pf
+                self._open(managed)
+        return self.load(pfs=wanted)
+
+    def load(
+        self, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
+    ) -> list[Configured]:
+        """Reads every VF file and makes the NICs follow. Returns the VFs that were opened.
+
+        A file that is bad is reported and leaves its VF as it is; the others go on.
+        """
+        try:
+            good, bad = self.files.load_all()
+        except OSError as error:
+            problem = Problem(str(self.files.folder), "", "", f"can't be read: {error.strerror}")
+            self.journal.emit("bad-file", str(problem), level="error", file=problem.file)
+            if not starting:
+                return []  # what was in force stays in force
+            good, bad = [], [BadFile(problem.file, (problem,))]
+        self.bad = {b.file: b for b in bad}
+        self._refuse_names_in_use(good)
+        opened: list[Configured] = []
+        homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in self.nics}
+        for one in good:
+            home = self._home(one.policy.pciid)
+            if home is None or home.nic is None:
+                self._set_aside(one, self._why_homeless(one, home), home)
+            else:
+                homes[home.id].append(one)
+        for pf_id, managed in self.nics.items():
+            if managed.nic is not None:
+                pf = (pfs or {}).get(pf_id, managed.pf)
+                opened += self._follow(managed, pf, homes[pf_id], starting=starting)
+        for problem in (p for b in self.bad.values() for p in b.problems):
+            self.journal.emit(
+                "bad-file", str(problem), level="error", file=problem.file, field=problem.field
+            )
+        return opened
+
+    def _refuse_names_in_use(self, good: list[Configured]) -> None:
+        first: dict[str, Configured] = {}
+        for one in tuple(good):
+            other = first.setdefault(one.policy.name, one)
+            if other is not one:
+                good.remove(one)
+                rule = f"a name is unique on the host: {other.file} has it"
+                self._set_aside(
+                    one, Problem(one.file, "name", one.policy.name, rule, other.policy.name)
+                )
+
+    def _set_aside(self, one: Configured, problem: Problem, home: Managed | None = None) -> None:
+        earlier = self.bad[one.file].problems if one.file in self.bad else ()
+        home = home or self._home(one.policy.pciid)
+        self.bad[one.file] = BadFile(
+            one.file, (*earlier, problem), home.id if home else one.policy.pciid, one.policy.vfid
+        )
+
+    def _why_homeless(self, one: Configured, home: Managed | None) -> Problem:
+        if home is None:
+            rule = f"no PF of this daemon: pciids has {', '.join(self.nics) or 'none'}"
+        else:
+            rule = f"its PF isn't working: {home.detail}"
+        return Problem(one.file, "pciid", shown(one.policy.pciid), rule)
+
+    def _home(self, device: str) -> Managed | None:
+        exact = self.nics.get(device)
+        return exact or next((m for m in self.nics.values() if m.is_called(device)), None)
+
+    def _follow(
+        self, managed: Managed, pf: PfPolicy, wanted: list[Configured], *, starting: bool
+    ) -> list[Configured]:
+        """Aims at as many of ``wanted`` as agree with each other, and at the VFs of files that
+        were good and became bad; then converges."""
+        before = dict(managed.vfs)
+        old_of = {one.file: one for one in before.values()}
+        files = {one.file for one in wanted}
+        fallback = [one for file, one in old_of.items() if self._is_bad(file) and file not in files]
+        candidates = fallback + wanted
+        managed.kept = self._keep(managed, candidates, starting=starting)
+        while True:
+            try:
+                aim = managed.aim_at(pf, candidates)
+                break
+            except RefusedError as refused:
+                again = self._without_offenders(managed, candidates, refused, old_of)
+                if again is None:
+                    managed.condition, managed.detail = Condition.FAILED, str(refused)
+                    self.journal.emit("failed", str(refused), level="error", pf=managed.id)
+                    return []
+                candidates = again
+        was_closed = {vfid for vfid in aim.vfs if managed.is_closed(vfid)}
+        managed.aim, managed.pf = aim, pf
+        self.converge(managed)
+        for vfid in managed.kept:
+            self.journal.emit(
+                "kept",
+                "open without a readable configuration: left as it is, because a file in"
+                " config_dir that may be its own is bad",
+                level="warning",
+                pf=managed.id,
+                vfid=vfid,
+            )
+        return [one for vfid, one in aim.vfs.items() if vfid in was_closed]
+
+    def _is_bad(self, file: str) -> bool:
+        """The file, or a folder that it is in, can't be read."""
+        return file in self.bad or any(file.startswith(f"{folder}/") for folder in self.bad)
+
+    def _keep(
+        self, managed: Managed, candidates: list[Configured], *, starting: bool
+    ) -> dict[int, Any]:
+        assert managed.seen is not None
+        claimed = {one.policy.vfid for one in candidates}
+        mine = [b for b in self.bad.values() if not b.device or self._home(b.device) is managed]
+        anybodys = any(b.vfid is None for b in mine)
+        named = {b.vfid for b in mine}
+        return {
+            vfid: state.rules
+            for vfid, state in managed.seen.vfs.items()
+            if vfid not in claimed
+            and state.rules is not None
+            and not managed.is_closed(vfid)
+            and (starting or vfid in managed.kept)
+            and (anybodys or vfid in named)
+        }
+
+    def _without_offenders(
+        self,
+        managed: Managed,
+        candidates: list[Configured],
+        refused: RefusedError,
+        old_of: Mapping[str, Configured],
+    ) -> list[Configured] | None:
+        """``candidates`` without what was refused, or with what was in force before in its place.
+
+        None: it is the PF's own configuration that is refused.
+        """
+        offenders = {p.file for p in refused.problems}
+        current = {one.file: one for one in candidates}
+        kept_names = {f"{managed.id}:{vfid}": vfid for vfid in managed.kept}
+        if not offenders & (current.keys() | kept_names.keys()):
+            return None
+        first: list[Configured] = []
+        rest: list[Configured] = []
+        for one in candidates:
+            if one.file not in offenders:
+                rest.append(one)
+            elif (old := old_of.get(one.file)) is not None and old is not one:
+                first.append(old)
+        for name in offenders & kept_names.keys():
+            managed.kept.pop(kept_names[name], None)
+        for problem in refused.problems:
+            if problem.file in current:
+                self._set_aside(current[problem.file], problem, managed)
+        return first + rest
+
+    # Requests
+
+    def add(self, source: Source, uid: int, gid: int) -> Made:
+        """Puts a VF's configuration in force, and keeps it. Raises ExistsError where it is."""
+        one, staged = self._read(source, uid, gid)
+        return self._put(one, staged, None)
+
+    def update(self, name: str, source: Source, uid: int, gid: int) -> Made:
+        """Changes what differs. The VF stays on its PF. Raises NotFoundError."""
+        managed, old = self.find(name)
+        one, staged = self._read(source, uid, gid, replaces=old)
+        if self._home(one.policy.pciid) is not managed:
+            rule = f"an update leaves a VF on its PF, which is {managed.id}: delete it and add it"
+            raise RefusedError([Problem(one.file, "pciid", shown(one.policy.pciid), rule)])
+        return self._put(one, staged, old)
+
+    def plan_of(self, source: Source, uid: int, gid: int) -> tuple[str, Made]:
+        """What adding or updating would do: ("add", "update" or "none", the changes)."""
+        old = self._replaced(source)
+        one, staged = self._read(source, uid, gid, replaces=old)
+        if staged is not None:
+            staged.abandon()
+        if old is None:
+            found = self._by_name(one.policy.name)
+            old = found[1] if found else None
+        managed = self._home_or_refuse(one)
+        assert managed.seen is not None
+        aim = managed.aim_at(managed.pf, self._with(managed, one, old))
+        changes = managed.changes(aim, managed.seen)
+        action = "add" if old is None else "update" if changes else "none"
+        warnings = aim.warnings.get(one.policy.vfid, ())
+        return action, Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings)
+
+    def _replaced(self, source: Source) -> Configured | None:
+        for name in (source.name, source.file):
+            if name and (found := self._by_name(name)):
+                return found[1]
+        return None
+
+    def _read(
+        self, source: Source, uid: int, gid: int, replaces: Configured | None = None
+    ) -> tuple[Configured, Staged | None]:
+        """The configuration that a request means; content is written beside its place."""
+        try:
+            if source.config is not None:
+                return self.files.stage(source.config, source.name, uid, gid, replaces)
+            file = source.file or (replaces.file if replaces else None)
+            if file is None:
+                rule = "name a file in config_dir, or send a configuration"
+                raise RefusedError([Problem("request", "file", "", rule)])
+            return self.files.load(file), None
+        except FileNotFoundError as error:
+            raise NotFoundError(str(error)) from None
+        except ConfigError as error:
+            raise RefusedError(error.problems) from None
+        except OSError as error:
+            raise StorageError(f"{self.files.folder}: {error}") from error
+
+    def _home_or_refuse(self, one: Configured) -> Managed:
+        managed = self._home(one.policy.pciid)
+        if managed is None:
+            raise RefusedError([self._why_homeless(one, None)])
+        managed.working()
+        if managed.aim is None:
+            raise NicError(f"{managed.id} isn't working: {managed.detail}")
+        return managed
+
+    def _with(self, managed: Managed, one: Configured, old: Configured | None) -> list[Configured]:
+        """The VFs of the PF with ``one`` last, so that it is to blame for conflicts."""
+        return [other for other in managed.vfs.values() if other is not old] + [one]
+
+    def _put(self, one: Configured, staged: Staged | None, old: Configured | None) -> Made:
+        try:
+            managed = self._home_or_refuse(one)
+            if (found := self._by_name(one.policy.name)) and found[1] is not old:
+                raise ExistsError(
+                    f"{one.policy.name} is in force on VF {found[1].policy.vfid} of {found[0].id}:"
+                    " update it, or delete it first"
+                )
+            kept = dict(managed.kept)
+            managed.kept.pop(one.policy.vfid, None)
+            before = managed.aim
+            assert before is not None
+            try:
+                aim = managed.aim_at(managed.pf, self._with(managed, one, old))
+                changes = managed.go(aim)
+            except (RefusedError, NicError):
+                managed.kept = kept
+                raise
+            if staged is not None:
+                try:
+                    staged.commit()
+                except OSError as error:
+                    managed.kept = kept
+                    managed.go(before)
+                    raise StorageError(
+                        f"{one.file} can't be kept: {error}. It was undone"
+                    ) from error
+                staged = None
+        finally:
+            if staged is not None:
+                staged.abandon()
+        self.bad.pop(one.file, None)
+        made = Made(
+            one.policy.name,
+            managed.id,
+            one.policy.vfid,
+            changes,
+            aim.warnings.get(one.policy.vfid, ()),
+        )
+        self._tell(made, "added" if old is None else "updated")
+        return made
+
+    def _tell(self, made: Made, kind: str) -> None:
+        fields = sorted({f for c in made.changes if isinstance(c, VfChange) for f in c.fields})
+        text = f"VF {made.vfid} of {made.pf} is {kind}"
+        if kind == "updated":
+            text += f": {', '.join(fields) or 'nothing differed'}"
+        self.journal.emit(kind, text, pf=made.pf, vfid=made.vfid, name=made.name)
+        for warning in made.warnings:
+            self.journal.emit(
+                "warning", warning, level="warning", pf=made.pf, vfid=made.vfid, name=made.name
+            )
+
+    def delete(self, name: str) -> Made | None:
+        """Closes the VF and takes its file away (or aside, with ``delete_keep``).
+
+        None: it was a file that is not in force. Raises NotFoundError.
+        """
+        found = self._by_name(name)
+        if found is None:
+            self._delete_bad(name)
+            return None
+        managed, one = found
+        try:
+            retired = self.files.retire(one.file)
+        except OSError as error:
+            raise StorageError(f"{one.file} can't be removed: {error}") from error
+        rest = [other for other in managed.vfs.values() if other is not one]
+        try:
+            changes = managed.go(managed.aim_at(managed.pf, rest))
+        except (NicError, RefusedError):
+            retired.restore()
+            raise
+        retired.finish()
+        self.bad.pop(one.file, None)
+        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, ())
+        self._tell(made, "deleted")
+        return made
+
+    def _delete_bad(self, name: str) -> None:
+        file = self.files.file_of(name)
+        if file not in self.bad:
+            raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
+        try:
+            self.files.retire(file).finish()
+        except OSError as error:
+            raise StorageError(f"{file} can't be removed: {error}") from error
+        self.journal.emit("deleted", f"{file}, which was not in force, is deleted", name=name)
+        self.load()
+
+    def mirror(self, pf_id: str, vfid: int, direction: str, target: int | None) -> Made:
+        """Sets, changes or (``off``) ends the mirror of a VF to ``target``; its file follows."""
+        managed = self.nic(pf_id)
+        old = managed.vfs.get(vfid)
+        if old is None:
+            raise NotFoundError(f"VF {vfid} of {pf_id} has no configuration: it can't be mirrored")
+        if direction != "off" and target is None:
+            rule = "name the VF that is to get the copies"
+            raise RefusedError([Problem("request", "target", "", rule)])
+        mirrors = [m for m in old.policy.mirror if target is not None and m.target != target]
+        if direction != "off" and target is not None:
+            vlans = next((m.vlans for m in old.policy.mirror if m.target == target), ())
+            mirrors.append(
+                Mirror.model_validate(
+                    {"target": target, "direction": direction, "vlans": list(vlans)}
+                )
+            )
+        policy = old.policy.model_copy(update={"mirror": tuple(mirrors)})
+        one = replace(old, policy=policy)
+        try:
+            staged = self.files.restage(
+                one.file, "mirror", [m.model_dump(mode="json") for m in mirrors] or None
+            )
+        except ConfigError as error:
+            raise RefusedError(error.problems) from None
+        except OSError as error:
+            raise StorageError(f"{one.file}: {error}") from error
+        return self._put(one, staged, old)
+
+    def set_vfs(self, pf_id: str, vfs: int, *, force: bool) -> tuple[Change, ...]:
+        """Changes how many VFs there are, and keeps the number in the main configuration."""
+        managed = self.nic(pf_id)
+        managed.working()
+        assert managed.seen is not None
+        if not force and (problems := self._in_the_way(managed, vfs)):
+            raise RefusedError(problems)
+        pf = managed.pf.model_copy(update={"vfs": vfs})
+        staying = [one for one in managed.vfs.values() if one.policy.vfid < vfs]
+        before = managed.aim
+        aim = managed.aim_at(pf, staying)
+        try:
+            staged = self.files.restage_pf(managed.pf.id, {"vfs": vfs})
+        except OSError as error:
+            raise StorageError(f"{self.files.main_file}: {error}") from error
+        try:
+            changes = managed.go(aim)
+            staged.commit()
+        except OSError as error:
+            if before is not None:
+                managed.go(before)
+            raise StorageError(f"{self.files.main_file} can't be kept: {error}") from error
+        finally:
+            staged.abandon()
+        self.journal.emit("pf", f"{pf_id} has {vfs} VFs now", pf=pf_id, vfs=vfs)
+        self.load()
+        return changes
+
+    def _in_the_way(self, managed: Managed, vfs: int) -> list[Problem]:
+        assert managed.seen is not None
+        problems = []
+        for vfid, state in managed.seen.vfs.items():
+            if vfid < vfs:
+                continue
+            one = managed.vfs.get(vfid)
+            if state.held:
+                rule = f"VF {vfid} would go, and {state.guest or 'a guest'} holds it"
+            elif one is not None:
+                rule = f"VF {vfid} would go, and {one.policy.name} configures it"
+            else:
+                continue
+            problems.append(
+                Problem(
+                    "request",
+                    "vfs",
+                    str(vfs),
+                    rule + ": free it first, or force it",
+                    one.policy.name if one else f"{managed.id}:{vfid}",
+                )
+            )
+        return problems
+
+    def clear(self, pf_id: str, vfid: int | None) -> None:
+        """A new zero for the counters that are shown; those behind it stay monotonic."""
+        managed = self.nic(pf_id)
+        counters = managed.working().counters()
+        if vfid is not None and vfid not in counters:
+            raise NotFoundError(f"{pf_id} has no VF {vfid}")
+        self.zero.set(pf_id, counters if vfid is None else {vfid: counters[vfid]})
+        whom = f"VF {vfid} of {pf_id}" if vfid is not None else f"{pf_id} and its VFs"
+        self.journal.emit("cleared", f"counters of {whom} start at zero", pf=pf_id, vfid=vfid)
+
+    # Finding
+
+    def nic(self, pf_id: str) -> Managed:
+        found = self._home(pf_id)
+        if found is None:
+            raise NotFoundError(f"no PF {pf_id}: there is {', '.join(self.nics) or 'none'}")
+        return found
+
+    def find(self, name: str) -> tuple[Managed, Configured]:
+        """The VF of this name, or of the file of this name."""
+        found = self._by_name(name)
+        if found is None:
+            raise NotFoundError(f"no VF has the name {name}")
+        return found
+
+    def _by_name(self, name: str) -> tuple[Managed, Configured] | None:
+        file = self.files.file_of(name)
+        by_file = None
+        for managed in self.nics.values():
+            for one in managed.vfs.values():
+                if one.policy.name == name:
+                    return managed, one
+                if one.file == file:
+                    by_file = managed, one
+        return by_file
+
+    # Convergence
+
+    def converge(self, managed: Managed, *, found: str | None = None) -> int:
+        """Brings the NIC to what is aimed at. Tells what could not be done and, where something
+        should not have differed (``found`` says how it was noticed), what was repaired.
+
+        Returns the number of changes made.
+        """
+        if managed.nic is None or managed.aim is None:
+            return 0
+        try:
+            done, failed = managed.converge()
+        except NicError as error:
+            kind = "lost" if managed.condition is Condition.LOST else "failed"
+            self.journal.emit(kind, str(error), level="error", pf=managed.id)
+            return 0
+        for change in done if found is not None else ():
+            self.journal.emit(
+                "drift",
+                f"{found}; repaired: {differences([change])}",
+                level="warning",
+                **self._whose(managed, change),
+            )
+        for change, reason in failed:
+            self.journal.emit(
+                "failed",
+                f"not enforced as asked: {reason}",
+                level="error",
+                **self._whose(managed, change),
+            )
+        return len(done)
+
+    def _whose(self, managed: Managed, change: Change) -> Whose:
+        vfid = change.vfid if isinstance(change, VfChange) else None
+        return {"pf": managed.id, "vfid": vfid, "name": self.name_of(managed, vfid)}
+
+    def name_of(self, managed: Managed, vfid: int | None) -> str | None:
+        one = managed.vfs.get(vfid) if vfid is not None else None
+        return one.policy.name if one else None

@@ -1,0 +1,55 @@
+"""Where counters start for those who look: ``iplex clear`` sets a new zero.
+
+The NIC's counters stay monotonic; only what is shown starts anew. The zeros are kept beside the
+socket, under /run: they outlive the daemon and end with the host, as the NIC's counters do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from vfd.nic.protocol import Counters
+
+log = logging.getLogger("vfd.zero")
+
+
+class Zero:
+    """Offsets by PF and port. A file that can't be read or written costs the zeros, no more."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._zeros: dict[str, dict[int, dict[str, int]]] = {}
+        try:
+            raw = json.loads(path.read_bytes())
+            self._zeros = {
+                pf: {
+                    int(port): {k: int(v) for k, v in values.items()} for port, values in p.items()
+                }
+                for pf, p in raw.items()
+            }
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, AttributeError) as error:
+            log.warning("%s can't be read, counters show their full values: %s", path, error)
+
+    def set(self, pf: str, counters: Counters) -> None:
+        """From now on, these ports' counters show what comes on top of these values."""
+        zeros = self._zeros.setdefault(pf, {})
+        zeros.update({port: dict(values) for port, values in counters.items()})
+        fresh = self._path.with_name(f".{self._path.name}.new")
+        try:
+            fresh.write_text(json.dumps(self._zeros))
+            fresh.rename(self._path)
+        except OSError as error:
+            log.warning("%s can't be written, a restart will lose the zeros: %s", self._path, error)
+
+    def shown(self, pf: str, port: int, values: Mapping[str, int]) -> dict[str, int]:
+        """The counters of a port as they are shown."""
+        zero = self._zeros.get(pf, {}).get(port, {})
+        # A counter below its zero was made anew (the host's or the VF's): then it counts in full.
+        return {
+            k: v - zero[k] if zero.get(k, 0) <= v and k in zero else v for k, v in values.items()
+        }

@@ -1,4 +1,4 @@
-.PHONY: deps venv bpf lint test
+.PHONY: deps venv bpf lint test docs
 PY := .venv/bin/python
 
 deps:            ## Debian packages for building and testing
@@ -16,3 +16,6 @@ lint: venv
 
 test: venv lint
 	@$(PY) -m pytest
+
+docs: venv       ## docs/configuration.md and the JSON Schemas, from the types
+	@$(PY) tools/gen_reference.py

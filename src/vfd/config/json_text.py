@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from vfd.config.errors import ConfigError, Problem, shown
@@ -42,7 +41,7 @@ def parse_object(text: str | bytes, *, file: str) -> tuple[dict[str, Any], tuple
 
 def without_comments(data: Any) -> Any:
     """``data`` without the keys that end in ``comment`` or ``comments``, at every level."""
-    if isinstance(data, Mapping):
+    if isinstance(data, dict):
         return {key: without_comments(value) for key, value in data.items() if not is_comment(key)}
     if isinstance(data, list):
         return [without_comments(value) for value in data]

@@ -76,27 +76,34 @@ def _text(value: Any) -> Any:
 
 _PATH_PATTERN = r"^\s*/[^\x00-\x1f\x7f-\x9f]*$"
 Path = Annotated[
-    str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": _PATH_PATTERN})
+    str,
+    AfterValidator(_absolute),
+    WithJsonSchema({"title": "absolute path", "type": "string", "pattern": _PATH_PATTERN}),
 ]
 SocketPath = Annotated[
     str,
     AfterValidator(_socket),
-    WithJsonSchema({"type": "string", "pattern": _PATH_PATTERN, "maxLength": _SUN_PATH}),
+    WithJsonSchema(
+        {"title": "absolute path, at most 107 bytes", "type": "string", "pattern": _PATH_PATTERN}
+    ),
 ]
 Cpu = Annotated[
     float,
     BeforeValidator(parse_cpu),
     WithJsonSchema(
         {
+            "title": "share of a CPU",
             "anyOf": [
                 {"type": "number", "minimum": 0, "maximum": 1024},
                 {"type": "string", "pattern": r"^\s*[0-9]{1,5}(\.[0-9]*)?\s*%?\s*$"},
-            ]
+            ],
         }
     ),
 ]
 TextOrNumber = Annotated[
-    str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "integer"]})
+    str,
+    BeforeValidator(_text),
+    WithJsonSchema({"title": "text or number", "type": ["string", "integer"]}),
 ]
 
 

@@ -47,8 +47,8 @@ def parse_vf(
 def parse_vf_object(
     data: Mapping[str, Any], *, file: str, name: str | None = None, limits: Room = NO_LIMITS
 ) -> ParsedVf:
-    """The same for an object that was JSON already, as in a request to the API."""
-    return _parsed(data, file, name, limits, [])
+    """The same for an object that came as JSON already, as in a request to the API."""
+    return parse_vf(json.dumps(data), file=file, name=name, limits=limits)
 
 
 def render_vf(policy: VfPolicy) -> str:

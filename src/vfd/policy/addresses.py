@@ -78,6 +78,17 @@ def canonical_device(text: str) -> str:
     return device
 
 
+def checked_netdev(text: str) -> str:
+    """A netdev's name. Raises ValueError for what the kernel would not take as one."""
+    name = text.strip()
+    if not _NETDEV.fullmatch(name) or name in (".", ".."):
+        raise ValueError(
+            f"{text!r} is not the name of a netdev like ens1f0 (at most {MAX_NETDEV} characters,"
+            " without '/', ':' and blanks)"
+        )
+    return name
+
+
 def expand_vlans(value: Any) -> Any:
     """A list of VIDs with its ranges (``"10-20"``) and numbers in quotes written out.
 
@@ -104,7 +115,7 @@ def expand_vlans(value: Any) -> Any:
     return vids
 
 
-_UNICAST_PATTERN = r"^\s*[0-9A-Fa-f][02468ACEace]([:-][0-9A-Fa-f]{2}){5}\s*$"
+_UNICAST_PATTERN = r"^\s*(?!00([:-]00){5})[0-9A-Fa-f][02468ACEace]([:-][0-9A-Fa-f]{2}){5}\s*$"
 
 Mac = Annotated[str, AfterValidator(canonical_mac)]
 """Any MAC address, canonical."""
@@ -112,7 +123,7 @@ Mac = Annotated[str, AfterValidator(canonical_mac)]
 UnicastMac = Annotated[
     str,
     AfterValidator(_own_unicast),
-    WithJsonSchema({"type": "string", "pattern": _UNICAST_PATTERN}),
+    WithJsonSchema({"title": "unicast MAC", "type": "string", "pattern": _UNICAST_PATTERN}),
 ]
 """A MAC that a VF may own: unicast and not zero."""
 
@@ -124,6 +135,7 @@ Vlans = Annotated[
     BeforeValidator(expand_vlans),
     WithJsonSchema(
         {
+            "title": "list of VIDs (1 … 4094) and ranges",
             "type": "array",
             "items": {
                 "anyOf": [
@@ -141,12 +153,25 @@ Device = Annotated[
     AfterValidator(canonical_device),
     WithJsonSchema(
         {
+            "title": "PCI address or name",
             "type": "string",
             "anyOf": [
                 {"pattern": r"^\s*([0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[01][0-9A-Fa-f]\.[0-7]\s*$"},
-                {"pattern": r"^\s*[!-.0-9;-~]{1,15}\s*$"},
+                {"pattern": r"^\s*(?!\.\.?\s*$)[!-.0-9;-~]{1,15}\s*$"},
             ],
         }
     ),
 ]
 """A PF: its PCI address, canonical, or its netdev's name."""
+
+Netdev = Annotated[
+    str,
+    AfterValidator(checked_netdev),
+    WithJsonSchema(
+        {
+            "title": "name of a netdev",
+            "type": "string",
+            "pattern": r"^\s*(?!\.\.?\s*$)[!-.0-9;-~]{1,15}\s*$",
+        }
+    ),
+]

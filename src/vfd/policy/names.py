@@ -55,6 +55,7 @@ Name = Annotated[
     Field(min_length=1, max_length=MAX_NAME),
     WithJsonSchema(
         {
+            "title": "name",
             "type": "string",
             "minLength": 1,
             "maxLength": MAX_NAME,
@@ -67,5 +68,5 @@ Name = Annotated[
 Command = Annotated[
     str,
     AfterValidator(checked_command),
-    WithJsonSchema({"type": "string", "pattern": r"\S"}),
+    WithJsonSchema({"title": "command line", "type": "string", "pattern": r"\S"}),
 ]

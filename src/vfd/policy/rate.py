@@ -131,7 +131,7 @@ def _serialise(rate: Any) -> float | str:
 
 _DECIMAL = r"[0-9]+(\.[0-9]+)?"
 _SPEED_PATTERN = rf"^\s*{_DECIMAL}\s*[kKmMgGtT]?([bB][pP][sS]|[bB][iI][tT](/[sS])?)\s*$"
-_PERCENT_PATTERN = r"^\s*(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s*%\s*$"
+_PERCENT_PATTERN = r"^\s*0*(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s*%\s*$"
 _SHARE_PATTERN = r"^\s*(0+(\.[0-9]+)?|0*1(\.0+)?)\s*$"
 
 RateField = Annotated[
@@ -140,6 +140,7 @@ RateField = Annotated[
     PlainSerializer(_serialise, return_type=float | str),
     WithJsonSchema(
         {
+            "title": "rate",
             "anyOf": [
                 {"type": "number", "minimum": 0, "maximum": 1},
                 {"type": "string", "pattern": _SPEED_PATTERN},
@@ -157,6 +158,7 @@ SpeedField = Annotated[
     PlainSerializer(bps_text, return_type=str),
     WithJsonSchema(
         {
+            "title": "speed",
             "anyOf": [
                 {"type": "integer", "minimum": 0},
                 {"type": "string", "pattern": _SPEED_PATTERN},
@@ -171,11 +173,12 @@ PercentField = Annotated[
     BeforeValidator(parse_percent),
     WithJsonSchema(
         {
+            "title": "percent",
             "anyOf": [
                 {"type": "number", "minimum": 0, "maximum": 100},
                 {
                     "type": "string",
-                    "pattern": r"^\s*(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s*%?\s*$",
+                    "pattern": r"^\s*0*(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s*%?\s*$",
                 },
             ],
         }

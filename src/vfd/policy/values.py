@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from vfd.policy.addresses import Device, UnicastMac, Vlans
+from vfd.policy.addresses import Device, Netdev, UnicastMac, Vlans
 from vfd.policy.names import Command, Name
 from vfd.policy.rate import NONE, PercentField, RateField, SpeedField
 
@@ -107,6 +107,7 @@ Mtu = Annotated[
     Field(ge=68, le=9710),
     WithJsonSchema(
         {
+            "title": "68 … 9710",
             "anyOf": [
                 {"type": "integer", "minimum": 68, "maximum": 9710},
                 {
@@ -114,7 +115,7 @@ Mtu = Annotated[
                     "pattern": r"^\s*0*(6[89]|[7-9][0-9]|[1-9][0-9]{2}|"
                     r"[1-8][0-9]{3}|9[0-6][0-9]{2}|970[0-9]|9710)\s*$",
                 },
-            ]
+            ],
         }
     ),
 ]
@@ -124,10 +125,11 @@ Tpid = Annotated[
     BeforeValidator(parse_tpid),
     WithJsonSchema(
         {
+            "title": "0x8100 or 0x88a8",
             "anyOf": [
                 {"enum": [0x8100, 0x88A8]},
                 {"type": "string", "pattern": r"^\s*(0[xX](8100|88[aA]8)|33024|34984)\s*$"},
-            ]
+            ],
         }
     ),
 ]
@@ -311,6 +313,7 @@ Groups = Annotated[
     BeforeValidator(group_list),
     WithJsonSchema(
         {
+            "title": "object: name → list of classes",
             "type": "object",
             "additionalProperties": {
                 "type": "array",
@@ -355,7 +358,7 @@ class PfPolicy(Value):
     # A software NIC's own:
     link_speed: SpeedField | None = None
     """A software NIC's link, like `"10Gbps"`; none: its uplink's speed, or 10 Gbit/s."""
-    uplink: str | None = None
+    uplink: Netdev | None = None
     """The netdev that is a software NIC's wire; none: no wire, which counts as up."""
     guest: Literal["veth", "tap"] = "veth"
     """What a software NIC's VFs are: `veth` for namespaces, `tap` for virtual machines."""

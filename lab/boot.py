@@ -33,14 +33,17 @@ from lab.machine import Channels, Machine, arguments
 TIMED_OUT = 124
 FAILED = 125
 
-_CONSOLE_LINES = 25
+_CONSOLE_LINES = 40
 _PR_SET_PDEATHSIG = 1
 _ESCAPE = b"\x1d"  # Ctrl-], telnet's
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the guest is to do.  Times in seconds; `timeout` None: no limit."""
+    """What the guest is to do.
+
+    Seconds: `boot_timeout` to the start of the command, `timeout` from there; None: no limit.
+    """
 
     command: str | None  # a bash script; None: an interactive shell
     cwd: Path
@@ -168,6 +171,8 @@ def _initrd(machine: Machine, job: Job) -> IO[bytes]:
         "LAB_MERGE": str(int(_same_file(1, 2))),
     }
     exported = {"TERM": os.environ.get("TERM", "dumb"), **job.environment}
+    if sys.stdout.isatty() and job.command is not None:
+        exported["COLUMNS"] = str(size.columns)
     environment = [f"{name}={shlex.quote(value)}\n" for name, value in lab.items()]
     environment += [f"export {name}={shlex.quote(value)}\n" for name, value in exported.items()]
     here = Path(__file__).resolve().parent
@@ -329,6 +334,7 @@ class _Guest:
             word, _, value = line.partition(" ")
             if word == "up":
                 self.up = True
+                self.started = time.monotonic()  # the command's time starts now
                 self._resize()
             elif word == "exit":
                 self.status = int(value)
@@ -336,7 +342,7 @@ class _Guest:
     def _from_keyboard(self) -> None:
         data = os.read(0, 4096)
         if not data or _ESCAPE in data:
-            self.status = 0 if not data else FAILED
+            self.status = 0
             return
         self.terminal.sendall(data)
 

@@ -1,4 +1,4 @@
-.PHONY: deps venv bpf lint test docs
+.PHONY: deps venv bpf lint test docs lab test-lab
 PY := .venv/bin/python
 
 deps:            ## Debian packages for building and testing
@@ -14,7 +14,13 @@ venv: .venv/.done  ## a virtual environment with vfd and the tools to develop it
 lint: venv
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-test: venv lint
+lab:             ## the machine with SR-IOV NICs: QEMU, two Debian kernels, netdevsim, into a cache folder
+	@python3 -m lab.build
+
+test-lab: venv lab  ## what runs in that machine
+	@lab/vm pytest -- tests/lab
+
+test: venv lint lab
 	@$(PY) -m pytest
 
 docs: venv       ## docs/configuration.md and the JSON Schemas, from the types

@@ -208,6 +208,12 @@ def test_tx_6_unknown_unicast_counts_as_storm_where_it_may_be_flooded() -> None:
     assert not nic(vf(0), taker, enable_loopback=False).counts_as_storm(0, sent)
 
 
+def test_tx_6_known_unicast_never_counts_as_storm() -> None:
+    taker = vf(2, allow_un_ucast=True)
+    assert not nic(vf(0), vf(1), taker).counts_as_storm(0, bytes(frame(1)))
+    assert not nic(access(0), access(1), taker).counts_as_storm(0, bytes(frame(1)))
+
+
 @pytest.mark.parametrize("raw", [b"", bytes(13), bytes(frame(1, c(100)))[:17]])
 def test_a_truncated_frame_is_an_error(raw: bytes) -> None:
     model = nic(vf(0, 100, mac_anti_spoof=False), vf(1))

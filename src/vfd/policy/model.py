@@ -298,7 +298,7 @@ class Model:
         return passage.deliver(WIRE, "tx", frame)
 
     def counts_as_storm(self, vfid: int, frame: bytes) -> bool:
-        """Whether a frame that the guest may send counts against its ``storm_limit``.
+        """Whether a frame that Tx steps 1 … 5 let pass counts against the VF's ``storm_limit``.
 
         Broadcast and multicast do; unknown unicast where the NIC could flood it to another VF.
         Without that it goes to the wire alone, as nearly all a guest says to the world does.

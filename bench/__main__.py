@@ -121,7 +121,7 @@ def data_plane_figures(results: dict[int, Results]) -> list[Figure]:
             worst,
             1.0,
             "× bridge",
-        )  # fmt: skip
+        )
     )
     few, many = min(results), max(results)
     if few != many:

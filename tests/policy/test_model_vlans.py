@@ -269,3 +269,28 @@ def test_they_are_one_vlan_if_the_pfs_service_tags_are_c_tags() -> None:
     model = nic(access(0), service(1), tpid=C_TAG)
     assert reaches(model, 0, frame(1)) == {1}
     assert reaches(model, 1, frame(0, src=1)) == {0}
+
+
+# -- docs/concepts.md
+
+
+TRUNK = (100, 200)
+
+
+@pytest.mark.parametrize(
+    ("policy", "sent", "on_the_wire", "given"),
+    [
+        (vf(0, *TRUNK), (c(100),), (c(100),), (c(100),)),
+        (vf(0, *TRUNK, allow_untagged=True), (), (), ()),
+        (access(0), (), (c(100),), ()),
+        (access(0), (c(0, pcp=5),), (c(100, pcp=5),), ()),
+        (service(0), (), (s(100),), ()),
+        (service(0), (c(7),), (s(100), c(7)), (c(7),)),
+        (vf(0, *TRUNK, strip_ctag=True), (c(100),), (c(100),), ()),
+    ],
+)
+def test_the_worked_examples_of_the_concepts_hold(
+    policy: VfPolicy, sent: Tags, on_the_wire: Tags, given: Tags
+) -> None:
+    assert leaves_with(nic(policy), sent) == on_the_wire
+    assert is_given(nic(policy), on_the_wire) == given

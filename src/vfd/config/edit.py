@@ -42,7 +42,7 @@ def with_field(text: str, field: str, value: Any, *, file: str) -> str:
 
 
 def _members(text: str) -> list[_Member]:
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(strict=False)
     at = _skip(text, text.index("{") + 1)
     members = []
     while text[at] != "}":

@@ -72,7 +72,11 @@ def _load(text: str, repeated: list[str]) -> Any:
         return found
 
     return json.loads(
-        text, object_pairs_hook=once, parse_float=_number, parse_constant=_no_constant
+        text,
+        strict=False,  # a tab inside a text, which VFd took
+        object_pairs_hook=once,
+        parse_float=_number,
+        parse_constant=_no_constant,
     )
 
 

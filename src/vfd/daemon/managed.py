@@ -81,6 +81,8 @@ class Managed:
     aim: Aim | None = None
     kept: dict[int, VfRules] = field(default_factory=dict)
     """VFs that stay open as they were found, because the file that may be theirs can't be read."""
+    unmet: dict[int | None, str] = field(default_factory=dict)
+    """What the NIC doesn't enforce as asked although it was told to, with the reason."""
 
     @property
     def id(self) -> str:
@@ -302,7 +304,7 @@ class Managed:
             raise
         changes = self.changes(self.aim, self.seen)
         if not changes:
-            self.condition, self.detail = Condition.OK, ""
+            self.condition, self.detail, self.unmet = Condition.OK, "", {}
             return (), ()
         failed: list[tuple[Change, str]] = []
         try:
@@ -324,6 +326,7 @@ class Managed:
         failed = [
             (c, reasons.get(_key(c), "the NIC took it but shows something else")) for c in left
         ]
+        self.unmet = {_key(change): why for change, why in failed}
         if failed:
             self.condition = Condition.DRIFTED
             self.detail = "; ".join(f"{_whose(c)}: {why}" for c, why in failed[:5])

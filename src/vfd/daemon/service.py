@@ -81,10 +81,12 @@ class Service:
         return self.load(starting=True)
 
     def _open(self, managed: Managed) -> None:
+        known = managed.detail
         try:
             managed.open(self.holder)
         except NicError as error:
-            self.journal.emit("failed", str(error), level="error", pf=managed.id)
+            if str(error) != known:  # told once, not at every attempt
+                self.journal.emit("failed", str(error), level="error", pf=managed.id)
 
     def stop(self) -> None:
         """Lets go of the NICs. They go on enforcing."""
@@ -106,6 +108,13 @@ class Service:
                 self._open(managed)
         return self.load(pfs=wanted)
 
+    def retry(self) -> list[Configured]:
+        """Tries again the NICs that could not be opened. Returns the VFs that this opened."""
+        closed = [managed for managed in self.nics.values() if managed.nic is None]
+        for managed in closed:
+            self._open(managed)
+        return self.load(starting=True) if any(m.nic is not None for m in closed) else []
+
     def load(
         self, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
     ) -> list[Configured]:
@@ -126,7 +135,7 @@ class Service:
         opened: list[Configured] = []
         homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in self.nics}
         for one in good:
-            home = self._home(one.policy.pciid)
+            home = self.home(one.policy.pciid)
             if home is None or home.nic is None:
                 self._set_aside(one, self._why_homeless(one, home), home)
             else:
@@ -154,7 +163,7 @@ class Service:
 
     def _set_aside(self, one: Configured, problem: Problem, home: Managed | None = None) -> None:
         earlier = self.bad[one.file].problems if one.file in self.bad else ()
-        home = home or self._home(one.policy.pciid)
+        home = home or self.home(one.policy.pciid)
         self.bad[one.file] = BadFile(
             one.file, (*earlier, problem), home.id if home else one.policy.pciid, one.policy.vfid
         )
@@ -166,7 +175,7 @@ class Service:
             rule = f"its PF isn't working: {home.detail}"
         return Problem(one.file, "pciid", shown(one.policy.pciid), rule)
 
-    def _home(self, device: str) -> Managed | None:
+    def home(self, device: str) -> Managed | None:
         exact = self.nics.get(device)
         return exact or next((m for m in self.nics.values() if m.is_called(device)), None)
 
@@ -215,7 +224,7 @@ class Service:
     ) -> dict[int, Any]:
         assert managed.seen is not None
         claimed = {one.policy.vfid for one in candidates}
-        mine = [b for b in self.bad.values() if not b.device or self._home(b.device) is managed]
+        mine = [b for b in self.bad.values() if not b.device or self.home(b.device) is managed]
         anybodys = any(b.vfid is None for b in mine)
         named = {b.vfid for b in mine}
         return {
@@ -269,7 +278,7 @@ class Service:
         """Changes what differs. The VF stays on its PF. Raises NotFoundError."""
         managed, old = self.find(name)
         one, staged = self._read(source, uid, gid, replaces=old)
-        if self._home(one.policy.pciid) is not managed:
+        if self.home(one.policy.pciid) is not managed:
             rule = f"an update leaves a VF on its PF, which is {managed.id}: delete it and add it"
             raise RefusedError([Problem(one.file, "pciid", shown(one.policy.pciid), rule)])
         return self._put(one, staged, old)
@@ -317,7 +326,7 @@ class Service:
             raise StorageError(f"{self.files.folder}: {error}") from error
 
     def _home_or_refuse(self, one: Configured) -> Managed:
-        managed = self._home(one.policy.pciid)
+        managed = self.home(one.policy.pciid)
         if managed is None:
             raise RefusedError([self._why_homeless(one, None)])
         managed.working()
@@ -513,7 +522,7 @@ class Service:
     # Finding
 
     def nic(self, pf_id: str) -> Managed:
-        found = self._home(pf_id)
+        found = self.home(pf_id)
         if found is None:
             raise NotFoundError(f"no PF {pf_id}: there is {', '.join(self.nics) or 'none'}")
         return found

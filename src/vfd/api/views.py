@@ -1,0 +1,429 @@
+"""What the daemon knows, as the API's messages. Called in the writing thread."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import vfd
+from vfd.api import schema
+from vfd.config.errors import Problem
+from vfd.daemon.files import BadFile
+from vfd.daemon.journal import Happening
+from vfd.daemon.managed import Condition, Configured, Managed
+from vfd.daemon.service import Made, Service
+from vfd.nic.protocol import COUNTERS, PF_PORT, Capability, NicError, Support, VfState
+from vfd.plan.changes import Change, PfChange
+from vfd.plan.plan import field_values
+from vfd.policy.requests import Grants
+from vfd.policy.values import PfPolicy, VfRules
+
+_PROTECTION = "not enforced"
+
+
+def problems(found: Iterable[Problem]) -> list[schema.Problem]:
+    return [
+        schema.Problem(file=p.file, field=p.field, value=p.value, rule=p.rule, other=p.other or "")
+        for p in found
+    ]
+
+
+def bad_files(service: Service, pf: str | None = None) -> list[schema.BadFile]:
+    found = []
+    for bad in list(service.bad.values()):
+        home = service.home(bad.device) if bad.device else None
+        if pf is None or (home is not None and home.id == pf):
+            found.append(_bad_file(bad, home))
+    return found
+
+
+def _bad_file(bad: BadFile, home: Managed | None) -> schema.BadFile:
+    return schema.BadFile(
+        file=bad.file,
+        problems=problems(bad.problems),
+        pf=home.id if home else bad.device,
+        vfid=bad.vfid,
+    )
+
+
+def health(service: Service) -> schema.Health:
+    pfs = [
+        schema.PfHealth(id=m.id, state=schema.State(m.condition.value), detail=m.detail)
+        for m in list(service.nics.values())
+    ]
+    bad = bad_files(service)
+    well = not bad and all(pf.state is schema.State.OK for pf in pfs)
+    return schema.Health(
+        status="ok" if well else "degraded",
+        version=vfd.__version__,
+        pid=os.getpid(),
+        uptime=round(time.time() - service.started, 3),
+        pfs=pfs,
+        bad_files=bad,
+    )
+
+
+# PFs
+
+
+def pf(service: Service, managed: Managed) -> schema.PfAnswer:
+    nic, seen = managed.nic, managed.seen
+    identity = nic.identity if nic else None
+    policy = managed.aim.desired.pf if managed.aim else managed.pf
+    return schema.PfAnswer(
+        id=managed.id,
+        backend=identity.backend if identity else managed.pf.backend or "",
+        address=identity.address if identity else managed.id,
+        model=identity.model if identity else "",
+        driver=identity.driver if identity else "",
+        firmware=identity.firmware if identity else "",
+        numa_node=identity.numa_node if identity else None,
+        state=schema.State(managed.condition.value),
+        detail=managed.detail,
+        link_up=bool(seen and seen.link.up),
+        speed=seen.link.speed_bps if seen else None,
+        vfs=len(seen.vfs) if seen else 0,
+        configured=len(managed.vfs),
+        counters=_counters(service, managed).get(PF_PORT, {}),
+        scale=managed.aim.scale if managed.aim else 1.0,
+        mirrors=len(mirrors(managed)),
+        policy=policy.model_dump(mode="json"),
+        warnings=_warnings(managed, None),
+    )
+
+
+def _counters(service: Service, managed: Managed) -> dict[int, dict[str, int]]:
+    """Since the last ``clear``, in the order of listings; empty while the NIC can't be read."""
+    if managed.nic is None:
+        return {}
+    try:
+        counters = managed.nic.counters()
+    except NicError:
+        return {}
+    return {
+        port: service.zero.shown(managed.id, port, _in_order(values))
+        for port, values in counters.items()
+    }
+
+
+def _in_order(values: Mapping[str, int]) -> dict[str, int]:
+    return {name: values[name] for name in COUNTERS if name in values}
+
+
+def _warnings(managed: Managed, vfid: int | None) -> list[str]:
+    found = list(managed.aim.warnings.get(vfid, ())) if managed.aim else []
+    if (why := managed.unmet.get(vfid)) is not None:
+        found.append(f"not as asked: {why}")
+    if vfid is not None and vfid in managed.kept:
+        found.append("open although no configuration of it can be read: left as it was found")
+    return found
+
+
+def caps(managed: Managed) -> schema.CapsAnswer:
+    known = managed.working().capabilities
+    return schema.CapsAnswer(
+        pf=managed.id,
+        backend=managed.working().identity.backend,
+        vf=[_capability(f, known.vf.get(f)) for f in VfRules.model_fields],
+        pf_attributes=[
+            _capability(f, known.pf.get(f))
+            for f in PfPolicy.model_fields
+            if f not in ("id", "backend", "strict", "default_mtu")
+        ],
+        counters=[c for c in COUNTERS if c in known.counters],
+        absent_counters=[c for c in COUNTERS if c not in known.counters],
+        max_vfs=known.max_vfs,
+        max_vlans=known.max_vlans,
+        max_macs=known.max_macs,
+        max_groups=known.max_groups,
+    )
+
+
+def _capability(attribute: str, found: Capability | None) -> schema.CapabilityAnswer:
+    if found is None:
+        found = Capability(Support.ABSENT, reason="nothing on this NIC provides it")
+    return schema.CapabilityAnswer(
+        attribute=attribute,
+        support=found.support.value,
+        by=found.by,
+        limit=found.limit,
+        reason=found.reason,
+        consequence=found.consequence,
+    )
+
+
+# The operator's table
+
+
+def show(service: Service, pf: str | None, vf: int | None, extended: bool) -> schema.Show:
+    """A row for each PF and below it one for each of its VFs."""
+    nics = [service.nic(pf)] if pf is not None else list(service.nics.values())
+    rows: list[schema.Row] = []
+    for managed in nics:
+        counters = _counters(service, managed)
+        if vf is None:
+            rows.append(_pf_row(managed, counters.get(PF_PORT, {}), extended))
+        for vfid in _vfids(managed):
+            if vf is None or vf == vfid:
+                rows.append(_vf_row(managed, vfid, counters.get(vfid, {}), extended))
+    return schema.Show.model_construct(rows=rows)
+
+
+def _vfids(managed: Managed) -> list[int]:
+    seen = managed.seen.vfs.keys() if managed.seen else set()
+    return sorted(seen | managed.vfs.keys())
+
+
+def _pf_row(managed: Managed, counters: dict[str, int], extended: bool) -> schema.Row:
+    identity = managed.nic.identity if managed.nic else None
+    seen = managed.seen
+    more = None
+    if extended:
+        more = schema.Extended(
+            backend=identity.backend if identity else managed.pf.backend,
+            model=identity.model if identity else None,
+            driver=identity.driver if identity else None,
+            firmware=identity.firmware if identity else None,
+            numa_node=identity.numa_node if identity else None,
+            mtu=managed.pf.mtu,
+            vfs=len(seen.vfs) if seen else 0,
+            scale=managed.aim.scale if managed.aim else 1.0,
+        )
+    return schema.Row.model_construct(
+        kind="pf",
+        pf=managed.id,
+        vfid=None,
+        name=managed.id,
+        address=identity.address if identity else managed.id,
+        state=schema.State(managed.condition.value),
+        link="up" if seen and seen.link.up else "down",
+        speed=seen.link.speed_bps if seen else None,
+        mac=None,
+        counters=counters,
+        warnings=_warnings(managed, None),
+        extended=more,
+    )
+
+
+def vf_condition(managed: Managed, vfid: int) -> schema.State:
+    if managed.condition in (Condition.FAILED, Condition.LOST):
+        return schema.State(managed.condition.value)
+    if vfid in managed.unmet:
+        return schema.State.DRIFTED
+    return schema.State.CLOSED if managed.is_closed(vfid) else schema.State.OK
+
+
+def _vf_row(managed: Managed, vfid: int, counters: dict[str, int], extended: bool) -> schema.Row:
+    state, one = managed.vf_state(vfid), managed.vfs.get(vfid)
+    return schema.Row.model_construct(
+        kind="vf",
+        pf=managed.id,
+        vfid=vfid,
+        name=one.policy.name if one else "",
+        address=state.address if state else "",
+        state=vf_condition(managed, vfid),
+        link="up" if state and state.link_up else "down",
+        speed=managed.seen.link.speed_bps if managed.seen else None,
+        mac=state.mac if state else None,
+        counters=counters,
+        warnings=_warnings(managed, vfid),
+        extended=_extended(managed, vfid, state) if extended else None,
+    )
+
+
+def _extended(managed: Managed, vfid: int, state: VfState | None) -> schema.Extended:
+    rules = state.rules if state else None
+    grants = state.grants if state else Grants()
+    more = schema.Extended(
+        guest=state.guest if state else None,
+        held=state.held if state else None,
+        mtu=state.mtu if state else None,
+        groups=sorted(grants.groups),
+        promisc=grants.promisc,
+        allmulti=grants.allmulti,
+        mirrors=[m for m in mirrors(managed) if m.vfid == vfid],
+        mirror_target_of=sorted({m.vfid for m in mirrors(managed) if m.target == vfid}),
+    )
+    if rules is None or managed.is_closed(vfid):
+        return more
+    return more.model_copy(
+        update={
+            "vlans": list(rules.vlans),
+            "tagging": _tagging(rules),
+            "allow_untagged": rules.allow_untagged,
+            "macs": sorted(set(rules.macs) | grants.macs),
+            "link_status": rules.link_status.value,
+            "rate": rules.rate.bps or 0,
+            "min_rate": rules.min_rate.bps or 0,
+            "max_rx_rate": rules.max_rx_rate.bps or 0,
+            "storm_limit": rules.storm_limit,
+            "trust": rules.trust,
+        }
+    )
+
+
+def _tagging(rules: VfRules) -> str:
+    if rules.access_vid is not None:
+        return "service-access" if rules.strip_stag else "access"
+    return "strip" if rules.strip_stag or rules.strip_ctag else "trunk"
+
+
+def mirrors(managed: Managed) -> list[schema.MirrorRow]:
+    """The mirrors in force on a PF, as read back."""
+    name = {vfid: one.policy.name for vfid, one in managed.vfs.items()}
+    return [
+        schema.MirrorRow(
+            pf=managed.id,
+            vfid=vfid,
+            name=name.get(vfid, ""),
+            direction=mirror.direction.value,
+            target=mirror.target,
+            target_name=name.get(mirror.target, ""),
+            vlans=list(mirror.vlans),
+        )
+        for vfid, state in sorted(managed.seen.vfs.items() if managed.seen else ())
+        for mirror in (state.rules.mirror if state.rules else ())
+    ]
+
+
+# VFs
+
+
+def vf(managed: Managed, one: Configured) -> schema.VfAnswer:
+    policy = one.policy
+    state = managed.vf_state(policy.vfid)
+    rules = state.rules if state else None
+    grants = state.grants if state else Grants()
+    return schema.VfAnswer(
+        name=policy.name,
+        file=one.file,
+        owner=one.owner.uid,
+        pf=managed.id,
+        vfid=policy.vfid,
+        address=state.address if state else "",
+        state=vf_condition(managed, policy.vfid),
+        link_up=bool(state and state.link_up),
+        mac=state.mac if state else None,
+        mtu=state.mtu if state else None,
+        guest=state.guest if state else "",
+        held=bool(state and state.held),
+        asked=policy.model_dump(mode="json", include=set(one.stated)),
+        in_force=rules.model_dump(mode="json") if rules else None,
+        differences=differences(managed, one, rules),
+        grants=schema.GrantsAnswer(
+            default_mac=grants.default_mac,
+            macs=sorted(grants.macs),
+            groups=sorted(grants.groups),
+            mtu=grants.mtu,
+            promisc=grants.promisc,
+            allmulti=grants.allmulti,
+        ),
+        warnings=_warnings(managed, policy.vfid),
+    )
+
+
+def differences(
+    managed: Managed, one: Configured, rules: VfRules | None
+) -> list[schema.Difference]:
+    """Where what is in force isn't, word for word, what was asked for."""
+    if rules is None:
+        why = managed.unmet.get(one.policy.vfid) or managed.detail or "the VF is closed"
+        return [schema.Difference(field="", asked="open", in_force="closed", why=why)]
+    wanted = managed.aim.desired.by_vfid()[one.policy.vfid] if managed.aim else one.policy
+    short = managed.nic.shortfalls(wanted.rules) if managed.nic else {}
+    asked = one.policy.rules.model_dump(mode="json")
+    resolved, in_force = wanted.rules.model_dump(mode="json"), rules.model_dump(mode="json")
+    found = []
+    for name in VfRules.model_fields:
+        if in_force[name] == asked[name] or (not asked[name] and in_force[name] == resolved[name]):
+            continue
+        if name in short:
+            why = f"{_PROTECTION}: {short[name].consequence or short[name].reason}"
+        elif in_force[name] == resolved[name]:
+            why = "worked out for this link, this PF and its other VFs"
+        else:
+            why = managed.unmet.get(one.policy.vfid, "in this NIC's own steps")
+        found.append(
+            schema.Difference(field=name, asked=asked[name], in_force=in_force[name], why=why)
+        )
+    return found
+
+
+# Changes and events
+
+
+def changes(pf_id: str, made: Iterable[Change]) -> list[schema.ChangeAnswer]:
+    return [_change(pf_id, change) for change in made]
+
+
+def _change(pf_id: str, change: Change) -> schema.ChangeAnswer:
+    fields = [
+        schema.FieldChange(field=field, before=before, after=after)
+        for field, before, after in field_values(change)
+    ]
+    if isinstance(change, PfChange):
+        return schema.ChangeAnswer(pf=pf_id, vfid=None, kind="pf", fields=fields)
+    kind = "close" if change.after is None else "open" if change.before is None else "update"
+    return schema.ChangeAnswer.model_validate(
+        {"pf": pf_id, "vfid": change.vfid, "kind": kind, "fields": fields}
+    )
+
+
+def applied(made: Made) -> schema.Applied:
+    return schema.Applied(
+        name=made.name,
+        pf=made.pf,
+        vfid=made.vfid,
+        changes=changes(made.pf, made.changes),
+        warnings=list(made.warnings),
+    )
+
+
+def event(happening: Happening) -> schema.EventAnswer:
+    return schema.EventAnswer(
+        seq=happening.seq,
+        time=happening.time,
+        kind=happening.kind,
+        level=happening.level,
+        pf=happening.pf,
+        vfid=happening.vfid,
+        name=happening.name,
+        text=happening.text,
+        data={k: v for k, v in happening.data.items() if v is not None},
+    )
+
+
+def dump(service: Service, events: list[Happening]) -> schema.Dump:
+    """Everything, for a bug report."""
+    return schema.Dump(
+        version=vfd.__version__,
+        config_file=str(service.files.main_file),
+        config=service.main.model_dump(mode="json"),
+        pfs=[_dump_of(service, managed) for managed in service.nics.values()],
+        events=[event(one) for one in events],
+    )
+
+
+def _dump_of(service: Service, managed: Managed) -> dict[str, Any]:
+    seen = managed.seen
+    return {
+        "pf": pf(service, managed).model_dump(mode="json"),
+        "caps": caps(managed).model_dump(mode="json") if managed.nic else None,
+        "vfs": [vf(managed, one).model_dump(mode="json") for one in managed.vfs.values()],
+        "kept": sorted(managed.kept),
+        "seen": {
+            str(vfid): {
+                **asdict(state),
+                "rules": state.rules.model_dump(mode="json") if state.rules else None,
+                "grants": {k: _plain(v) for k, v in asdict(state.grants).items()},
+            }
+            for vfid, state in (seen.vfs.items() if seen else ())
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, frozenset) else value

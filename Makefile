@@ -1,4 +1,4 @@
-.PHONY: deps venv bpf lint test docs lab test-lab
+.PHONY: deps venv bpf lint test docs man lab test-lab
 PY := .venv/bin/python
 
 deps:            ## Debian packages for building and testing
@@ -23,5 +23,8 @@ test-lab: venv lab  ## what runs in that machine
 test: venv lint lab
 	@$(PY) -m pytest
 
-docs: venv       ## docs/configuration.md and the JSON Schemas, from the types
+docs: venv       ## docs/configuration.md and the JSON Schemas, from the types; then what man says
 	@$(PY) tools/gen_reference.py
+	@$(PY) tools/gen_man.py
+
+man: docs        ## man pages, docs/iplex.md and shell completion, from the commands and docs/man/*.md

@@ -7,6 +7,7 @@ writes nothing and fails where a generated file is not up to date.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,14 +32,26 @@ COMPLETIONS = {"bash": "iplex", "zsh": "_iplex", "fish": "iplex.fish"}
 
 def generated() -> dict[Path, str]:
     """Every generated file and what it is to contain."""
-    reference = (MAN / "iplex.1.md").read_text().replace("<!-- commands -->\n", command_pages())
-    files = {
-        ROOT / "docs" / "iplex.md": NOTICE + reference,
-        MAN / "iplex.1": man_page(reference, name="iplex", section=1, version=__version__),
-    }
+    reference = _source("iplex.1").replace("<!-- commands -->\n", command_pages())
+    pages = {("iplex", 1): reference, ("vfd", 8): _source("vfd.8"), ("vfd.cfg", 5): vfd_cfg()}
+    files = {ROOT / "docs" / "iplex.md": NOTICE + reference}
+    for (name, section), markdown in pages.items():
+        roff = man_page(markdown, name=name, section=section, version=__version__)
+        files[MAN / f"{name}.{section}"] = roff
     for shell in SHELLS:
         files[ROOT / "completions" / COMPLETIONS[shell]] = script(shell)
     return files
+
+
+def _source(page: str) -> str:
+    return (MAN / f"{page}.md").read_text()
+
+
+def vfd_cfg() -> str:
+    """The page of the files: the generated reference, without what only explains it."""
+    _, *sections = re.split(r"(?m)^(?=## )", (ROOT / "docs" / "configuration.md").read_text())
+    kept = [s for s in sections if not s.startswith("## What a broken configuration is told")]
+    return _source("vfd.cfg.5").replace("<!-- reference -->\n", "".join(kept))
 
 
 def command_pages() -> str:

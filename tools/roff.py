@@ -1,8 +1,9 @@
 """Markdown, as our man pages use it, into roff's man macros.
 
-Taken: ``#`` to ``###`` headings, paragraphs, fenced code, ``-`` lists, and in text `` `code` ``,
-``**bold**`` and ``*italic*``. A list item that begins with code and a colon is a term with its
-explanation. Everything else is an error, so that nothing is rendered wrongly unseen.
+Taken: ``#`` to ``###`` headings, paragraphs, fenced code, lists with ``-`` or ``*``, tables, and
+in text code, ``**bold**`` and ``*italic*``. A list item that begins with code and a colon, and a
+row of a table, is a term with its explanation. Everything else is an error, so that nothing is
+rendered wrongly unseen.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 
 _TERM = re.compile(r"^(`[^`]+`(?:, `[^`]+`)*):\s+(.*)$", re.DOTALL)
 _INLINE = re.compile(r"`([^`]+)`|\*\*([^*]+)\*\*|(?<![\w*])\*([^*\s][^*]*)\*|\[([^\]]+)\]\([^)]+\)")
-_UNSUPPORTED = re.compile(r"^(\||>|\d+\. |<|!\[|####|\* |\+ )")
+_CELL = re.compile(r"(?<!\\)\|")
+_UNSUPPORTED = re.compile(r"^(>|\d+\. |<|!\[|####|\+ )")
 
 
 def man_page(markdown: str, *, name: str, section: int, version: str) -> str:
@@ -34,11 +36,15 @@ def _blocks(markdown: str) -> Iterator[str]:
         elif first.startswith("# "):
             continue
         elif first.startswith("## "):
-            yield f'.SH "{escape(first[3:]).upper()}"'
+            yield f'.SH "{_plain(first[3:].upper())}"'
         elif first.startswith("### "):
             yield f'.SS "{_plain(first[4:])}"'
-        elif first.startswith("- "):
+        elif first.startswith(("- ", "* ")):
             yield from _list(block)
+        elif first.startswith("|"):
+            yield from _table(block)
+        elif first.startswith("<!--") and block[-1].endswith("-->"):
+            continue
         elif found := _UNSUPPORTED.match(first):
             raise ValueError(f"man pages have no {found[0]!r}: {first!r}")
         else:
@@ -75,7 +81,7 @@ def _split(markdown: str) -> Iterator[list[str]]:
 def _list(block: list[str]) -> Iterator[str]:
     items: list[str] = []
     for line in block:
-        if line.startswith("- "):
+        if line.startswith(("- ", "* ")):
             items.append(line[2:].strip())
         elif line.startswith("  "):
             items[-1] += " " + line.strip()
@@ -86,6 +92,17 @@ def _list(block: list[str]) -> Iterator[str]:
             yield from (".TP", _text(term[1]), _text(term[2]))
         else:
             yield from (".IP \\(bu 2", _text(item))
+
+
+def _table(block: list[str]) -> Iterator[str]:
+    """Each row as a term; of ``field | type | default | meaning`` the middle in brackets."""
+    header, _rule, *rows = ([cell.strip() for cell in _CELL.split(row)[1:-1]] for row in block)
+    for row in rows:
+        cells = [cell.replace("\\|", "|") for cell in row]
+        if header[:3] == ["field", "type", "default"]:
+            default = cells[2] if cells[2].startswith("required") else f"default {cells[2]}"
+            cells = [cells[0], f"({cells[1]}; {default}) {cells[3]}"]
+        yield from (".TP", _text(": ".join(cells[:-1])), _text(cells[-1]))
 
 
 def _text(markdown: str) -> str:

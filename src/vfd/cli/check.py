@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vfd.cli.command import REFUSED, Command, Example, settings
+from vfd.cli.command import FILE, REFUSED, Command, Example, settings
 
 
 @click.command(
@@ -20,7 +20,7 @@ from vfd.cli.command import REFUSED, Command, Example, settings
         Example("iplex check --conf vfd.cfg vm1.json", "One VF's file, with the PFs of vfd.cfg."),
     ],
 )
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
 def check(files: tuple[str, ...]) -> int:
     """Say what is wrong with configuration files; no daemon needed.
 

@@ -133,7 +133,7 @@ def common_options(hidden: bool) -> list[click.Option]:
             "socket",
             metavar="PATH",
             hidden=hidden,
-            type=click.Path(),
+            type=FILE,
             help=f"The daemon's socket. Default: VFD_SOCKET, then the main configuration's"
             f" `socket`, then {DEFAULT_SOCKET}.",
         ),
@@ -142,7 +142,7 @@ def common_options(hidden: bool) -> list[click.Option]:
             "conf",
             metavar="FILE",
             hidden=hidden,
-            type=click.Path(),
+            type=FILE,
             help=f"Take the socket from this main configuration instead of {CONFIG_FILE}.",
         ),
         option(
@@ -162,6 +162,10 @@ def common_options(hidden: bool) -> list[click.Option]:
         ),
         option("--debug", "debug", is_flag=True, hidden=hidden, help="Show requests and answers."),
     ]
+
+
+FILE = click.Path(readable=False)
+"""Completed as a file; whether it can be read is found when it is, and told in our words."""
 
 
 @dataclass(frozen=True, slots=True)

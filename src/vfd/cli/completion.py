@@ -78,16 +78,55 @@ def complete_what(
     return items + complete_port(context, param, incomplete)
 
 
+BASH = r"""# Completion of iplex for bash. It asks iplex itself at each TAB.
+
+_iplex_completion() {
+    local IFS=$'\n' rest=$COMP_LINE cword=0 i word current prefix line
+    local -a words=()
+    # Bash splits words at colons, which PCI addresses and ports have: undo that.
+    for i in "${!COMP_WORDS[@]}"; do
+        word=${COMP_WORDS[i]}
+        if ((i > 0)) && [[ $rest != [[:space:]]* ]] \
+            && [[ $word == :* || ${words[-1]} == *: ]]; then
+            words[-1]+=$word
+        else
+            words+=("$word")
+        fi
+        rest=${rest#"${rest%%[![:space:]]*}"}
+        rest=${rest#"$word"}
+        ((i == COMP_CWORD)) && cword=$((${#words[@]} - 1))
+    done
+    current=${words[cword]}
+    prefix=
+    [[ $COMP_WORDBREAKS == *:* ]] && prefix=${current%"${current##*:}"}
+    COMPREPLY=()
+    while read -r line; do
+        case $line in
+            dir,*) compopt -o dirnames ;;
+            file,*) compopt -o default ;;
+            plain,*)
+                line=${line#plain,}
+                COMPREPLY+=("${line#"$prefix"}")
+                ;;
+        esac
+    done < <(env COMP_WORDS="${words[*]}" COMP_CWORD="$cword" _IPLEX_COMPLETE=bash_complete "$1")
+}
+
+complete -o nosort -F _iplex_completion iplex
+"""
+"""Our own: click's loses what stands before a colon."""
+
+
 def script(shell: str) -> str:
     """The completion script of one shell, which asks ``iplex`` itself at each TAB."""
+    if shell == "bash":
+        return BASH
     # Imported here: commands import this module for their completers.
     from vfd.cli.main import iplex
 
     found = get_completion_class(shell)
     assert found is not None
-    made = found(iplex, {}, "iplex", "_IPLEX_COMPLETE")
-    # Not .source(): it runs bash to look at its version, which the script's reader will have.
-    return (made.source_template % made.source_vars()).strip() + "\n"
+    return found(iplex, {}, "iplex", "_IPLEX_COMPLETE").source().strip() + "\n"
 
 
 @click.command(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from vfd.cli.changes import change_lines, warning_texts
-from vfd.cli.command import REFUSED, Command, Example, Settings, not_found, settings
+from vfd.cli.command import FILE, REFUSED, Command, Example, Settings, not_found, settings
 from vfd.cli.completion import complete_vf, complete_vf_or_file
 from vfd.cli.source import request, stem
 
@@ -22,7 +22,7 @@ from vfd.cli.source import request, stem
         Example("iplex add Instance_admin-vm1/fbf55cdd", "config_dir has subfolders."),
     ],
 )
-@click.argument("name", metavar="NAME|PATH", type=click.Path())
+@click.argument("name", metavar="NAME|PATH", type=FILE)
 def add(name: str) -> None:
     """Put a VF's configuration in force.
 
@@ -52,7 +52,7 @@ def add(name: str) -> None:
         Example("iplex plan ./vm1.json && iplex update ./vm1.json", "Look first."),
     ],
 )
-@click.argument("name", metavar="NAME|PATH", type=click.Path(), shell_complete=complete_vf_or_file)
+@click.argument("name", metavar="NAME|PATH", type=FILE, shell_complete=complete_vf_or_file)
 def update(name: str) -> None:
     """Change a VF to what its file says now, while traffic runs.
 
@@ -111,7 +111,7 @@ def _applied(ask: Settings, verb: str, answer: dict[str, Any]) -> None:
         Example("iplex plan vm1", "What an edited file in config_dir would change."),
     ],
 )
-@click.argument("file", metavar="NAME|PATH", type=click.Path(), shell_complete=complete_vf_or_file)
+@click.argument("file", metavar="NAME|PATH", type=FILE, shell_complete=complete_vf_or_file)
 def plan(file: str) -> int:
     """Say what a configuration would change, and change nothing.
 

@@ -1,0 +1,127 @@
+"""``iplex check`` finds what is wrong with files, without a daemon."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cli.conftest import Iplex
+
+GOOD: dict[str, Any] = {"pciid": "0000:07:00.0", "vfid": 0, "vlans": [100]}
+
+
+def write(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_a_good_file_ends_with_0(iplex: Iplex, tmp_path: Path) -> None:
+    ended = iplex("check", str(write(tmp_path / "vm1.json", GOOD)))
+    assert (ended.code, ended.out, ended.err) == (0, "1 file good\n", "")
+
+
+def test_every_broken_rule_is_told_with_file_field_value_and_rule(
+    iplex: Iplex, tmp_path: Path
+) -> None:
+    bad = GOOD | {"vlans": [100, 4095], "vm_mac": "01:00:5e:00:00:01", "vlan": 1, "rate": 2}
+    path = write(tmp_path / "vm1.json", bad)
+    ended = iplex("check", str(path))
+    assert ended.code == 3
+    for field, value in (
+        ("vlans[1]", "4095"),
+        ("vm_mac", "01:00:5e"),
+        ("vlan", "1"),
+        ("rate", "2"),
+    ):
+        lines = [line for line in ended.out.splitlines() if f"{path}: {field} = " in line]
+        assert len(lines) == 1, ended.out
+        assert value in lines[0]
+    assert "the nearest known one is vlans" in ended.out
+    assert ended.out.endswith("4 problems in 1 of 1 file\n")
+
+
+def test_json_has_the_same_problems(iplex: Iplex, tmp_path: Path) -> None:
+    path = write(tmp_path / "vm1.json", GOOD | {"vlans": [4095]})
+    ended = iplex("check", "--json", str(path))
+    answer = json.loads(ended.out)
+    assert (ended.code, answer["ok"], answer["files"]) == (3, False, [str(path)])
+    assert [(p["file"], p["field"], p["value"]) for p in answer["problems"]] == [
+        (str(path), "vlans[0]", "4095")
+    ]
+
+
+def test_conflicts_between_files_of_a_folder_name_the_other_vf(
+    iplex: Iplex, tmp_path: Path
+) -> None:
+    write(tmp_path / "c" / "a.json", GOOD | {"vm_mac": "02:00:00:00:00:01"})
+    write(tmp_path / "c" / "Instance_x" / "b.json", GOOD | {"vfid": 1})
+    write(tmp_path / "c" / "z.json", GOOD | {"vm_mac": "02:00:00:00:00:01", "vfid": 2})
+    write(tmp_path / "c" / "not-a-config.txt", "")
+    ended = iplex("check", str(tmp_path / "c"))
+    assert ended.code == 3
+    problem, summary = ended.out.splitlines()
+    assert problem.startswith(f'error {tmp_path}/c/z.json: vm_mac = "02:00:00:00:00:01"')
+    assert " a " in problem
+    assert summary == "1 problem in 1 of 3 files"
+
+
+def test_two_files_for_one_vf_are_a_conflict(iplex: Iplex, tmp_path: Path) -> None:
+    first, second = (str(write(tmp_path / f"{n}.json", GOOD)) for n in "ab")
+    ended = iplex("check", first, second)
+    assert ended.code == 3
+    assert f"{second}: vfid = 0" in ended.out
+
+
+def test_a_main_file_brings_its_config_dir_and_its_pfs(iplex: Iplex, tmp_path: Path) -> None:
+    folder = tmp_path / "config"
+    write(folder / "a.json", GOOD | {"vfid": 9})
+    conf = write(
+        tmp_path / "vfd.cfg",
+        {"config_dir": str(folder), "pciids": [{"id": "0000:07:00.0", "vfs": 8}]},
+    )
+    ended = iplex("check", str(conf))
+    assert ended.code == 3
+    assert f"{folder}/a.json: vfid = 9" in ended.out
+    assert ended.out.endswith("1 problem in 1 of 2 files\n")
+
+
+def test_a_bad_main_file_is_told_with_the_path_of_the_field(iplex: Iplex, tmp_path: Path) -> None:
+    conf = write(tmp_path / "vfd.cfg", {"pciids": [{"id": "0000:07:00.0", "mtu": 1}], "logdir": ""})
+    ended = iplex("check", str(conf))
+    assert ended.code == 3
+    assert "pciids[0].mtu = 1" in ended.out
+    assert "log_dir" in ended.out
+
+
+def test_without_a_main_file_what_depends_on_the_pf_is_not_judged(
+    iplex: Iplex, tmp_path: Path
+) -> None:
+    for vfid in range(3):
+        vf = GOOD | {"vfid": vfid, "min_rate": 0.5, "mtu": 9000}
+        write(tmp_path / "c" / f"{vfid}.json", vf)
+    assert iplex("check", str(tmp_path / "c")).code == 0
+    conf = write(tmp_path / "vfd.cfg", {"pciids": ["0000:07:00.0"]})
+    ended = iplex("check", "--conf", str(conf), str(tmp_path / "c"))
+    assert ended.code == 3
+    assert "min_rate" in ended.out
+    assert "mtu = 9000" in ended.out
+
+
+def test_warnings_are_told_and_leave_the_exit_code_at_0(iplex: Iplex, tmp_path: Path) -> None:
+    path = write(tmp_path / "vm1.json", GOOD | {"mac_anti_spoof": False})
+    ended = iplex("check", str(path))
+    assert ended.code == 0
+    assert f"warning {path}: mac_anti_spoof" in ended.out
+
+
+def test_what_is_no_json_is_told_with_its_place(iplex: Iplex, tmp_path: Path) -> None:
+    ended = iplex("check", str(write(tmp_path / "vm1.json", '{"pciid": \n oops}')))
+    assert ended.code == 3
+    assert "line 2" in ended.out
+
+
+def test_a_file_that_is_not_there_ends_with_4(iplex: Iplex) -> None:
+    ended = iplex("check", "/nonexistent/vm1.json")
+    assert (ended.code, "No such file" in ended.err) == (4, True)

@@ -1,0 +1,217 @@
+"""What iplex does where no daemon answers: exit codes, and words that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import IPLEX, Iplex, environment
+
+COMMANDS = [
+    ("add", "vm1"),
+    ("update", "vm1"),
+    ("delete", "vm1"),
+    ("status", "vm1"),
+    ("get", "vm1"),
+    ("export", "vm1"),
+    ("plan", "vm1"),
+    ("show", "all"),
+    ("show", "mirrors"),
+    ("caps", "soft0"),
+    ("mirror", "soft0", "0", "in", "1"),
+    ("clear", "soft0"),
+    ("pf", "set", "soft0", "--vfs", "2"),
+    ("events",),
+    ("events", "--follow"),
+    ("ping",),
+    ("dump",),
+    ("verbose", "1"),
+    ("cpu_alarm", "15%"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_that_needs_a_daemon_ends_with_6_without_one(
+    iplex: Iplex, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    path = str(tmp_path / "nobody.sock")
+    ended = iplex(*command, "--socket", path)
+    assert ended.code == 6
+    assert ended.out == ""
+    assert path in ended.err
+    assert "systemctl start vfd" in ended.err
+
+
+def test_a_socket_that_nobody_listens_on_is_told_from_none(iplex: Iplex, tmp_path: Path) -> None:
+    path = tmp_path / "left.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    ended = iplex("ping", VFD_SOCKET=str(path))
+    assert (ended.code, "nobody listens" in ended.err) == (6, True)
+
+
+def test_a_daemon_that_goes_away_before_it_answers_is_told(iplex: Iplex, tmp_path: Path) -> None:
+    path = tmp_path / "gone.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def hang_up() -> None:
+            connection, _ = listening.accept()
+            connection.recv(65536)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        ended = iplex("delete", "vm1", "--socket", str(path))
+        thread.join()
+    assert ended.code == 6
+    assert "ended before the answer" in ended.err
+    assert "unknown" in ended.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who may not ask")
+def test_who_may_not_ask_is_told_which_group_to_join(tmp_path: Path) -> None:
+    path = tmp_path / "vfd.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        path.chmod(0o660)
+        tmp_path.chmod(0o755)
+        # The interpreter may be in root's home: what runs is loaded before root is given up.
+        program = (
+            "import os, sys; from vfd.cli import daemon, failures; from vfd.cli.main import run;"
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
+            "sys.exit(run(['ping', '--socket', 'vfd.sock']))"
+        )
+        ended = subprocess.run(
+            [IPLEX.with_name("python"), "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            cwd=tmp_path,
+            env=environment(USER="nobody"),
+        )
+    assert ended.returncode == 6, ended.stderr
+    assert "permission denied" in ended.stderr
+    assert "usermod -aG vfd nobody" in ended.stderr
+
+
+def test_the_socket_is_the_options_then_the_main_files_then_the_environments(
+    iplex: Iplex, tmp_path: Path
+) -> None:
+    conf = tmp_path / "vfd.cfg"
+    conf.write_text('{"socket": "/nonexistent/conf.sock"}')
+    options = ("--socket", "/nonexistent/option.sock")
+    everything = ("--conf", str(conf), "ping", *options)
+    assert "/nonexistent/option.sock" in iplex(*everything, VFD_SOCKET="/nonexistent/env").err
+    ended = iplex("ping", f"--conf={conf}", VFD_SOCKET="/nonexistent/env")
+    assert "/nonexistent/conf.sock" in ended.err
+    assert "/nonexistent/env" in iplex("ping", VFD_SOCKET="/nonexistent/env").err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("nosuch",),
+        ("show", "--nosuch"),
+        ("add",),
+        ("mirror", "soft0", "0", "sideways", "1"),
+        ("mirror", "soft0", "0", "in"),
+        ("mirror", "soft0", "zero", "in", "1"),
+        ("pf", "set", "soft0"),
+        ("pf", "set", "soft0", "--vfs", "257"),
+        ("verbose", "loud"),
+        ("cpu_alarm", "much"),
+        ("events", "--since", "yesterday"),
+        ("completion", "tcsh"),
+        ("ping", "--conf", "/nonexistent/vfd.cfg"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2_before_any_daemon_is_asked(
+    iplex: Iplex, line: tuple[str, ...]
+) -> None:
+    ended = iplex(*line, VFD_SOCKET="/nonexistent/vfd.sock")
+    assert (ended.code, ended.out) == (2, "")
+    assert "/nonexistent/vfd.sock" not in ended.err
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(iplex: Iplex) -> None:
+    assert "Did you mean 'status'?" in iplex("statsu", "vm1").err
+
+
+def test_failures_are_json_too_when_json_is_asked_for(iplex: Iplex) -> None:
+    for line in (("show", "all"), ("show", "--nosuch"), ("nosuch",)):
+        ended = iplex(*line, "--json", VFD_SOCKET="/nonexistent/vfd.sock")
+        assert json.loads(ended.err)["exit"] == ended.code
+        assert ended.out == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("--loglevel=2", "verbose"),
+        ("verbose", "--loglevel=2"),
+        ("add", "vm1", "--loglevel=0"),
+        ("--conf=/nonexistent/vfd.cfg", "--socket=/nonexistent/vfd.sock", "show", "all"),
+        ("mirror", "0", "3", "in", "4", "--loglevel=1"),
+        ("show", "0:3", "--loglevel", "1"),
+        ("export", "vm1.json"),
+    ],
+    ids=" ".join,
+)
+def test_vfds_own_command_lines_are_understood(iplex: Iplex, line: tuple[str, ...]) -> None:
+    ended = iplex(*line, VFD_SOCKET="/nonexistent/vfd.sock")
+    assert ended.code == 6, ended.err
+
+
+def test_help_teaches_every_command_with_an_example(iplex: Iplex) -> None:
+    overview = iplex("--help")
+    assert overview.code == 0
+    for command in ("add", "show", "events", "pf", "check"):
+        assert f"\n  {command} " in overview.out
+    for line in dict.fromkeys(("pf set" if c[0] == "pf" else c[0]) for c in COMMANDS):
+        told = iplex(*line.split(), "--help")
+        assert told.code == 0
+        assert "Examples:" in told.out
+        assert f"iplex {line}" in told.out.split("Examples:")[1]
+
+
+def test_the_version_is_the_packages(iplex: Iplex) -> None:
+    from vfd import __version__
+
+    assert iplex("--version").out == f"iplex {__version__}\n"
+
+
+def test_a_path_that_is_not_there_ends_with_4_and_asks_nobody(iplex: Iplex) -> None:
+    for path in ("./vm1.json", "/nonexistent/vm1", "../vm1", "~/no such vm1.json"):
+        ended = iplex("add", path, VFD_SOCKET="/nonexistent/vfd.sock")
+        assert (ended.code, "does not exist" in ended.err) == (4, True), ended.err
+
+
+def test_help_needs_neither_rich_nor_pydantic_nor_an_http_framework() -> None:
+    """What iplex imports is what its user waits for."""
+    probe = (
+        "import sys; from vfd.cli.main import run;"
+        "sys.argv=['iplex']; run(['show', 'all', '--socket', '/nonexistent']);"
+        "heavy = {'rich', 'pydantic', 'fastapi', 'uvicorn', 'pyroute2', 'httpx'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [IPLEX.with_name("python"), "-c", probe],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        env=environment(),
+    )
+    assert ended.stdout == "[]\n"

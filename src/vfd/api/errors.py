@@ -1,0 +1,143 @@
+"""From exceptions to answers: one shape for every error, with the exit code for ``iplex``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from vfd.api import schema, views
+from vfd.config.errors import shown
+from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
+from vfd.daemon.service import Service, Source
+from vfd.nic.protocol import NicError, UnsupportedError
+
+log = logging.getLogger("vfd.api")
+
+MEDIA_TYPE = "application/problem+json"
+
+_TITLES = {
+    400: ("bad-request", "the request is malformed"),
+    403: ("forbidden", "this user may not use the API"),
+    404: ("not-found", "there is no such thing"),
+    405: ("bad-method", "the resource has no such method"),
+    409: ("exists", "it exists already"),
+    413: ("too-large", "the body is too large"),
+    422: ("refused", "the policy is refused"),
+    500: ("internal", "the daemon failed"),
+    503: ("nic-failed", "the NIC or the disk failed"),
+}
+_EXITS = {400: 2, 403: 3, 404: 4, 405: 2, 409: 3, 413: 2, 422: 3, 500: 5, 503: 5}
+
+
+def always() -> dict[int | str, dict[str, Any]]:
+    """The errors that any route may answer with."""
+    return some(400, 403, 413, 500)
+
+
+def some(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of these errors."""
+    ref = {"$ref": "#/components/schemas/Error"}
+    return {
+        status: {
+            "description": _TITLES[status][1],
+            "content": {MEDIA_TYPE: {"schema": ref}},
+        }
+        for status in statuses
+    }
+
+
+def answer(
+    status: int,
+    detail: str,
+    problems: list[schema.Problem] | None = None,
+    *,
+    kind: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error as a response."""
+    word, title = _TITLES.get(status, ("error", "the request failed"))
+    error = schema.Error(
+        type=kind or word,
+        title=title,
+        status=status,
+        detail=detail,
+        problems=problems or [],
+        exit=_EXITS.get(status, 2 if status < 500 else 5),
+    )
+    return Response(
+        error.model_dump_json(), status, media_type=MEDIA_TYPE, headers=dict(headers or {})
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Has ``app`` answer every exception with an ``Error``."""
+
+    @app.exception_handler(HTTPException)
+    async def by_framework(_: Request, error: HTTPException) -> Response:
+        return answer(error.status_code, str(error.detail), headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> Response:
+        problems = [
+            schema.Problem(
+                file="request",
+                field=".".join(str(part) for part in one["loc"]),
+                value=shown(one.get("input")),
+                rule=one["msg"],
+            )
+            for one in error.errors()
+        ]
+        told = "; ".join(f"{p.field}: {p.rule}" for p in problems)
+        return answer(400, told, problems)
+
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, error: RefusedError) -> Response:
+        return answer(422, f"{error}. Nothing was changed", views.problems(error.problems))
+
+    @app.exception_handler(UnsupportedError)
+    async def unsupported(_: Request, error: UnsupportedError) -> Response:
+        return answer(422, str(error), kind="unsupported")
+
+    @app.exception_handler(NotFoundError)
+    async def missing(_: Request, error: NotFoundError) -> Response:
+        return answer(404, str(error))
+
+    @app.exception_handler(ExistsError)
+    async def exists(_: Request, error: ExistsError) -> Response:
+        return answer(409, str(error))
+
+    @app.exception_handler(StorageError)
+    async def storage(_: Request, error: StorageError) -> Response:
+        return answer(503, str(error), kind="storage-failed")
+
+    @app.exception_handler(NicError)
+    async def nic_failed(_: Request, error: NicError) -> Response:
+        return answer(503, str(error))
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        log.error("%s %s", request.method, request.url.path, exc_info=error)
+        return answer(500, f"{type(error).__name__}: this is a bug in vfd; its log says more")
+
+
+def planned(service: Service, source: Source, uid: int, gid: int) -> schema.PlanAnswer:
+    """A plan's answer: what is wrong with the configuration is part of it, not an error."""
+    try:
+        action, made = service.plan_of(source, uid, gid)
+    except RefusedError as error:
+        return schema.PlanAnswer(
+            action="none", changes=[], problems=views.problems(error.problems), warnings=[]
+        )
+    return schema.PlanAnswer.model_validate(
+        {
+            "action": action,
+            "changes": views.changes(made.pf, made.changes),
+            "problems": [],
+            "warnings": list(made.warnings),
+        }
+    )

@@ -1,0 +1,89 @@
+"""The log: JSON lines in ``log_dir``, a file a day for ``log_keep`` days, and text on stderr.
+
+Under systemd stderr is the journal, which gets each line's priority in front (sd-daemon(3)).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FILE = "vfd.log"
+_PRIORITY = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "source": record.name,
+            "text": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["trace"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+class _Text(logging.Formatter):
+    def __init__(self, *, journal: bool) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
+        text = record.getMessage()
+        if rest := " ".join(f"{k}={v}" for k, v in fields.items()):
+            text = f"{text} ({rest})"
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        if self._journal:
+            return f"<{_PRIORITY.get(record.levelname, 6)}>{text}"
+        return f"{time.strftime('%H:%M:%S')} {record.levelname.lower():7} {text}"
+
+
+class _Daily(logging.handlers.TimedRotatingFileHandler):
+    """A full disk or a folder that is gone costs log lines, never the daemon."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        del record
+
+
+def level_of(log_level: int) -> int:
+    """``log_level`` of ``vfd.cfg``: 0 errors and warnings, 1 what happens, 2 and more details."""
+    return (logging.WARNING, logging.INFO)[log_level] if log_level < 2 else logging.DEBUG
+
+
+def set_level(level: int | str) -> None:
+    logging.getLogger("vfd").setLevel(level.upper() if isinstance(level, str) else level)
+
+
+def set_up(log_dir: str, keep_days: int, log_level: int) -> None:
+    """Sends the log to stderr and to ``log_dir``. A folder that can't be written is warned of."""
+    logging.raiseExceptions = False
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+    root.setLevel(logging.WARNING)
+    set_level(level_of(log_level))
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setFormatter(_Text(journal="JOURNAL_STREAM" in os.environ))
+    root.addHandler(stderr)
+    if log_dir in ("stderr", ""):
+        return
+    try:
+        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        daily = _Daily(Path(log_dir, FILE), when="midnight", backupCount=keep_days, utc=True)
+    except OSError as error:
+        logging.getLogger("vfd.log").warning("no log in %s: %s", log_dir, error)
+        return
+    daily.setFormatter(_JsonLines())
+    root.addHandler(daily)

@@ -1,0 +1,189 @@
+"""The ``vfd`` command: puts the parts together, in the order that safety and speed ask for.
+
+The socket and the NICs are locked first, then all capabilities but the needed ones are dropped,
+then the NICs are adopted, and only then is the HTTP library imported: what guests were promised
+must not wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+import vfd
+from vfd.config import store
+from vfd.config.errors import ConfigError
+from vfd.config.main_file import MainConfig, ParsedMain, parse_main
+from vfd.daemon import exclusive, logs, privileges
+from vfd.daemon.exclusive import InUseError, Lock
+from vfd.daemon.files import Files
+from vfd.daemon.journal import Journal
+from vfd.daemon.notify import notify
+from vfd.daemon.runner import Daemon, write_pid
+from vfd.daemon.service import Service
+from vfd.daemon.zero import Zero
+
+log = logging.getLogger("vfd")
+
+DEFAULT_CONFIG = "/etc/vfd/vfd.cfg"
+EXIT_CONFIG = 3
+EXIT_IN_USE = 5
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "-c",
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The main configuration: which PFs, and every path that the daemon uses.",
+)
+@click.option(
+    "--socket",
+    "-s",
+    "socket_path",
+    envvar="VFD_SOCKET",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to serve the API, instead of the configuration's socket.",
+)
+@click.option(
+    "--check", is_flag=True, help="Say what is wrong with the configuration, change nothing, exit."
+)
+@click.option("--foreground", "-f", is_flag=True, help="Accepted for VFd's sake: vfd never forks.")
+@click.option("--verbose", "-v", is_flag=True, help="Log details, whatever log_level says.")
+@click.version_option(vfd.__version__, prog_name="vfd")
+def main(
+    config: Path, socket_path: Path | None, check: bool, foreground: bool, verbose: bool
+) -> None:
+    """Enforces what each virtual function of this host's NICs may send, receive and ask for.
+
+    Reads the PFs from CONFIG and the VFs' policies from its config_dir, brings the NICs to that
+    state, and then serves iplex and other programs on a Unix socket. Runs in the foreground, as
+    systemd wants it, and logs to stderr and to log_dir.
+
+    \b
+    SIGTERM  stops the daemon; the NICs go on enforcing.
+    SIGHUP   reads the configuration again.
+
+    \b
+    A first try, on a software NIC, as root:
+      echo '{"config_dir": "/tmp/vfs", "log_dir": "/tmp",
+             "pciids": [{"id": "soft0", "backend": "soft", "vfs": 4}]}' > /tmp/vfd.cfg
+      vfd --config /tmp/vfd.cfg --socket /tmp/vfd.sock
+      iplex --socket /tmp/vfd.sock show all
+
+    Exit codes: 0 stopped, 2 usage, 3 configuration refused, 5 socket or NIC in use.
+    """
+    del foreground
+    try:
+        parsed = _read(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"vfd: {problem}", err=True)
+        sys.exit(EXIT_CONFIG)
+    if check:
+        sys.exit(_check(config, parsed))
+    settings = parsed.config
+    level = 2 if verbose else settings.log_level
+    logs.set_up(settings.log_dir, settings.log_keep, level)
+    for warning in parsed.warnings:
+        log.warning("%s", warning)
+    path = socket_path or Path(settings.socket)
+    holder = f"pid {os.getpid()}, configuration {config.resolve()}"
+    group = exclusive.group_id()
+    try:
+        sock, lock = exclusive.listen(path, group, holder)
+    except (InUseError, OSError) as error:
+        click.echo(f"vfd: {error}", err=True)
+        sys.exit(EXIT_IN_USE)
+    if group is None:
+        log.warning("no group %s on this host: only root can use %s", exclusive.GROUP, path)
+    write_pid(Path(settings.pid_fname), os.getpid())
+    for missing in privileges.drop():
+        log.warning("without %s the daemon can't: %s", missing.name, privileges.KEPT[missing])
+    files = Files(config.resolve(), settings)
+    journal = Journal()
+    service = Service(files, settings, journal, Zero(path.with_suffix(".zero")), holder)
+    try:
+        asyncio.run(_serve(service, journal, sock, group, config))
+    except InUseError as error:
+        click.echo(f"vfd: {error}", err=True)
+        sys.exit(EXIT_IN_USE)
+    finally:
+        _clean_up(path, Path(settings.pid_fname), lock)
+    # A NIC call that hangs in the writing thread must not hold up the exit.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _read(config: Path) -> ParsedMain:
+    return parse_main(store.read(config).text, file=str(config))
+
+
+def _check(config: Path, parsed: ParsedMain) -> int:
+    """The main file is good; are the VFs' files?"""
+    for warning in parsed.warnings:
+        click.echo(f"warning: {warning}")
+    try:
+        good, bad = Files(config, parsed.config).load_all()
+    except OSError as error:
+        click.echo(f"vfd: {parsed.config.config_dir}: {error.strerror}", err=True)
+        return EXIT_CONFIG
+    for one in bad:
+        for problem in one.problems:
+            click.echo(f"vfd: {problem}", err=True)
+    click.echo(f"{config}: {len(parsed.config.nics)} PFs; {len(good)} good files, {len(bad)} bad")
+    return EXIT_CONFIG if bad else 0
+
+
+async def _serve(
+    service: Service, journal: Journal, sock: socket.socket, group: int | None, config: Path
+) -> None:
+    def read_main() -> MainConfig:
+        return _read(config).config
+
+    loop = asyncio.get_running_loop()
+    daemon = Daemon(service, journal, read_main)
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    await daemon.start()
+
+    from vfd.api.app import make_app
+    from vfd.api.server import Server
+
+    server = Server(make_app(daemon, group))
+    serving = asyncio.create_task(server.run_on(sock))
+    loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(daemon.reload()))
+    journal.emit("ready", f"vfd {vfd.__version__}: {daemon.status()}")
+    notify(READY="1", STATUS=daemon.status())
+    ending = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+    await daemon.stop()
+    server.finish()
+    try:
+        async with asyncio.timeout(0.4):
+            await serving
+    except TimeoutError:
+        pass  # a client that doesn't read: its connection ends with the process
+
+
+def _clean_up(socket_path: Path, pid_file: Path, lock: Lock) -> None:
+    for path in (socket_path, pid_file):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            pass
+    lock.close()
+
+
+if __name__ == "__main__":
+    main()

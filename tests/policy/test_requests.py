@@ -237,6 +237,7 @@ def test_unicast_and_broadcast_are_no_groups(mac: str) -> None:
 def test_an_mtu_is_granted_up_to_the_pfs() -> None:
     policy = nic(vf(mtu=1500), mtu=9000)
     assert ask(policy, Request(0, KIND.MTU, mtu=9000)).granted
+    assert ask(policy, Request(0, KIND.MTU, mtu=68)).granted
     refused = ask(policy, Request(0, KIND.MTU, mtu=9001))
     assert not refused.granted
     assert "9000" in refused.reason
@@ -336,6 +337,11 @@ def test_a_granted_default_mac_replaces_the_nics_own() -> None:
     policy = nic(vf())
     has = granted(Grants(), Request(0, KIND.DEFAULT_MAC, mac=NEW))
     assert owners(policy, {0: has}, OWN) == {NEW: 0, OWN[1]: 1}
+
+
+def test_a_forced_default_mac_stands_over_a_granted_one() -> None:
+    has = {0: Grants(default_mac="02:00:00:00:aa:02")}
+    assert owners(nic(vf(vm_mac=NEW)), has, OWN) == {NEW: 0, OWN[1]: 1}
 
 
 def test_a_mac_has_one_owner_and_configuration_comes_before_grants() -> None:

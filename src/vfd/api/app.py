@@ -119,7 +119,8 @@ def _daemon_routes(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/v1/version", response_model=schema.Version, operation_id="version")
     async def version() -> Response:
         """Which program answers: ``iplex ping``."""
-        return _json(schema.Version(version=vfd.__version__))
+        folder = str(service.files.folder)
+        return _json(schema.Version(version=vfd.__version__, config_dir=folder))
 
     @app.get("/v1/dump", response_model=schema.Dump, operation_id="dump")
     async def dump() -> Response:

@@ -122,6 +122,8 @@ class Version(Answer):
     name: str = "vfd"
     version: str
     api: str = "v1"
+    config_dir: str
+    """Where the VFs' files are: a client that is given a path can tell whether it is one."""
 
 
 class Verbose(Asked):

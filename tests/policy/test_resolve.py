@@ -1,0 +1,171 @@
+"""Rates, shares and MTUs worked out: docs/semantics.md, "Rates and traffic classes"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfd.policy.rate import NONE, Rate, bps_text, parse_bps, parse_rate
+from vfd.policy.resolve import resolve
+from vfd.policy.rules import check
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
+
+LINK = 10**10
+
+
+def vf(vfid: int = 0, **fields: Any) -> VfPolicy:
+    return VfPolicy.model_validate(
+        {"name": f"vm{vfid}", "pciid": "soft0", "vfid": vfid, "vlans": [100], **fields}
+    )
+
+
+def nic(*vfs: VfPolicy, **pf: Any) -> NicPolicy:
+    policy = PfPolicy.model_validate({"id": "soft0", "backend": "soft", "vfs": 8, **pf})
+    return NicPolicy(pf=policy, vfs=vfs)
+
+
+def test_rates_become_bits_per_second() -> None:
+    (one,) = resolve(nic(vf(rate="25%", min_rate=0.1, max_rx_rate="300Mbps")), LINK).nic.vfs
+    assert one.rate == Rate(bps=2_500_000_000)
+    assert one.min_rate == Rate(bps=1_000_000_000)
+    assert one.max_rx_rate == Rate(bps=300_000_000)
+    (plain,) = resolve(nic(vf()), LINK).nic.vfs
+    assert plain.rate == plain.min_rate == plain.max_rx_rate == NONE
+
+
+def test_a_vf_without_an_mtu_gets_the_smaller_of_the_default_and_the_pfs() -> None:
+    def mtu(default: int, pf: int, **fields: Any) -> int | None:
+        return resolve(nic(vf(**fields), default_mtu=default, mtu=pf), LINK).nic.vfs[0].mtu
+
+    assert mtu(1500, 9000) == 1500
+    assert mtu(9000, 1500) == 1500
+    assert mtu(1500, 9000, mtu=4000) == 4000
+
+
+def test_guarantees_over_the_link_are_scaled_in_proportion_and_the_factor_is_told() -> None:
+    wanted = nic(vf(1, min_rate=0.5), vf(2, min_rate="15Gbps"), vf_oversubscription=True)
+    resolved = resolve(wanted, LINK)
+    assert [one.min_rate.on(LINK) for one in resolved.nic.vfs] == [2_500_000_000, 7_500_000_000]
+    assert resolved.scale == 0.5
+    assert resolve(nic(vf(1, min_rate=1)), LINK).scale == 1
+
+
+def test_shares_over_a_class_are_scaled_in_proportion_and_the_factor_is_told() -> None:
+    shares = [("50%", 50), ("50%", 50), ("20%", 20)]
+    vfs = [vf(n, queues=[{"priority": 2, "share": text}]) for n, (text, _) in enumerate(shares)]
+    resolved = resolve(nic(*vfs, vf_oversubscription=True, enable_qos=True), LINK)
+    got = [{q.priority: q.share for q in one.queues}[2] for one in resolved.nic.vfs]
+    assert got == pytest.approx([41.67, 41.67, 16.67], abs=0.01)
+    assert resolved.class_scale == {2: pytest.approx(100 / 120)}
+
+
+def test_without_stated_shares_every_vf_of_the_pf_has_an_equal_one_in_every_class() -> None:
+    (one,) = resolve(nic(vf(1), enable_qos=True), LINK).nic.vfs
+    assert [(q.priority, q.share) for q in one.queues] == [
+        (0, 12.5),
+        (1, 12.5),
+        (2, 12.5),
+        (3, 12.5),
+    ]
+    eight = [{"pri": n} for n in range(8)]
+    (one,) = resolve(nic(vf(1), enable_qos=True, tclasses=eight), LINK).nic.vfs
+    assert len(one.queues) == 8
+
+
+def test_a_vf_that_comes_does_not_change_the_shares_of_the_others() -> None:
+    before = resolve(nic(vf(1), vf(2), enable_qos=True), LINK).nic
+    after = resolve(nic(vf(1), vf(2), vf(3), enable_qos=True), LINK).nic
+    assert after.vfs[:2] == before.vfs
+
+
+def test_vfs_without_a_share_divide_what_the_others_leave() -> None:
+    stated = vf(1, queues=[{"priority": 0, "share": 30}])
+    first, second = resolve(nic(stated, vf(2), enable_qos=True), LINK).nic.vfs
+    assert first.queues[0].share == 30
+    assert second.queues[0].share == pytest.approx(10)
+
+
+def test_without_qos_shares_stay_as_they_are_stated() -> None:
+    first, second = resolve(nic(vf(1, queues=[{"priority": 0, "share": 30}]), vf(2)), LINK).nic.vfs
+    assert len(first.queues) == 1
+    assert second.queues == ()
+
+
+rates = st.one_of(
+    st.floats(0, 1).map(lambda share: Rate(share=share)),
+    st.integers(0, 4 * LINK).map(lambda bps: Rate(bps=bps)),
+)
+
+
+@st.composite
+def nics(draw: st.DrawFn) -> NicPolicy:
+    vfs = [
+        vf(
+            number,
+            rate=draw(rates),
+            min_rate=draw(rates),
+            mtu=draw(st.sampled_from([None, 1500])),
+            queues=[
+                {"priority": tc, "share": draw(st.floats(0, 100))}
+                for tc in draw(st.sets(st.integers(0, 3)))
+            ],
+        )
+        for number in range(draw(st.integers(0, 4)))
+    ]
+    return nic(*vfs, enable_qos=draw(st.booleans()), vf_oversubscription=draw(st.booleans()))
+
+
+@settings(max_examples=200, deadline=None)
+@given(nics())
+def test_resolving_what_is_resolved_changes_nothing(wanted: NicPolicy) -> None:
+    once = resolve(wanted, LINK)
+    twice = resolve(once.nic, LINK)
+    if wanted.pf.vf_oversubscription:
+        assert twice.nic == once.nic
+        assert twice.scale == 1
+    elif not check(wanted, link_bps=LINK):
+        assert twice == once
+
+
+@settings(max_examples=200, deadline=None)
+@given(nics())
+def test_under_oversubscription_what_is_resolved_fits(wanted: NicPolicy) -> None:
+    if not wanted.pf.vf_oversubscription:
+        return
+    resolved = resolve(wanted, LINK).nic
+    assert sum(one.min_rate.on(LINK) for one in resolved.vfs) <= LINK
+    for tc in range(4):
+        shares = [q.share for one in resolved.vfs for q in one.queues if q.priority == tc]
+        assert not wanted.pf.enable_qos or sum(shares) <= 100 * (1 + 1e-9)
+
+
+@given(st.integers(0, 10**15))
+def test_a_speed_reads_back_as_it_was_written(bps: int) -> None:
+    assert parse_bps(bps_text(bps)) == bps
+
+
+@pytest.mark.parametrize(
+    ("text", "bps"),
+    [("2Gbps", 2 * 10**9), ("300 Mbps", 3 * 10**8), ("2.5gbit/s", 25 * 10**8), ("7bps", 7),
+     ("1.1Gbit", 11 * 10**8), ("12345678901234567bps", 12345678901234567)],
+)  # fmt: skip
+def test_speeds_have_units(text: str, bps: int) -> None:
+    assert parse_rate(text) == Rate(bps=bps)
+
+
+@pytest.mark.parametrize(
+    ("written", "share"), [("25%", 0.25), (0.25, 0.25), ("0.25", 0.25), (1, 1)]
+)
+def test_shares_are_numbers_or_percentages(written: Any, share: float) -> None:
+    assert parse_rate(written) == Rate(share=share)
+
+
+@pytest.mark.parametrize(
+    "wrong", [2, -0.1, "101%", "2 G", "fast", "", True, None, [], "-1Gbps", "1e9bps", "nan", "٣%"]
+)
+def test_what_is_neither_share_nor_speed_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"rate|share"):
+        parse_rate(wrong)

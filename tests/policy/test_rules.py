@@ -1,0 +1,271 @@
+"""The rules between fields, between VFs, and with the PF: docs/semantics.md."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from vfd.policy.remarks import remarks
+from vfd.policy.rules import Broken, check, check_names, check_pf
+from vfd.policy.values import Limits, NicPolicy, PfPolicy, VfPolicy
+
+LINK = 10**10
+
+
+def vf(vfid: int = 0, **fields: Any) -> VfPolicy:
+    return VfPolicy.model_validate(
+        {"name": f"vm{vfid}", "pciid": "soft0", "vfid": vfid, "vlans": [100], **fields}
+    )
+
+
+def nic(*vfs: VfPolicy, **pf: Any) -> NicPolicy:
+    policy = PfPolicy.model_validate({"id": "soft0", "backend": "soft", "vfs": 8, **pf})
+    return NicPolicy(pf=policy, vfs=vfs)
+
+
+def broken(*vfs: VfPolicy, **pf: Any) -> list[tuple[str, str, str | None]]:
+    return [(one.vf, one.field, one.other_vf) for one in check(nic(*vfs, **pf), link_bps=LINK)]
+
+
+def only(*vfs: VfPolicy, **pf: Any) -> Broken:
+    (one,) = check(nic(*vfs, **pf), link_bps=LINK)
+    return one
+
+
+def test_good_policies_break_no_rule() -> None:
+    assert broken() == []
+    assert broken(
+        vf(0, strip_stag=True, vm_mac="02:00:00:00:00:01", macs=["02:00:00:00:00:01"]),
+        vf(1, vlans=[], allow_untagged=True, mirror={"target": 0}),
+        vf(2, vlans=["1-64"], rate="2Gbps", min_rate="2Gbps", queues=[{"priority": 3, "share": 1}]),
+    ) == []  # fmt: skip
+
+
+def test_vlans_are_required_unless_untagged_frames_pass() -> None:
+    assert only(vf(vlans=[])).field == "vlans"
+    assert broken(vf(vlans=[], allow_untagged=True)) == []
+
+
+@pytest.mark.parametrize("strip", ["strip_ctag", "strip_stag"])
+def test_access_needs_the_vlan_that_it_inserts(strip: str) -> None:
+    one = only(vf(vlans=[], allow_untagged=True, **{strip: True}))
+    assert one.field == "vlans"
+    assert strip in one.rule
+
+
+def test_the_two_kinds_of_access_exclude_each_other() -> None:
+    assert only(vf(strip_ctag=True, strip_stag=True)).field == "strip_ctag"
+
+
+def test_nothing_is_listed_twice() -> None:
+    assert only(vf(vlans=[5, "4-6"])).value == (5,)
+    assert only(vf(macs=["02:00:00:00:00:0a", "02-00-00-00-00-0A"])).field == "macs"
+    shares = [{"priority": 1, "share": 5}] * 2
+    assert only(vf(queues=shares)).field == "queues"
+    assert only(vf(mirror={"target": 1, "vlans": [100, 100]})).field == "mirror[0].vlans"
+
+
+def test_lists_fit_the_nic() -> None:
+    macs = [f"02:00:00:00:00:{n:02x}" for n in range(65)]
+    assert broken(vf(vlans=["1-64"], macs=macs[:64])) == []
+    assert broken(vf(vlans=["1-65"], macs=macs)) == [("vm0", "vlans", None), ("vm0", "macs", None)]
+    small = Limits(max_vfs=4, max_vlans=1, max_macs=1)
+    found = check(nic(vf(vlans=[1, 2], macs=macs[:2])), limits=small)
+    assert {one.field for one in found} == {"vfs", "vlans", "macs"}
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "limit", "bad"),
+    [
+        (0.5, 0.4, True), (0.4, 0.5, False), ("2Gbps", "1Gbps", True), ("2Gbps", 0.1, True),
+        (0.3, "2Gbps", True), (0.2, "2Gbps", False), (0.9, 0, False), (0, 0.1, False),
+    ],
+)  # fmt: skip
+def test_a_guarantee_is_not_above_the_vfs_limit(guarantee: Any, limit: Any, bad: bool) -> None:
+    fields = [path for _, path, _ in broken(vf(min_rate=guarantee, rate=limit))]
+    assert fields == (["min_rate"] if bad else [])
+
+
+def test_a_vf_is_no_mirror_of_itself() -> None:
+    assert only(vf(3, mirror={"target": 3})).field == "mirror[0].target"
+
+
+def test_a_mirrors_target_exists_on_the_pf() -> None:
+    assert broken(vf(mirror={"target": 7})) == []
+    one = only(vf(mirror=[{"target": 7}, {"target": 8}]))
+    assert (one.field, one.value) == ("mirror[1].target", 8)
+
+
+def test_a_frame_is_copied_to_a_target_once() -> None:
+    def mirrors(*entries: dict[str, Any]) -> list[str]:
+        return [path for _, path, _ in broken(vf(mirror=list(entries)))]
+
+    assert mirrors({"target": 1}, {"target": 1}) == ["mirror"]
+    assert mirrors({"target": 1}, {"target": 1, "direction": "in", "vlans": [5]}) == ["mirror"]
+    assert mirrors({"target": 1, "direction": "in"}, {"target": 1, "direction": "out"}) == []
+    assert mirrors({"target": 1, "vlans": [5]}, {"target": 1, "vlans": [6]}) == []
+    assert mirrors({"target": 1, "vlans": [5, 6]}, {"target": 1, "vlans": [6]}) == ["mirror"]
+    assert mirrors({"target": 1}, {"target": 2}) == []
+
+
+def test_a_vfid_is_below_the_number_of_vfs() -> None:
+    assert only(vf(8)).field == "vfid"
+    assert "0 … 7" in only(vf(8)).rule
+    assert "no VFs" in only(vf(0), vfs=0).rule
+    found = check(nic(vf(8), vfs=None, backend="kernel"), limits=Limits(max_vfs=7))
+    assert [one.field for one in found] == ["vfid"]
+
+
+def test_a_vfid_a_name_and_a_mac_have_one_vf() -> None:
+    assert broken(vf(1), vf(1, name="other")) == [("other", "vfid", "vm1")]
+    assert broken(vf(1), vf(2, name="vm1")) == [("vm1", "name", "vm1")]
+    assert broken(vf(1, vm_mac="02:00:00:00:00:01"), vf(2, vm_mac="02:00:00:00:00:01")) == [
+        ("vm2", "vm_mac", "vm1")
+    ]
+    assert broken(
+        vf(1, macs=["02:00:00:00:00:01", "02:00:00:00:00:02"]),
+        vf(2, vm_mac="02:00:00:00:00:02"),
+        vf(3, macs=["02:00:00:00:00:03", "02:00:00:00:00:02"]),
+    ) == [("vm2", "vm_mac", "vm1"), ("vm3", "macs[1]", "vm1")]
+
+
+def test_names_are_unique_over_the_pfs_of_a_host() -> None:
+    (one,) = check_names([vf(1), vf(2), vf(1, pciid="soft1")])
+    assert (one.vf, one.other_vf) == ("vm1", "vm1")
+    assert "VF 1 of soft0" in one.rule
+
+
+def test_a_vfs_mtu_is_not_above_the_pfs() -> None:
+    assert broken(vf(mtu=1500)) == []
+    assert only(vf(mtu=1501)).field == "mtu"
+
+
+def test_guarantees_fit_the_link_unless_oversubscribed() -> None:
+    first, second = vf(1, min_rate=0.6), vf(2, min_rate="4.1Gbps")
+    one = only(first, second)
+    assert (one.vf, one.field, one.other_vf) == ("vm2", "min_rate", "vm1")
+    assert "1.01 times the link of 10Gbps" in one.rule
+    assert only(second, first).vf == "vm1"
+    assert broken(first, second, vf_oversubscription=True) == []
+    assert broken(first, vf(2, min_rate=0.4)) == []
+    assert broken(*[vf(n, min_rate=0.1) for n in range(10)], vfs=10) == []
+
+
+def test_while_the_link_is_unknown_only_shares_are_added_up() -> None:
+    assert not check(nic(vf(1, min_rate="40Gbps")))
+    assert [one.vf for one in check(nic(vf(1, min_rate=0.6), vf(2, min_rate=0.6)))] == ["vm2"]
+
+
+def share(vfid: int, percent: Any, priority: int = 1) -> VfPolicy:
+    return vf(vfid, queues=[{"priority": priority, "share": percent}])
+
+
+def test_shares_of_a_class_fit_the_class_unless_oversubscribed() -> None:
+    assert broken(share(1, "50%"), share(2, 50), share(3, 90, priority=2)) == []
+    assert broken(share(1, 50), share(2, 50.5)) == [("vm2", "queues[0].share", "vm1")]
+    assert broken(share(1, 50), share(2, 51), vf_oversubscription=True) == []
+    assert broken(*[share(n, 100 / 7) for n in range(7)]) == []
+
+
+def test_the_spread_of_a_class_is_at_most_ten() -> None:
+    assert broken(share(1, 50), share(2, 5)) == []
+    assert broken(share(1, 50), share(2, 4.9)) == [("vm2", "queues[0].share", "vm1")]
+    assert broken(share(1, 4), share(2, 50)) == [("vm2", "queues[0].share", "vm1")]
+    assert broken(share(1, 0.3), share(2, 3)) == []
+    assert broken(share(1, 50), share(2, 1, priority=2), share(3, 0)) == []
+
+
+def test_a_share_is_of_a_class_that_the_pf_has() -> None:
+    assert only(share(1, 10, priority=4)).field == "queues[0].priority"
+    eight = [{"pri": n} for n in range(8)]
+    assert broken(share(1, 10, priority=7), tclasses=eight) == []
+
+
+def pf_broken(**fields: Any) -> list[str]:
+    return [one.field for one in check_pf(nic(**fields).pf)]
+
+
+def test_traffic_classes_are_each_there_once_and_fit_the_link() -> None:
+    assert pf_broken(tclasses=[{"pri": n, "min_bw": 25} for n in range(4)]) == []
+    assert pf_broken(tclasses=[{"pri": n} for n in (0, 1, 2, 2)]) == ["tclasses"]
+    assert pf_broken(tclasses=[{"pri": n} for n in (0, 1, 2, 4)]) == ["tclasses[3].pri"]
+    assert pf_broken(tclasses=[{"pri": n, "min_bw": 26} for n in range(4)]) == ["tclasses"]
+    low = [{"pri": 0, "min_bw": 20, "max_bw": 19}, {"pri": 1}, {"pri": 2}, {"pri": 3}]
+    assert pf_broken(tclasses=low) == ["tclasses[0].max_bw"]
+
+
+def test_a_class_is_in_one_group_at_most_and_exists() -> None:
+    assert pf_broken(bw_grps={"a": [0], "b": [1, 2]}) == []
+    assert pf_broken(bw_grps={"a": [0], "b": [1, 0]}) == ["bw_grps.b"]
+    assert pf_broken(bw_grps={"a": [4]}) == ["bw_grps.a"]
+    assert pf_broken(bw_grps={"a": [0, 0], "b": []}) == ["bw_grps.a", "bw_grps.b"]
+
+
+def test_a_software_nic_says_its_vfs_and_its_ports_have_names_that_the_kernel_takes() -> None:
+    assert pf_broken(vfs=None) == ["vfs"]
+    assert pf_broken(id="0000:07:00.0") == ["id"]
+    assert pf_broken(id="elevenchars", vfs=256) == []
+    assert pf_broken(id="twelve-chars", vfs=256) == ["id"]
+    assert pf_broken(id="twelve-chars", vfs=100) == []
+    assert pf_broken(uplink="soft0") == ["uplink"]
+    assert pf_broken(uplink="soft0v3") == ["uplink"]
+    assert pf_broken(uplink="soft0vx") == []
+    assert pf_broken(link_speed=0) == ["link_speed"]
+
+
+def test_what_only_a_software_nic_has_is_refused_of_others() -> None:
+    fields = pf_broken(backend="kernel", link_speed="1Gbps", uplink="eth1", guest="tap")
+    assert fields == ["link_speed", "uplink", "guest"]
+
+
+def test_every_broken_rule_is_told_at_once() -> None:
+    bad = vf(9, vlans=[], mtu=9000, mirror={"target": 9}, strip_ctag=True, strip_stag=True)
+    fields = [path for _, path, _ in broken(bad, vf(9, name="vm9"), bw_grps={"a": [9 - 2]})]
+    assert fields == [
+        "bw_grps.a", "strip_ctag", "vlans", "mirror[0].target", "vfid", "mtu",
+        "mirror[0].target", "vfid", "name", "vfid",
+    ]  # fmt: skip
+
+
+def told(*vfs: VfPolicy, **pf: Any) -> set[tuple[str, str]]:
+    return {(one.vf, one.field) for one in remarks(nic(*vfs, **pf), link_bps=LINK)}
+
+
+def test_a_plain_configuration_is_passed_without_a_remark() -> None:
+    assert told(vf(1), vf(2, strip_stag=True, mirror={"target": 1, "vlans": [100]})) == set()
+
+
+def test_what_is_unsafe_or_has_no_effect_is_remarked_and_not_refused() -> None:
+    assert told(vf(1, mac_anti_spoof=False)) == {("vm1", "mac_anti_spoof")}
+    assert told(vf(1, vlan_anti_spoof=False)) == {("vm1", "vlan_anti_spoof")}
+    mac = "02:00:00:00:00:01"
+    assert told(vf(1, vm_mac=mac, macs=[mac])) == {("vm1", "macs")}
+    assert told(vf(1, strip_stag=True, vlans=[1, 2])) == {("vm1", "strip_stag")}
+    assert told(vf(1, mirror={"target": 2})) == {("vm1", "mirror[0].target")}
+    assert told(vf(1, mirror={"target": 0, "vlans": [5]}), vf(0)) == {("vm1", "mirror[0].vlans")}
+    assert told(vf(1, rate="11Gbps", max_rx_rate="10Gbps")) == {("vm1", "rate")}
+    assert told(share(1, 10)) == {("vm1", "queues")}
+    assert told(share(1, 10), enable_qos=True) == set()
+    classes = [{"pri": n, "latency": n == 3} for n in range(4)]
+    assert told(tclasses=classes) == {("", "tclasses"), ("", "tclasses[3].latency")}
+
+
+def test_checking_grows_with_the_number_of_vfs_and_not_with_its_square() -> None:
+    def seconds(count: int) -> float:
+        vfs = tuple(
+            vf(n, macs=[f"02:00:00:00:{m:02x}:{n:02x}" for m in range(8)], mirror={"target": 0},
+               min_rate=0.001, queues=[{"priority": 1, "share": 0.3}])
+            for n in range(1, count + 1)
+        )  # fmt: skip
+        policy = nic(*vfs, vfs=256)
+        best = 9.0
+        for _ in range(5):
+            start = time.perf_counter()
+            assert check(policy, link_bps=LINK) == ()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    # 8 times the VFs: about 8 times as long; a rule that compares all pairs takes 64 times.
+    assert seconds(248) < 24 * seconds(31)

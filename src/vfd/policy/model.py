@@ -16,7 +16,7 @@ of a VF
 ``spoofed``         p: refused by Tx 2, 3, or 4 as tagged
 ``dropped_untagged``  p: refused by Tx 4 as untagged
 ``oversize``        p: refused by Tx 5
-``rate_dropped``, ``storm_dropped``  p: refused by Tx 6
+``rate_dropped``, ``storm_dropped``  p: refused by Tx 6 (drops by an Rx rate are not modelled)
 ``mirrored``        p for each copy of its frames that reached a mirror target
 ``rx_packets``      p, ``rx_bytes`` b of the frame as the guest is given it; of copies too
 ``rx_dropped``      p: a unicast frame to a MAC that the VF owns was refused by Rx 1 or 2

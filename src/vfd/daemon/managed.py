@@ -289,11 +289,14 @@ class Managed:
             raise NicError(f"{error}. It could not be undone: {second}") from error
         raise NicError(f"{error}. It was undone") from error
 
-    def converge(self) -> tuple[tuple[Change, ...], tuple[tuple[Change, str], ...]]:
+    def converge(
+        self, *, repair: bool = False
+    ) -> tuple[tuple[Change, ...], tuple[tuple[Change, str], ...]]:
         """Looks at the NIC and makes it what is aimed at, as far as it goes.
 
-        Returns what was changed and what could not be, each with the reason. Raises NicError where
-        the NIC can't be read.
+        ``repair``: the NIC knows of damage that ``observe`` may not show, and mends it in ``apply``
+        even where no VF differs. Returns what was changed and what could not be, each with the
+        reason. Raises NicError where the NIC can't be read.
         """
         nic = self.working()
         assert self.aim is not None
@@ -303,7 +306,7 @@ class Managed:
             self.fail(error)
             raise
         changes = self.changes(self.aim, self.seen)
-        if not changes:
+        if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
             return (), ()
         failed: list[tuple[Change, str]] = []

@@ -17,6 +17,7 @@ from vfd.config.main_file import MainConfig
 from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.files import BadFile, Files, Staged
 from vfd.daemon.journal import Journal
+from vfd.daemon.loading import load, still_kept, why_homeless
 from vfd.daemon.managed import Condition, Configured, Managed, differences
 from vfd.daemon.zero import Zero
 from vfd.nic.protocol import NicError
@@ -118,154 +119,13 @@ class Service:
     def load(
         self, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
     ) -> list[Configured]:
-        """Reads every VF file and makes the NICs follow. Returns the VFs that were opened.
-
-        A file that is bad is reported and leaves its VF as it is; the others go on.
-        """
-        try:
-            good, bad = self.files.load_all()
-        except OSError as error:
-            problem = Problem(str(self.files.folder), "", "", f"can't be read: {error.strerror}")
-            self.journal.emit("bad-file", str(problem), level="error", file=problem.file)
-            if not starting:
-                return []  # what was in force stays in force
-            good, bad = [], [BadFile(problem.file, (problem,))]
-        self.bad = {b.file: b for b in bad}
-        self._refuse_names_in_use(good)
-        opened: list[Configured] = []
-        homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in self.nics}
-        for one in good:
-            home = self.home(one.policy.pciid)
-            if home is None or home.nic is None:
-                self._set_aside(one, self._why_homeless(one, home), home)
-            else:
-                homes[home.id].append(one)
-        for pf_id, managed in self.nics.items():
-            if managed.nic is not None:
-                pf = (pfs or {}).get(pf_id, managed.pf)
-                opened += self._follow(managed, pf, homes[pf_id], starting=starting)
-        for problem in (p for b in self.bad.values() for p in b.problems):
-            self.journal.emit(
-                "bad-file", str(problem), level="error", file=problem.file, field=problem.field
-            )
-        return opened
-
-    def _refuse_names_in_use(self, good: list[Configured]) -> None:
-        first: dict[str, Configured] = {}
-        for one in tuple(good):
-            other = first.setdefault(one.policy.name, one)
-            if other is not one:
-                good.remove(one)
-                rule = f"a name is unique on the host: {other.file} has it"
-                self._set_aside(
-                    one, Problem(one.file, "name", one.policy.name, rule, other.policy.name)
-                )
-
-    def _set_aside(self, one: Configured, problem: Problem, home: Managed | None = None) -> None:
-        earlier = self.bad[one.file].problems if one.file in self.bad else ()
-        home = home or self.home(one.policy.pciid)
-        self.bad[one.file] = BadFile(
-            one.file, (*earlier, problem), home.id if home else one.policy.pciid, one.policy.vfid
-        )
-
-    def _why_homeless(self, one: Configured, home: Managed | None) -> Problem:
-        if home is None:
-            rule = f"no PF of this daemon: pciids has {', '.join(self.nics) or 'none'}"
-        else:
-            rule = f"its PF isn't working: {home.detail}"
-        return Problem(one.file, "pciid", shown(one.policy.pciid), rule)
+        """Reads every VF file and makes the NICs follow. Returns the VFs that were opened."""
+        return load(self, starting=starting, pfs=pfs)
 
     def home(self, device: str) -> Managed | None:
+        """The PF that a VF file's ``pciid`` means."""
         exact = self.nics.get(device)
         return exact or next((m for m in self.nics.values() if m.is_called(device)), None)
-
-    def _follow(
-        self, managed: Managed, pf: PfPolicy, wanted: list[Configured], *, starting: bool
-    ) -> list[Configured]:
-        """Aims at as many of ``wanted`` as agree with each other, and at the VFs of files that
-        were good and became bad; then converges."""
-        before = dict(managed.vfs)
-        old_of = {one.file: one for one in before.values()}
-        files = {one.file for one in wanted}
-        fallback = [one for file, one in old_of.items() if self._is_bad(file) and file not in files]
-        candidates = fallback + wanted
-        managed.kept = self._keep(managed, candidates, starting=starting)
-        while True:
-            try:
-                aim = managed.aim_at(pf, candidates)
-                break
-            except RefusedError as refused:
-                again = self._without_offenders(managed, candidates, refused, old_of)
-                if again is None:
-                    managed.condition, managed.detail = Condition.FAILED, str(refused)
-                    self.journal.emit("failed", str(refused), level="error", pf=managed.id)
-                    return []
-                candidates = again
-        was_closed = {vfid for vfid in aim.vfs if managed.is_closed(vfid)}
-        managed.aim, managed.pf = aim, pf
-        self.converge(managed)
-        for vfid in managed.kept:
-            self.journal.emit(
-                "kept",
-                "open without a readable configuration: left as it is, because a file in"
-                " config_dir that may be its own is bad",
-                level="warning",
-                pf=managed.id,
-                vfid=vfid,
-            )
-        return [one for vfid, one in aim.vfs.items() if vfid in was_closed]
-
-    def _is_bad(self, file: str) -> bool:
-        """The file, or a folder that it is in, can't be read."""
-        return file in self.bad or any(file.startswith(f"{folder}/") for folder in self.bad)
-
-    def _keep(
-        self, managed: Managed, candidates: list[Configured], *, starting: bool
-    ) -> dict[int, Any]:
-        assert managed.seen is not None
-        claimed = {one.policy.vfid for one in candidates}
-        mine = [b for b in self.bad.values() if not b.device or self.home(b.device) is managed]
-        anybodys = any(b.vfid is None for b in mine)
-        named = {b.vfid for b in mine}
-        return {
-            vfid: state.rules
-            for vfid, state in managed.seen.vfs.items()
-            if vfid not in claimed
-            and state.rules is not None
-            and not managed.is_closed(vfid)
-            and (starting or vfid in managed.kept)
-            and (anybodys or vfid in named)
-        }
-
-    def _without_offenders(
-        self,
-        managed: Managed,
-        candidates: list[Configured],
-        refused: RefusedError,
-        old_of: Mapping[str, Configured],
-    ) -> list[Configured] | None:
-        """``candidates`` without what was refused, or with what was in force before in its place.
-
-        None: it is the PF's own configuration that is refused.
-        """
-        offenders = {p.file for p in refused.problems}
-        current = {one.file: one for one in candidates}
-        kept_names = {f"{managed.id}:{vfid}": vfid for vfid in managed.kept}
-        if not offenders & (current.keys() | kept_names.keys()):
-            return None
-        first: list[Configured] = []
-        rest: list[Configured] = []
-        for one in candidates:
-            if one.file not in offenders:
-                rest.append(one)
-            elif (old := old_of.get(one.file)) is not None and old is not one:
-                first.append(old)
-        for name in offenders & kept_names.keys():
-            managed.kept.pop(kept_names[name], None)
-        for problem in refused.problems:
-            if problem.file in current:
-                self._set_aside(current[problem.file], problem, managed)
-        return first + rest
 
     # Requests
 
@@ -328,7 +188,7 @@ class Service:
     def _home_or_refuse(self, one: Configured) -> Managed:
         managed = self.home(one.policy.pciid)
         if managed is None:
-            raise RefusedError([self._why_homeless(one, None)])
+            raise RefusedError([why_homeless(self, one, None)])
         managed.working()
         if managed.aim is None:
             raise NicError(f"{managed.id} isn't working: {managed.detail}")
@@ -369,7 +229,7 @@ class Service:
         finally:
             if staged is not None:
                 staged.abandon()
-        self.bad.pop(one.file, None)
+        self._no_longer_bad(one.file)
         made = Made(
             one.policy.name,
             managed.id,
@@ -412,7 +272,7 @@ class Service:
             retired.restore()
             raise
         retired.finish()
-        self.bad.pop(one.file, None)
+        self._no_longer_bad(one.file)
         made = Made(one.policy.name, managed.id, one.policy.vfid, changes, ())
         self._tell(made, "deleted")
         return made
@@ -425,8 +285,20 @@ class Service:
             self.files.retire(file).finish()
         except OSError as error:
             raise StorageError(f"{file} can't be removed: {error}") from error
+        self._no_longer_bad(file)
         self.journal.emit("deleted", f"{file}, which was not in force, is deleted", name=name)
-        self.load()
+
+    def _no_longer_bad(self, file: str) -> None:
+        """VFs left open for this file's sake close, unless another bad file may be theirs."""
+        if self.bad.pop(file, None) is None:
+            return
+        for managed in self.nics.values():
+            if not managed.kept:
+                continue
+            kept = still_kept(self, managed, managed.vfs.values())
+            if kept != managed.kept:
+                managed.kept = kept
+                managed.go(managed.aim_at(managed.pf, managed.vfs))
 
     def mirror(self, pf_id: str, vfid: int, direction: str, target: int | None) -> Made:
         """Sets, changes or (``off``) ends the mirror of a VF to ``target``; its file follows."""
@@ -465,11 +337,14 @@ class Service:
         if not force and (problems := self._in_the_way(managed, vfs)):
             raise RefusedError(problems)
         pf = managed.pf.model_copy(update={"vfs": vfs})
+        going = [one for one in managed.vfs.values() if one.policy.vfid >= vfs]
         staying = [one for one in managed.vfs.values() if one.policy.vfid < vfs]
         before = managed.aim
         aim = managed.aim_at(pf, staying)
         try:
             staged = self.files.restage_pf(managed.pf.id, {"vfs": vfs})
+        except ConfigError as error:
+            raise RefusedError(error.problems) from None
         except OSError as error:
             raise StorageError(f"{self.files.main_file}: {error}") from error
         try:
@@ -481,9 +356,23 @@ class Service:
             raise StorageError(f"{self.files.main_file} can't be kept: {error}") from error
         finally:
             staged.abandon()
-        self.journal.emit("pf", f"{pf_id} has {vfs} VFs now", pf=pf_id, vfs=vfs)
-        self.load()
+        self.journal.emit("pf", f"{pf_id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
+        for one in going:
+            rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
+            problem = Problem(one.file, "vfid", str(one.policy.vfid), rule)
+            self.bad[one.file] = BadFile(one.file, (problem,), managed.id, one.policy.vfid)
+        self._admit_waiting(managed)
         return changes
+
+    def _admit_waiting(self, managed: Managed) -> None:
+        """Files whose VF was missing come into force where it is there now."""
+        assert managed.seen is not None
+        for bad in tuple(self.bad.values()):
+            if bad.device and self.home(bad.device) is managed and bad.vfid in managed.seen.vfs:
+                try:
+                    self._put(self.files.load(bad.file), None, None)
+                except (ConfigError, RefusedError, ExistsError, NicError, OSError) as error:
+                    log.info("%s stays out of force: %s", bad.file, error)
 
     def _in_the_way(self, managed: Managed, vfs: int) -> list[Problem]:
         assert managed.seen is not None
@@ -547,7 +436,7 @@ class Service:
 
     # Convergence
 
-    def converge(self, managed: Managed, *, found: str | None = None) -> int:
+    def converge(self, managed: Managed, *, found: str | None = None, repair: bool = False) -> int:
         """Brings the NIC to what is aimed at. Tells what could not be done and, where something
         should not have differed (``found`` says how it was noticed), what was repaired.
 
@@ -556,7 +445,7 @@ class Service:
         if managed.nic is None or managed.aim is None:
             return 0
         try:
-            done, failed = managed.converge()
+            done, failed = managed.converge(repair=repair)
         except NicError as error:
             kind = "lost" if managed.condition is Condition.LOST else "failed"
             self.journal.emit(kind, str(error), level="error", pf=managed.id)

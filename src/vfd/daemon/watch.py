@@ -104,7 +104,9 @@ def _look_again(service: Service, managed: Managed, kinds: set[EventKind]) -> in
         found = "events were lost"
     else:
         found = "what the NIC enforces changed with its guest or its link"
-    return service.converge(managed, found=found)
+    repair = bool(kinds & {EventKind.DRIFT, EventKind.OVERRUN})
+    made = service.converge(managed, found=found, repair=repair)
+    return max(made, 1) if repair else made
 
 
 def _follow_speed(managed: Managed) -> None:

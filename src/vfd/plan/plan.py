@@ -12,7 +12,7 @@ from vfd.policy.values import NicPolicy, PfPolicy, VfRules
 Expressible = Callable[[int, VfRules | None], VfRules | None]
 """``Nic.expressible``: rules as the NIC will show them; of None, how it shows a closed VF."""
 
-PF_FIELDS = frozenset(PfPolicy.model_fields) - {"id", "backend", "default_mtu", "strict", "mtu"}
+PF_FIELDS = frozenset(PfPolicy.model_fields) - {"id", "backend", "default_mtu", "strict"}
 """The PF's attributes that live in the NIC. The others only guide what is asked of it."""
 
 

@@ -1,0 +1,184 @@
+"""From the files to the NICs: at start, at SIGHUP, and when a PF comes back.
+
+A file that is bad, or that doesn't agree with the others, is reported and its VF left as it is;
+all others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from vfd.config.errors import Problem, shown
+from vfd.daemon.failures import RefusedError
+from vfd.daemon.files import BadFile
+from vfd.daemon.managed import Condition, Configured, Managed
+from vfd.policy.values import PfPolicy, VfRules
+
+if TYPE_CHECKING:
+    from vfd.daemon.service import Service
+
+
+def load(
+    service: Service, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
+) -> list[Configured]:
+    """Reads every VF file and makes the NICs follow. Returns the VFs that were opened.
+
+    A file that is bad is reported and leaves its VF as it is; the others go on.
+    """
+    try:
+        good, bad = service.files.load_all()
+    except OSError as error:
+        problem = Problem(str(service.files.folder), "", "", f"can't be read: {error.strerror}")
+        service.journal.emit("bad-file", str(problem), level="error", file=problem.file)
+        if not starting:
+            return []  # what was in force stays in force
+        good, bad = [], [BadFile(problem.file, (problem,))]
+    known = {p for b in service.bad.values() for p in b.problems}
+    service.bad = {b.file: b for b in bad}
+    _refuse_names_in_use(service, good)
+    opened: list[Configured] = []
+    homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in service.nics}
+    for one in good:
+        home = service.home(one.policy.pciid)
+        if home is None or home.nic is None:
+            _set_aside(service, one, why_homeless(service, one, home), home)
+        else:
+            homes[home.id].append(one)
+    for pf_id, managed in service.nics.items():
+        if managed.nic is not None:
+            pf = (pfs or {}).get(pf_id, managed.pf)
+            opened += _follow(service, managed, pf, homes[pf_id], starting=starting)
+    for problem in (p for b in service.bad.values() for p in b.problems):
+        if problem not in known:
+            service.journal.emit(
+                "bad-file", str(problem), level="error", file=problem.file, field=problem.field
+            )
+    return opened
+
+
+def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:
+    first: dict[str, Configured] = {}
+    for one in tuple(good):
+        other = first.setdefault(one.policy.name, one)
+        if other is not one:
+            good.remove(one)
+            rule = f"a name is unique on the host: {other.file} has it"
+            _set_aside(
+                service, one, Problem(one.file, "name", one.policy.name, rule, other.policy.name)
+            )
+
+
+def _set_aside(
+    service: Service, one: Configured, problem: Problem, home: Managed | None = None
+) -> None:
+    earlier = service.bad[one.file].problems if one.file in service.bad else ()
+    home = home or service.home(one.policy.pciid)
+    service.bad[one.file] = BadFile(
+        one.file, (*earlier, problem), home.id if home else one.policy.pciid, one.policy.vfid
+    )
+
+
+def why_homeless(service: Service, one: Configured, home: Managed | None) -> Problem:
+    if home is None:
+        rule = f"no PF of this daemon: pciids has {', '.join(service.nics) or 'none'}"
+    else:
+        rule = f"its PF isn't working: {home.detail}"
+    return Problem(one.file, "pciid", shown(one.policy.pciid), rule)
+
+
+def _follow(
+    service: Service, managed: Managed, pf: PfPolicy, wanted: list[Configured], *, starting: bool
+) -> list[Configured]:
+    """Aims at as many of ``wanted`` as agree with each other, and at the VFs of files that
+    were good and became bad; then converges."""
+    before = dict(managed.vfs)
+    old_of = {one.file: one for one in before.values()}
+    files = {one.file for one in wanted}
+    fallback = [one for file, one in old_of.items() if _is_bad(service, file) and file not in files]
+    candidates = fallback + wanted
+    managed.kept = still_kept(service, managed, candidates, starting=starting)
+    while True:
+        try:
+            aim = managed.aim_at(pf, candidates)
+            break
+        except RefusedError as refused:
+            again = _without_offenders(service, managed, candidates, refused, old_of)
+            if again is None:
+                managed.condition, managed.detail = Condition.FAILED, str(refused)
+                service.journal.emit("failed", str(refused), level="error", pf=managed.id)
+                return []
+            candidates = again
+    was_closed = {vfid for vfid in aim.vfs if managed.is_closed(vfid)}
+    managed.aim, managed.pf = aim, pf
+    service.converge(managed)
+    for vfid in managed.kept:
+        service.journal.emit(
+            "kept",
+            "open without a readable configuration: left as it is, because a file in"
+            " config_dir that may be its own is bad",
+            level="warning",
+            pf=managed.id,
+            vfid=vfid,
+        )
+    return [one for vfid, one in aim.vfs.items() if vfid in was_closed]
+
+
+def _is_bad(service: Service, file: str) -> bool:
+    """The file, or a folder that it is in, can't be read."""
+    return file in service.bad or any(file.startswith(f"{folder}/") for folder in service.bad)
+
+
+def still_kept(
+    service: Service,
+    managed: Managed,
+    candidates: Iterable[Configured],
+    *,
+    starting: bool = False,
+) -> dict[int, VfRules]:
+    """VFs that are open without a configuration, where a bad file may be theirs."""
+    assert managed.seen is not None
+    claimed = {one.policy.vfid for one in candidates}
+    mine = [b for b in service.bad.values() if not b.device or service.home(b.device) is managed]
+    anybodys = any(b.vfid is None for b in mine)
+    named = {b.vfid for b in mine}
+    return {
+        vfid: state.rules
+        for vfid, state in managed.seen.vfs.items()
+        if vfid not in claimed
+        and state.rules is not None
+        and not managed.is_closed(vfid)
+        and (starting or vfid in managed.kept)
+        and (anybodys or vfid in named)
+    }
+
+
+def _without_offenders(
+    service: Service,
+    managed: Managed,
+    candidates: list[Configured],
+    refused: RefusedError,
+    old_of: Mapping[str, Configured],
+) -> list[Configured] | None:
+    """``candidates`` without what was refused, or with what was in force before in its place.
+
+    None: it is the PF's own configuration that is refused.
+    """
+    offenders = {p.file for p in refused.problems}
+    current = {one.file: one for one in candidates}
+    kept_names = {f"{managed.id}:{vfid}": vfid for vfid in managed.kept}
+    if not offenders & (current.keys() | kept_names.keys()):
+        return None
+    first: list[Configured] = []
+    rest: list[Configured] = []
+    for one in candidates:
+        if one.file not in offenders:
+            rest.append(one)
+        elif (old := old_of.get(one.file)) is not None and old is not one:
+            first.append(old)
+    for name in offenders & kept_names.keys():
+        managed.kept.pop(kept_names[name], None)
+    for problem in refused.problems:
+        if problem.file in current:
+            _set_aside(service, current[problem.file], problem, managed)
+    return first + rest

@@ -12,6 +12,7 @@ from .case import Ask, Case, Send
 from .cases import CASES
 from .clauses import BESIDES, CLAUSES, SECTIONS
 from .measured import MEASURED, Measured
+from .page import PAGE, with_table
 
 ROWS: tuple[Case | Measured, ...] = (*CASES, *MEASURED)
 LINK_BPS = 10 * 10**9
@@ -75,3 +76,8 @@ def test_cases_can_fail() -> None:
     for case in CASES:
         assert case.proves, case.name
         assert any(isinstance(step, Send | Ask) for step in case.steps), case.name
+
+
+def test_the_page_lists_the_cases_as_they_are() -> None:
+    page = PAGE.read_text()
+    assert page == with_table(page), "write it anew: python -m tests.packet.page"

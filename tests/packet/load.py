@@ -1,0 +1,224 @@
+"""Runs the rows of measured.py on a soft bench: offers load, and looks at what arrives."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from vfd.nic.protocol import Counters
+from vfd.nic.soft import namespace
+
+from .frames import mac, marker_of
+from .measured import Bound, Load, Measured, Tcp
+from .soft_bench import GUEST_MTU, SoftBench
+
+TICK = 0.002
+"""Seconds between bursts of a load."""
+DRAIN = 0.05
+"""Seconds of silence after which the queues count as empty."""
+PORT = 5001
+TCP_HEADERS = 14 + 20 + 20
+"""Bytes before a segment's payload: Ethernet, IPv4, TCP without options."""
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """(port, marker) → frames and bytes: within the load's time, and in all."""
+
+    frames: Counter[tuple[int, bytes]] = field(default_factory=Counter)
+    in_time: Counter[tuple[int, bytes]] = field(default_factory=Counter)
+    """Bytes that arrived before the load ended."""
+
+
+def run(bench: SoftBench, row: Measured) -> list[str]:
+    """Runs the row; returns what lies outside its bounds."""
+    bench.configure(row.nic)
+    before = bench.counters()
+    if row.tcp:
+        return list(_tcp_faults(bench, row, row.tcp, before))
+    markers = {_key(load): os.urandom(8) for load in row.loads}
+    arrivals = _offer(bench, row, markers)
+    after = bench.counters()
+    faults = [fault for bound in row.bounds for fault in _outside(row, bound, markers, arrivals)]
+    for counted in row.counted:
+        moved = after[counted.port][counted.counter] - before[counted.port][counted.counter]
+        if not counted.low <= moved <= counted.high:
+            faults.append(
+                f"VF {counted.port}: {counted.counter} moved by {moved},"
+                f" not by {counted.low} … {counted.high}"
+            )
+    return faults
+
+
+def _key(load: Load) -> tuple[int, str]:
+    return load.port, load.label
+
+
+def _outside(
+    row: Measured,
+    bound: Bound,
+    markers: Mapping[tuple[int, str], bytes],
+    arrivals: Arrivals,
+) -> Iterator[str]:
+    key = bound.port, markers[bound.sender, bound.label]
+    if bound.unit == "frames":
+        got: float = arrivals.frames[key]
+    else:
+        got = arrivals.in_time[key] * 8 / row.seconds / 1e6
+    if not bound.low <= got <= bound.high:
+        yield (
+            f"at {bound.port} of {bound.sender}'s {bound.label or 'load'}: {got:.1f} {bound.unit},"
+            f" not {bound.low} … {bound.high}"
+        )
+
+
+def _offer(bench: SoftBench, row: Measured, markers: Mapping[tuple[int, str], bytes]) -> Arrivals:
+    """Sends every load at its pace for the row's time, receiving all along."""
+    frames = [
+        (load, load.frame.with_marker(markers[_key(load)], bench.own_mac)) for load in row.loads
+    ]
+    sent = [0] * len(frames)
+    arrivals = Arrivals()
+    start = time.monotonic()
+    while (now := time.monotonic() - start) < row.seconds:
+        for number, (load, raw) in enumerate(frames):
+            due = min(int(load.pps * now), int(load.pps * row.seconds)) - sent[number]
+            bench.send(load.port, (raw for _ in range(due)))
+            sent[number] += due
+        _receive(bench, arrivals, TICK, in_time=True)
+    for number, (load, raw) in enumerate(frames):
+        bench.send(load.port, (raw for _ in range(int(load.pps * row.seconds) - sent[number])))
+    deadline = time.monotonic() + 3
+    while _receive(bench, arrivals, DRAIN, in_time=False) and time.monotonic() < deadline:
+        pass
+    return arrivals
+
+
+def _receive(bench: SoftBench, arrivals: Arrivals, wait: float, *, in_time: bool) -> int:
+    """Takes what waits at all ports, or comes within ``wait`` seconds; returns how much."""
+    count = 0
+    ready, _, _ = select.select(list(bench.ports.values()), [], [], wait)
+    for number, port in bench.ports.items():
+        if port not in ready:
+            continue
+        while (raw := port.receive()) is not None:
+            key = number, marker_of(raw)
+            arrivals.frames[key] += 1
+            if in_time:
+                arrivals.in_time[key] += len(raw)
+            count += 1
+    return count
+
+
+# -- TCP ---------------------------------------------------------------------------------------
+
+
+def _tcp_faults(bench: SoftBench, row: Measured, tcp: Tcp, before: Counters) -> Iterator[str]:
+    ends = (tcp.sender, tcp.receiver)
+    for number, vfid in enumerate(ends):
+        _guest_ip(bench, vfid, f"192.0.2.{number + 1}/24")
+    bench.pump()
+    try:
+        received, seconds = _transfer(bench, tcp)
+    finally:
+        for vfid in ends:
+            _guest_silent(bench, vfid)
+        bench.pump()
+    after = bench.counters()
+    if received != tcp.size:
+        yield f"{received} of {tcp.size} bytes arrived"
+    moved = {
+        vfid: {name: after[vfid][name] - before[vfid][name] for name in after[vfid]}
+        for vfid in ends
+    }
+    yield from _counts(tcp, moved[tcp.sender], moved[tcp.receiver])
+    rate = next(vf for vf in row.nic.vfs if vf.vfid == tcp.sender).rate
+    if rate:
+        reached = tcp.size * 8 / seconds / rate.on(0)
+        if not 0.7 <= reached <= 1.06:
+            yield f"TCP reached {reached:.0%} of the rate"
+
+
+def _counts(tcp: Tcp, sender: Mapping[str, int], receiver: Mapping[str, int]) -> Iterator[str]:
+    least = tcp.size // (1500 - 40)
+    packets, size = sender["tx_packets"], sender["tx_bytes"]
+    if not least <= packets <= least * 1.25 + 50:
+        yield f"tx_packets moved by {packets}: {tcp.size} bytes are about {least} segments"
+    if not tcp.size + least * TCP_HEADERS <= size <= tcp.size * 1.15 + packets * 80:
+        yield f"tx_bytes moved by {size} for {packets} segments of {tcp.size} bytes"
+    for name in ("packets", "bytes"):
+        if receiver[f"rx_{name}"] != sender[f"tx_{name}"]:
+            yield (
+                f"the receiver's rx_{name} moved by {receiver[f'rx_{name}']},"
+                f" the sender's tx_{name} by {sender[f'tx_{name}']}"
+            )
+    for name in ("spoofed", "oversize", "dropped_vlan", "dropped_untagged"):
+        if sender[name] or receiver[name]:
+            yield f"{name} moved by {sender[name]} and {receiver[name]}"
+
+
+def _transfer(bench: SoftBench, tcp: Tcp) -> tuple[int, float]:
+    """Sends over TCP; returns bytes received and seconds from connection to the last byte."""
+    with namespace.inside(bench.guest(tcp.receiver)[0]):
+        listener = socket.create_server(("192.0.2.2", PORT))
+    with namespace.inside(bench.guest(tcp.sender)[0]):
+        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    received = [0]
+
+    def take() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(10)
+            while chunk := peer.recv(1 << 18):
+                received[0] += len(chunk)
+
+    with listener, client:
+        listener.settimeout(10)
+        client.settimeout(10)
+        taker = threading.Thread(target=take)
+        taker.start()
+        client.connect(("192.0.2.2", PORT))
+        start = time.monotonic()
+        client.sendall(bytes(tcp.size))
+        client.shutdown(socket.SHUT_WR)
+        taker.join()
+        return received[0], time.monotonic() - start
+
+
+def _guest_ip(bench: SoftBench, vfid: int, address: str) -> None:
+    """Gives the guest's own stack the VF's MAC, the usual MTU and an address."""
+    netns, name = bench.guest(vfid)
+    _batch(
+        netns,
+        f"link set {name} address {mac(vfid)} mtu 1500",
+        f"addr add {address} dev {name}",
+    )
+
+
+def _guest_silent(bench: SoftBench, vfid: int) -> None:
+    netns, name = bench.guest(vfid)
+    _batch(netns, f"addr flush dev {name}", f"link set {name} mtu {GUEST_MTU}")
+
+
+def _batch(netns: str, *commands: str) -> None:
+    subprocess.run(
+        ["ip", "-n", netns, "-batch", "-"],
+        input="\n".join(commands),
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+
+
+def silence(bench: SoftBench) -> None:
+    """Empties what the last row left in queues, and what has arrived."""
+    arrivals = Arrivals()
+    while _receive(bench, arrivals, DRAIN, in_time=False):
+        pass

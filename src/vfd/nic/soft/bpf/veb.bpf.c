@@ -1,0 +1,612 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/* The soft NIC's VEB: docs/semantics.md, "From the guest" to "Counters", as a tc program.
+ *
+ * `veb` runs at clsact ingress of the host end of every VF's veth or tap, and of the uplink, all in
+ * the switch's network namespace. A VF with a rate, a guarantee or a class is handed over to the
+ * shaper, a veth with an HTB; `veb_shaped` runs at its far end and goes on. Both end in a redirect
+ * or a drop: nothing ever reaches the host's own stack.
+ *
+ * Unicast costs the same at 2 and at 256 ports. Only frames that are flooded look at the set of
+ * ports, a 64-bit word at a time.
+ *
+ * Runs on kernels from 6.1 on; compiles with clang 14.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "veb.h"
+#include "maps.h"
+#include "frame.h"
+#include "events.h"
+
+const volatile struct veb_options veb_options = {};
+
+#define COUNT(c, counter, amount) do { if (c) (c)->counter += (amount); } while (0)
+
+static __always_inline struct veb_counters *counters_of(__u32 port)
+{
+	return bpf_map_lookup_elem(&veb_counters, &port);
+}
+
+/* The policy of a port that is in force now. */
+static __always_inline const struct veb_port *policy_of(__u32 port)
+{
+	__u8 *slot = bpf_map_lookup_elem(&veb_active, &port);
+	__u32 at;
+
+	if (!slot)
+		return 0;
+	at = port * VEB_SLOTS + (*slot & (VEB_SLOTS - 1));
+	return bpf_map_lookup_elem(&veb_ports, &at);
+}
+
+static __always_inline int has_vid(const __u64 *vlans, __u32 vid)
+{
+	return !!(vlans[(vid >> 6) & 63] & (1ULL << (vid & 63)));
+}
+
+/* Is a tag of the VF's kind? */
+static __always_inline int is_of_kind(const struct veb_port *vf, __u32 vlan)
+{
+	return (vf->tpid == ETH_P_8021AD) == !!(vlan & VEB_STAG);
+}
+
+/* Rx step 2; also: whether the VF is in the frame's VLAN. */
+static __always_inline int passes_vlan_filter(const struct veb_port *vf, __u32 vlan)
+{
+	if (vlan == VEB_UNTAGGED)
+		return vf->flags & PORT_UNTAGGED;
+	if (!is_of_kind(vf, vlan))
+		return 0;
+	if (!(vlan & 0xfff))
+		return vf->flags & PORT_UNTAGGED;
+	return has_vid(vf->vlans, vlan & 0xfff);
+}
+
+/* The owner of a MAC, or 0 (the wire owns none). VEB_NOBODY: it changes hands just now. */
+static __always_inline __u32 owner_of(const union mac *mac)
+{
+	const volatile __u64 *found = bpf_map_lookup_elem(&veb_macs, &mac->as);
+	union mac owner;
+	__u32 port;
+
+	if (!found)
+		return 0;
+	owner.num = *found;
+	port = owner.as.port & MAC_PORT;
+	owner.as.port = 0;
+	return owner.num == mac->num ? port : VEB_NOBODY;
+}
+
+/* The last of a frame: it goes to this port. */
+static __always_inline int leave(struct __sk_buff *skb, const struct veb_port *to)
+{
+	if (veb_options.clone) {
+		bpf_clone_redirect(skb, to->ifindex, 0);
+		return TC_ACT_SHOT;
+	}
+	if (to->flags & PORT_PEER)
+		return bpf_redirect_peer(to->ifindex, 0);
+	return bpf_redirect(to->ifindex, 0);
+}
+
+/* -- Mirroring ------------------------------------------------------------------------------- */
+
+/* Copies of the frame as it is now to the mirrors of `vf` in one direction. A copy is not mirrored
+ * again; a target's own filters have no say, but its link has. */
+__noinline int mirror(struct __sk_buff *skb, struct frame *f, __u32 port, __u32 direction)
+{
+	const struct veb_port *vf = policy_of(port), *target;
+	struct veb_counters *c;
+
+	if (!vf || !f)
+		return 0;
+	for (int i = 0; i < VEB_MIRRORS; i++) {
+		const struct veb_mirror *m = &vf->mirror[i];
+		__u32 flags = m->flags, to = m->port;
+
+		if (!flags)
+			break;
+		if (!(flags & direction))
+			continue;
+		if ((flags & MIRROR_VLANS) && (!is_tagged(f) || !has_vid(m->vlans, f->vlan & 0xfff)))
+			continue;
+		target = policy_of(to);
+		if (!target || !(target->flags & PORT_UP))
+			continue;
+		bpf_clone_redirect(skb, target->ifindex, 0);
+		c = counters_of(to);
+		COUNT(c, rx_packets, f->packets);
+		COUNT(c, rx_bytes, f->bytes);
+		c = counters_of(port);
+		COUNT(c, mirrored, f->packets);
+	}
+	return 0;
+}
+
+/* -- To the guest: Rx ------------------------------------------------------------------------ */
+
+/* Rx steps 4 and 5 for a frame that has passed the steps before. */
+static __always_inline int to_guest(struct __sk_buff *skb, struct frame *f, __u32 port,
+				    const struct veb_port *vf)
+{
+	struct veb_counters *c = counters_of(port);
+
+	if (unlikely(vf->flags & PORT_RX_MIRROR))
+		mirror(skb, f, port, MIRROR_IN);
+	if (vf->flags & PORT_STRIP)
+		pop_tag(skb, f);
+	COUNT(c, rx_packets, f->packets);
+	COUNT(c, rx_bytes, f->bytes);
+	return leave(skb, vf);
+}
+
+/* Known unicast: it is in its owner's VLAN and class, so Rx step 1 is left. */
+static __always_inline int offer(struct __sk_buff *skb, struct frame *f, __u32 port,
+				 const struct veb_port *vf)
+{
+	if (unlikely(!(vf->flags & PORT_UP))) {
+		struct veb_counters *c = counters_of(port);
+
+		COUNT(c, rx_dropped, f->packets);
+		return TC_ACT_SHOT;
+	}
+	return to_guest(skb, f, port, vf);
+}
+
+/* `last`: the frame goes nowhere else after this. */
+static __always_inline int to_wire(struct __sk_buff *skb, struct frame *f, int last)
+{
+	const struct veb_port *wire = policy_of(VEB_WIRE);
+	struct veb_counters *c = counters_of(VEB_WIRE);
+
+	if (!wire || !wire->ifindex)
+		return TC_ACT_SHOT;
+	if (!(wire->flags & PORT_UP)) {
+		COUNT(c, tx_dropped, f->packets);
+		return TC_ACT_SHOT;
+	}
+	COUNT(c, tx_packets, f->packets);
+	COUNT(c, tx_bytes, f->bytes);
+	if (last)
+		return leave(skb, wire);
+	bpf_clone_redirect(skb, wire->ifindex, 0);
+	return TC_ACT_SHOT;
+}
+
+/* -- Flooding -------------------------------------------------------------------------------- */
+
+struct flood {
+	struct __sk_buff *skb;
+	struct frame *f;
+	__u64 bits;		/* ports still to look at in this word */
+	__u32 word;
+	__u32 set;		/* SET_* */
+	__u32 stripping;	/* second round: takers that want the frame without its tag */
+	__u64 strip;		/* who they are */
+};
+
+/* Without branches: they multiply the verifier's states. */
+static __always_inline __u32 lowest_bit(__u64 x)
+{
+	x = (x & -x) - 1;
+	x = x - ((x >> 1) & 0x5555555555555555ULL);
+	x = (x & 0x3333333333333333ULL) + ((x >> 2) & 0x3333333333333333ULL);
+	x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+	return (x * 0x0101010101010101ULL) >> 56;
+}
+
+/* Rx steps 1 … 3 of a port for a flooded frame. */
+static __always_inline int takes(const struct flood *flood, __u32 port, const struct veb_port *vf)
+{
+	const struct frame *f = flood->f;
+
+	if (!(vf->flags & PORT_UP) || !passes_vlan_filter(vf, f->vlan))
+		return 0;
+	if (flood->set == SET_BCAST)
+		return vf->flags & PORT_BCAST;
+	if (flood->set == SET_UCAST)
+		return vf->flags & PORT_UCAST;
+	if (vf->flags & PORT_MCAST)
+		return 1;
+	if (vf->flags & PORT_GROUPS) {
+		union mac group = f->dst;
+
+		group.as.port = port;
+		return !!bpf_map_lookup_elem(&veb_groups, &group.as);
+	}
+	return 0;
+}
+
+static int flood_one(__u32 index, void *context)
+{
+	struct flood *flood = context;
+	struct frame *f = flood->f;
+	const struct veb_port *vf;
+	struct veb_counters *c;
+	__u64 bit;
+	__u32 port;
+
+	(void)index;
+	if (!flood->bits)
+		return 1;
+	port = flood->word * 64 + lowest_bit(flood->bits);
+	vf = policy_of(port);
+	if (!vf)
+		return 1;
+	bit = flood->bits & -flood->bits;
+	flood->bits &= ~bit;
+	if (!flood->stripping) {
+		if (!takes(flood, port, vf))
+			return 0;
+		if (vf->flags & PORT_RX_MIRROR)
+			mirror(flood->skb, f, port, MIRROR_IN);
+		if ((vf->flags & PORT_STRIP) && is_tagged(f)) {
+			flood->strip |= bit;
+			return 0;
+		}
+	}
+	bpf_clone_redirect(flood->skb, vf->ifindex, 0);
+	c = counters_of(port);
+	COUNT(c, rx_packets, f->packets);
+	COUNT(c, rx_bytes, f->bytes);
+	return 0;
+}
+
+static __always_inline __u64 word_of(void *set, __u32 at)
+{
+	__u64 *word = bpf_map_lookup_elem(set, &at);
+
+	return word ? *word : 0;
+}
+
+/* Ports that may take the frame, in one word of them. */
+static __always_inline __u64 candidates(const struct frame *f, __u32 set, __u32 word)
+{
+	__u64 bits = word_of(&veb_members, f->vlan * VEB_WORDS + word) &
+		     word_of(&veb_sets, set * VEB_WORDS + word);
+
+	if (word == f->from >> 6)
+		bits &= ~(1ULL << (f->from & 63));
+	return bits;
+}
+
+/* BUM: to every VF that passes its Rx rules but the sender, and `wire`: to the wire. First those
+ * that take the frame as it is, then, its tag removed once, those that want it so. */
+__noinline int flood(struct __sk_buff *skb, struct frame *f, __u32 set, __u32 wire)
+{
+	struct flood flood = { .skb = skb, .f = f, .set = set };
+	__u64 bits[VEB_WORDS], any = 0, strip = 0;
+
+	if (!f)
+		return TC_ACT_SHOT;
+
+#pragma unroll
+	for (int w = 0; w < VEB_WORDS; w++)
+		any |= bits[w] = candidates(f, set, w);
+	if (!any)
+		return wire ? to_wire(skb, f, 1) : TC_ACT_SHOT;
+	if (wire)
+		to_wire(skb, f, 0);
+#pragma unroll
+	for (int w = 0; w < VEB_WORDS; w++) {
+		flood.bits = bits[w];
+		flood.word = w;
+		flood.strip = 0;
+		if (flood.bits)
+			bpf_loop(64, flood_one, &flood, 0);
+		strip |= bits[w] = flood.strip;
+	}
+	if (!strip)
+		return TC_ACT_SHOT;
+	pop_tag(skb, f);
+	flood.stripping = 1;
+#pragma unroll
+	for (int w = 0; w < VEB_WORDS; w++) {
+		flood.bits = bits[w];
+		flood.word = w;
+		if (flood.bits)
+			bpf_loop(64, flood_one, &flood, 0);
+	}
+	return TC_ACT_SHOT;
+}
+
+/* -- Switching ------------------------------------------------------------------------------- */
+
+/* The static table, and what it means for one frame. */
+struct way {
+	__u32 owner;			/* of the destination, in whatever VLAN; 0: nobody */
+	const struct veb_port *to;	/* the owner's policy where the frame is in its VLAN */
+};
+
+static __always_inline struct way look_up(const struct frame *f, __u32 vlan)
+{
+	struct way way = {};
+
+	if (is_multicast(&f->dst))
+		return way;
+	way.owner = owner_of(&f->dst);
+	if (way.owner && way.owner != VEB_NOBODY) {
+		way.to = policy_of(way.owner);
+		if (way.to && !passes_vlan_filter(way.to, vlan))
+			way.to = 0;
+	}
+	return way;
+}
+
+static __always_inline __u32 set_of(const struct frame *f)
+{
+	if (!is_multicast(&f->dst))
+		return SET_UCAST;
+	return is_broadcast(&f->dst) ? SET_BCAST : SET_MCAST;
+}
+
+static __always_inline int switch_frame(struct __sk_buff *skb, struct frame *f,
+					const struct way *way)
+{
+	if (way->to) {
+		if (way->owner == f->from)	/* never back to the port it came from */
+			return TC_ACT_SHOT;
+		return offer(skb, f, way->owner, way->to);
+	}
+	if (unlikely(way->owner && way->owner != f->from)) {
+		/* it is the owner's, but in a VLAN that is not */
+		const struct veb_port *vf = policy_of(way->owner);
+		struct veb_counters *c = counters_of(way->owner);
+
+		if (way->owner == VEB_NOBODY || !vf)
+			return TC_ACT_SHOT;
+		COUNT(c, rx_dropped, f->packets);
+		if (vf->flags & PORT_UP)
+			COUNT(c, dropped_vlan, f->packets);
+	}
+	return flood(skb, f, set_of(f), f->from != VEB_WIRE);
+}
+
+static __always_inline int from_wire(struct __sk_buff *skb, struct frame *f,
+				     const struct veb_port *wire)
+{
+	struct veb_counters *c = counters_of(VEB_WIRE);
+	struct way way;
+
+	if (!(wire->flags & PORT_UP)) {
+		COUNT(c, rx_dropped, f->packets);
+		return TC_ACT_SHOT;
+	}
+	if (parse(skb, f)) {
+		COUNT(c, rx_errors, f->packets);
+		return TC_ACT_SHOT;
+	}
+	COUNT(c, rx_packets, f->packets);
+	COUNT(c, rx_bytes, f->bytes);
+	way = look_up(f, f->vlan);
+	return switch_frame(skb, f, &way);
+}
+
+/* -- From the guest: Tx ---------------------------------------------------------------------- */
+
+enum refusal { PASS, SPOOFED, UNTAGGED, OVERSIZE };
+
+/* Tx steps 2 and 3. */
+static __always_inline enum refusal check_source(struct __sk_buff *skb, const struct frame *f,
+						 const struct veb_port *vf)
+{
+	union mac own = {};
+
+	if (is_multicast(&f->src) || !f->src.num)
+		return SPOOFED;
+	if (!(vf->flags & (PORT_MAC_SPOOFCHK | PORT_LEARN)))
+		return PASS;
+	__builtin_memcpy(own.byte, vf->mac, ETH_ALEN);
+	if (likely(own.num == f->src.num))
+		return PASS;
+	if (owner_of(&f->src) == f->from)
+		return PASS;
+	if (vf->flags & PORT_LEARN)
+		tell(skb, f->from, EVENT_SOURCE);
+	return vf->flags & PORT_MAC_SPOOFCHK ? SPOOFED : PASS;
+}
+
+/* Tx step 4. */
+static __always_inline enum refusal check_tag(const struct frame *f, const struct veb_port *vf)
+{
+	__u32 vid = f->vlan & 0xfff;
+
+	if (vf->flags & PORT_INSERT) {
+		if (!is_tagged(f))
+			return PASS;
+		if (f->vlan & VEB_STAG)
+			return SPOOFED;
+		return (vf->flags & PORT_SERVICE) || !vid ? PASS : SPOOFED;
+	}
+	if (is_tagged(f) && !is_of_kind(vf, f->vlan))
+		return SPOOFED;
+	if (!is_tagged(f) || !vid)
+		return vf->flags & PORT_UNTAGGED ? PASS : UNTAGGED;
+	if (vid == 4095)	/* reserved: IEEE 802.1Q-2018, table 9-2 */
+		return SPOOFED;
+	if ((vf->flags & PORT_VLAN_SPOOFCHK) && !has_vid(vf->vlans, vid))
+		return SPOOFED;
+	return PASS;
+}
+
+/* The VLAN that the frame is in once it is tagged. */
+static __always_inline __u32 vlan_after(const struct frame *f, const struct veb_port *vf)
+{
+	if (!(vf->flags & PORT_INSERT))
+		return f->vlan;
+	return vf->vid | (vf->tpid == ETH_P_8021AD ? VEB_STAG : 0);
+}
+
+/* Does what check_tag found acceptable. A priority tag gives its place, PCP and DEI. */
+static __always_inline int insert_tag(struct __sk_buff *skb, struct frame *f,
+				      const struct veb_port *vf, __u32 vlan)
+{
+	__u32 tci = vf->vid;
+
+	if (is_tagged(f) && is_priority(f)) {
+		tci |= f->tci & 0xf000;
+		pop_tag(skb, f);
+	}
+	if (bpf_skb_vlan_push(skb, bpf_htons(vf->tpid), tci))
+		return -1;
+	f->bytes += TAG_LEN * f->packets;
+	f->vlan = vlan;
+	f->tci = tci;
+	return 0;
+}
+
+/* BUM that a storm limit counts: what may reach more than one port. Unknown unicast that no other
+ * VF may take goes to the wire alone, like nearly all that a guest says to the world. */
+static __always_inline int is_storm(const struct frame *f, const struct veb_port *vf,
+				    const struct way *way)
+{
+	__u64 takers = 0;
+
+	if (is_multicast(&f->dst))
+		return 1;
+	if (way->to || !(vf->flags & PORT_LOOPBACK))
+		return 0;
+#pragma unroll
+	for (__u32 w = 0; w < VEB_WORDS; w++) {
+		__u64 bits = word_of(&veb_sets, SET_UCAST * VEB_WORDS + w);
+
+		if (w == f->from >> 6)
+			bits &= ~(1ULL << (f->from & 63));
+		takers |= bits;
+	}
+	return !!takers;
+}
+
+/* Tx step 6: the storm limit. 0: the frame is over it. */
+static __always_inline int within_storm_limit(const struct frame *f, const struct veb_port *vf)
+{
+	__u32 port = f->from;
+	struct veb_buckets *b = bpf_map_lookup_elem(&veb_buckets, &port);
+
+	return !b || take(&b->storm, vf->storm_ns * f->packets, vf->storm_depth_ns);
+}
+
+#define SHAPED_MARK	0x76650000u	/* | port, between the shaper's two ends */
+
+/* Tx step 6: rate, guarantee, class. The far end does all steps again: policy may have changed
+ * while the frame waited, and then what holds is what holds when it leaves. */
+static __always_inline int to_shaper(struct __sk_buff *skb, const struct frame *f,
+				     const struct veb_port *vf)
+{
+	__u32 pcp = vf->flags & PORT_INSERT && !is_priority(f) ? 0 : f->tci >> 13 & 7;
+
+	skb->mark = SHAPED_MARK | f->from;
+	skb->priority = vf->classid[pcp & 7];
+	return bpf_redirect(vf->shaper, 0);
+}
+
+static __always_inline int from_guest(struct __sk_buff *skb, struct frame *f,
+				      const struct veb_port *vf, int shaped)
+{
+	struct veb_counters *c = counters_of(f->from);
+	struct way way = {};
+	enum refusal refusal;
+	__u32 vlan;
+
+	if (!c)
+		return TC_ACT_SHOT;
+	if (unlikely(!(vf->flags & PORT_UP))) {		/* 1 */
+		c->tx_dropped += f->packets;
+		return TC_ACT_SHOT;
+	}
+	if (unlikely(parse(skb, f))) {
+		c->tx_errors += f->packets;
+		return TC_ACT_SHOT;
+	}
+	refusal = check_source(skb, f, vf);		/* 2, 3 */
+	if (!refusal)
+		refusal = check_tag(f, vf);		/* 4 */
+	if (!refusal && f->longest > vf->mtu)		/* 5 */
+		refusal = OVERSIZE;
+	if (unlikely(refusal)) {
+		c->tx_dropped += f->packets;
+		if (refusal == SPOOFED)
+			c->spoofed += f->packets;
+		else if (refusal == UNTAGGED)
+			c->dropped_untagged += f->packets;
+		else
+			c->oversize += f->packets;
+		return TC_ACT_SHOT;
+	}
+	if ((vf->flags & PORT_SNOOP) && is_multicast(&f->dst) && !shaped && is_report(skb))
+		tell(skb, f->from, EVENT_REPORT);
+	vlan = vlan_after(f, vf);
+	if (vf->flags & PORT_LOOPBACK)
+		way = look_up(f, vlan);
+	if (!shaped) {					/* 6 */
+		if (vf->storm_ns && is_storm(f, vf, &way) && !within_storm_limit(f, vf)) {
+			c->tx_dropped += f->packets;
+			c->storm_dropped += f->packets;
+			return TC_ACT_SHOT;
+		}
+		if (vf->flags & PORT_SHAPED)
+			return to_shaper(skb, f, vf);
+	}
+	c->tx_packets += f->packets;
+	c->tx_bytes += f->bytes;
+	if ((vf->flags & PORT_INSERT) && insert_tag(skb, f, vf, vlan))
+		return TC_ACT_SHOT;
+	if (unlikely(vf->flags & PORT_TX_MIRROR))	/* 7 */
+		mirror(skb, f, f->from, MIRROR_OUT);
+	if (!(vf->flags & PORT_LOOPBACK))		/* 8 */
+		return to_wire(skb, f, 1);
+	return switch_frame(skb, f, &way);
+}
+
+/* Nothing that a tenant could set in the buffer's metadata reaches another one, or steers us.
+ * Volatile: the compiler would join stores of neighbours, and the verifier refuses that. */
+static __always_inline void cleanse(volatile struct __sk_buff *skb)
+{
+	skb->mark = 0;
+	skb->priority = 0;
+	skb->queue_mapping = 0;
+	skb->tstamp = 0;
+}
+
+SEC("tc")
+int veb(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex, *port = bpf_map_lookup_elem(&veb_ifaces, &ifindex);
+	const struct veb_port *policy;
+	struct frame f = {};
+
+	if (!port)
+		return TC_ACT_SHOT;
+	f.from = *port;
+	policy = policy_of(f.from);
+	if (!policy)
+		return TC_ACT_SHOT;
+	cleanse(skb);
+	measure(skb, &f);
+	if (f.from == VEB_WIRE)
+		return from_wire(skb, &f, policy);
+	return from_guest(skb, &f, policy, 0);
+}
+
+SEC("tc")
+int veb_shaped(struct __sk_buff *skb)
+{
+	const struct veb_port *policy;
+	struct frame f = {};
+
+	if ((skb->mark & 0xffff0000u) != SHAPED_MARK)
+		return TC_ACT_SHOT;
+	f.from = skb->mark & 0xffff;
+	policy = policy_of(f.from);
+	if (!policy || f.from == VEB_WIRE)
+		return TC_ACT_SHOT;
+	cleanse(skb);
+	measure(skb, &f);
+	return from_guest(skb, &f, policy, 1);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -22,6 +22,7 @@ from vfd import __version__
 from vfd.cli.command import Example, LazyGroup
 from vfd.cli.completion import SHELLS, script
 from vfd.cli.main import iplex
+from vfd.main import main as vfd
 
 ROOT = Path(__file__).parent.parent
 MAN = ROOT / "docs" / "man"
@@ -33,7 +34,7 @@ COMPLETIONS = {"bash": "iplex", "zsh": "_iplex", "fish": "iplex.fish"}
 def generated() -> dict[Path, str]:
     """Every generated file and what it is to contain."""
     reference = _source("iplex.1").replace("<!-- commands -->\n", command_pages())
-    pages = {("iplex", 1): reference, ("vfd", 8): _source("vfd.8"), ("vfd.cfg", 5): vfd_cfg()}
+    pages = {("iplex", 1): reference, ("vfd", 8): vfd_page(), ("vfd.cfg", 5): vfd_cfg()}
     files = {ROOT / "docs" / "iplex.md": NOTICE + reference}
     for (name, section), markdown in pages.items():
         roff = man_page(markdown, name=name, section=section, version=__version__)
@@ -45,6 +46,12 @@ def generated() -> dict[Path, str]:
 
 def _source(page: str) -> str:
     return (MAN / f"{page}.md").read_text()
+
+
+def vfd_page() -> str:
+    """The page of the daemon, with the options of its command."""
+    context = click.Context(vfd, info_name="vfd", help_option_names=["-h", "--help"])
+    return _source("vfd.8").replace("<!-- options -->\n", options(vfd, context))
 
 
 def vfd_cfg() -> str:

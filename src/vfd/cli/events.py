@@ -47,13 +47,13 @@ class Since(click.ParamType[float]):
     cls=Command,
     short_help="What happened: guests' requests, links, drift, changes.",
     examples=[
-        Example("iplex events --follow", "What was, then what comes, until Ctrl-C."),
+        Example("iplex events --follow", "What comes, until Ctrl-C."),
         Example("iplex events --since 10m --level warning", "Warnings and errors of ten minutes."),
         Example("iplex events -f --kind refused --pf soft0", "What guests are refused on one PF."),
         Example("iplex events -f --json | jq -r .text", "One JSON object per line."),
     ],
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on with events as they come.")
+@click.option("-f", "--follow", is_flag=True, help="Wait for events as they come.")
 @click.option("--since", metavar="TIME", type=Since(), help="From then: `10m` ago, or ISO 8601.")
 @click.option("--pf", metavar="PF", shell_complete=complete_pf, help="Of this PF only.")
 @click.option("--name", metavar="NAME", shell_complete=complete_vf, help="Of this VF only.")
@@ -69,7 +69,8 @@ def events(
 ) -> None:
     """What happened: guests' requests granted and refused, links, drift and its repair, changes.
 
-    The daemon keeps the latest events in memory; its log has the older ones. With --json each
+    The daemon keeps the latest events in memory; its log has the older ones. With --follow those
+    that come are shown, and before them those since --since, if that is given. With --json each
     event is one line.
     """
     ask = settings()
@@ -83,22 +84,22 @@ def events(
             and _LEVELS.index(event["level"]) >= _LEVELS.index(level)
         )
 
-    for event in _events(ask, follow):
+    for event in _events(ask, follow, since is not None):
         if wanted(event):
             shown = json.dumps(event, ensure_ascii=False) if ask.json else _line(event, ask)
             ask.out(shown)
 
 
-def _events(ask: Settings, follow: bool) -> Iterator[Mapping[str, Any]]:
+def _events(ask: Settings, follow: bool, past: bool) -> Iterator[Mapping[str, Any]]:
     client = ask.client()
     if follow:
-        yield from client.stream("/v1/events", {"follow": True})
+        yield from client.stream("/v1/events", {"follow": True, "since": 0 if past else None})
     else:
         yield from client.get("/v1/events")["events"]
 
 
 def _line(event: Mapping[str, Any], ask: Settings) -> str:
-    when = datetime.fromtimestamp(event["time"]).astimezone().isoformat(" ", "milliseconds")
+    when = datetime.fromtimestamp(event["time"]).isoformat(" ", "milliseconds")
     port = event["pf"] or ""
     if event["vfid"] is not None:
         port += f":{event['vfid']}"

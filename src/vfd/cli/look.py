@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vfd.api.client import Client
+from vfd.api.client import ApiError, Client
 from vfd.cli.changes import warning_texts
 from vfd.cli.command import NOT_FOUND, Command, Example, IplexError, not_found, settings
 from vfd.cli.completion import complete_vf
@@ -18,15 +18,23 @@ from vfd.cli.text import paint, printable
 
 
 def fetch(client: Client, name: str) -> dict[str, Any]:
-    """The VF of that name, with or without ``.json``."""
+    """The VF of that name, or of that file in ``config_dir``."""
     try:
         vf = client.get(f"/v1/vfs/{name}")
-    except Exception as error:
-        if not not_found(error) or name == stem(name):
+    except ApiError as error:
+        if not not_found(error):
             raise
-        vf = client.get(f"/v1/vfs/{stem(name)}")
+        raise _in_no_force(client, name) or error from None
     assert isinstance(vf, dict)
     return vf
+
+
+def _in_no_force(client: Client, name: str) -> IplexError | None:
+    """Why a VF isn't there although there is a file of that name."""
+    for bad in client.get("/v1/health")["bad_files"]:
+        if stem(bad["file"]) == stem(name):
+            return IplexError(f"{bad['file']} is not in force", NOT_FOUND, bad["problems"])
+    return None
 
 
 @click.command(

@@ -92,8 +92,9 @@ def mirror(pf: str, vf: int, direction: str, target: int | None) -> None:
     """Copy a VF's frames to another VF of the PF, or stop that.
 
     The direction is the guest's: `in` is what it is given, `out` what it sends, `all` both, `off`
-    ends every mirror of the VF. TARGET is the VF that gets the copies. The VF's other settings
-    stay as they are, traffic goes on, and the mirror is kept in the VF's file.
+    ends the mirror to TARGET, or without one every mirror of the VF. TARGET is the VF that gets
+    the copies; a VF may have several. Its other settings stay as they are, traffic goes on, and
+    the mirror is kept in the VF's file.
     """
     if direction != "off" and target is None:
         raise click.UsageError("TARGET is missing: which VF is to get the copies?")
@@ -104,11 +105,9 @@ def mirror(pf: str, vf: int, direction: str, target: int | None) -> None:
     if ask.json:
         ask.out_json(answer)
         return
-    done = (
-        f"{pf}:{vf} is not mirrored"
-        if direction == "off"
-        else f"{pf}:{vf} is mirrored ({direction}) to {pf}:{target}"
-    )
+    where = "" if target is None else f" to {pf}:{target}"
+    how = "is no longer mirrored" if direction == "off" else f"is mirrored ({direction})"
+    done = f"{pf}:{vf} {how}{where}"
     ask.out("\n".join([done, *warning_texts(answer.get("warnings", []), ask.painted)]))
 
 
@@ -158,7 +157,7 @@ def pf() -> None:
 )
 @click.option("--force", is_flag=True, help="Take VFs away although guests hold them.")
 def pf_set(pf: str, vfs: int, force: bool) -> None:
-    """Set how many VFs a PF has, until the daemon restarts; vfd.cfg has the lasting number.
+    """Set how many VFs a PF has, and keep the number in vfd.cfg.
 
     Refused (exit code 3) while guests hold VFs that would go, or files configure them, unless
     forced. VFs that stay are not disturbed where the NIC allows that.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vfd.cli.table import Column, Row, Table, table
@@ -100,10 +100,29 @@ def warning_lines(rows: Sequence[Row], width: int | None, colour: bool) -> list[
     for row in rows:
         for warning in row["warnings"]:
             ports.setdefault(warning, []).append(row)
+    notes = [f"{_places(where)}: {warning}" for warning, where in ports.items()]
+    return _noted(notes, width, colour)
+
+
+def trouble_lines(health: Mapping[str, Any], width: int | None, colour: bool) -> list[str]:
+    """PFs that are in trouble, and files that are not in force, with the reasons."""
+    notes = [
+        f"{pf['id']} {pf['state']}: {pf['detail'].removeprefix(pf['id'] + ': ')}"
+        for pf in health["pfs"]
+        if pf["detail"]
+    ]
+    for bad in health["bad_files"]:
+        for problem in bad["problems"]:
+            field = f"{problem['field']}: " if problem["field"] else ""
+            notes.append(f"{bad['file']} is not in force: {field}{problem['rule']}")
+    return _noted(notes, width, colour)
+
+
+def _noted(notes: Iterable[str], width: int | None, colour: bool) -> list[str]:
+    """Each note after a mark, wrapped to the terminal."""
     lines = []
-    for warning, where in ports.items():
-        text = f"{_places(where)}: {printable(warning)}"
-        wrapped = [text] if width is None else textwrap.wrap(text, max(width - 2, 20)) or [text]
+    for note in map(printable, notes):
+        wrapped = [note] if width is None else textwrap.wrap(note, max(width - 2, 20)) or [note]
         lines.append(paint("!", "bold red", colour) + " " + wrapped[0])
         lines.extend("  " + line for line in wrapped[1:])
     return lines
@@ -113,7 +132,7 @@ def _places(rows: Sequence[Row]) -> str:
     """``soft0:3 (tenant-a)``, or ``soft0:0-7,9 (9 VFs)`` for many."""
     if len(rows) == 1:
         row = rows[0]
-        named = f" ({printable(row['name'])})" if row["vfid"] is not None and row["name"] else ""
+        named = f" ({row['name']})" if row["vfid"] is not None and row["name"] else ""
         return port_name(row) + named
     places = []
     for pf in dict.fromkeys(row["pf"] for row in rows):

@@ -11,7 +11,7 @@ from vfd.api.client import Client
 from vfd.cli.blocks import block_lines
 from vfd.cli.command import NOT_FOUND, Command, Example, IplexError, Settings, not_found, settings
 from vfd.cli.completion import complete_what
-from vfd.cli.rows import mirror_table, port_table, warning_lines
+from vfd.cli.rows import mirror_table, port_table, trouble_lines, warning_lines
 from vfd.cli.text import plural
 
 KEYWORDS = ("all", "pfs", "extended", "mirrors")
@@ -41,7 +41,8 @@ def show(what: str) -> None:
 
     Directions are the guest's: RX is what it was given, TX what it sent. On a PF they are the
     wire's: RX came from the wire, TX went to it. `-` stands where the NIC can't count; a VF
-    without a configuration is `closed`. `!` marks what a note under the table explains.
+    without a configuration is `closed`. `!` marks what a note under the table explains. Files in
+    config_dir that are not in force are told there too.
 
     On a terminal numbers are shortened and columns that find no room are left out, the least
     important first, and named below. In a pipe every column is there and numbers are exact.
@@ -60,7 +61,10 @@ def show(what: str) -> None:
         for row in rows:
             ask.out("\n".join(block_lines(row, exact=ask.exact, colour=ask.painted)))
         return
-    ask.out("\n".join(_table(rows, ask)))
+    lines = _table(rows, ask)
+    if what in KEYWORDS:
+        lines += trouble_lines(client.get("/v1/health"), ask.width, ask.painted)
+    ask.out("\n".join(lines))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], ask: Settings) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from vfd.cli.changes import change_lines, warning_texts
-from vfd.cli.command import FILE, REFUSED, Command, Example, Settings, not_found, settings
+from vfd.cli.command import FILE, REFUSED, Command, Example, Settings, settings
 from vfd.cli.completion import complete_vf, complete_vf_or_file
-from vfd.cli.source import request, stem
+from vfd.cli.source import request
 
 
 @click.command(
@@ -73,21 +73,15 @@ def update(name: str) -> None:
 )
 @click.argument("name", shell_complete=complete_vf)
 def delete(name: str) -> None:
-    """Take a VF's configuration away; the VF closes.
+    """Take a VF's configuration away; the VF closes. NAME is the VF's, or its file's in config_dir.
 
     Nothing passes either way, its link goes down, its MACs, groups and mirrors are gone, and it
     stays so over restarts. The file is removed from config_dir, or renamed to end in `-` where
     vfd.cfg has `delete_keep`.
     """
     ask = settings()
-    client = ask.client()
-    try:
-        answer = client.delete(f"/v1/vfs/{name}")
-    except Exception as error:
-        if not not_found(error) or name == stem(name):
-            raise
-        answer = client.delete(f"/v1/vfs/{stem(name)}")
-    _applied(ask, "deleted", answer)
+    answer = ask.client().delete(f"/v1/vfs/{name}")
+    ask.out_json(answer) if ask.json else ask.out(answer["detail"])
 
 
 def _applied(ask: Settings, verb: str, answer: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ def _section(section: Section) -> str:
         names = [row.name for row in (*CASES, *MEASURED) if clause.id in row.proves]
         if clause.elsewhere:
             names.append(f"`{clause.elsewhere}`")
-        text = re.sub(r"^\d\. ", "", clause.text.strip("|* ")).replace(" | ", ": ").replace("|", "\\|")
+        text = re.sub(r"^\d\. ", "", clause.text.strip("|* ")).replace(" | ", ": ")
         lines.append(f"| **{clause.id}** {text} | {'<br>'.join(names)} |")
     return "\n".join(lines) + "\n"
 

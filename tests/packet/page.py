@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from .case import Case
 from .cases import CASES
 from .clauses import BESIDES, SECTIONS, Section
-from .measured import MEASURED
+from .measured import MEASURED, Measured
 
+ROWS: tuple[Case | Measured, ...] = (*CASES, *MEASURED)
 PAGE = Path(__file__).parents[2] / "docs/conformance.md"
 BEGIN, END = "<!-- cases: begin -->\n", "<!-- cases: end -->\n"
 
@@ -23,7 +25,7 @@ def table() -> str:
 def _section(section: Section) -> str:
     lines = [f"### {section.title}", "", "| clause | proven by |", "|---|---|"]
     for clause in section.clauses:
-        names = [row.name for row in (*CASES, *MEASURED) if clause.id in row.proves]
+        names = [row.name for row in ROWS if clause.id in row.proves]
         if clause.elsewhere:
             names.append(f"`{clause.elsewhere}`")
         text = re.sub(r"^\d\. ", "", clause.text.strip("|* ")).replace(" | ", ": ")

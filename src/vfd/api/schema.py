@@ -36,13 +36,13 @@ class Exit(IntEnum):
 class Asked(BaseModel):
     """A request's body: unknown fields and wrong types are errors, not guesses."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 class Answer(BaseModel):
     """A response's body."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 # Errors
@@ -397,16 +397,6 @@ class Done(Answer):
     detail: str
 
 
-class Dump(Answer):
-    """Everything that the daemon knows, for a bug report."""
-
-    version: str
-    config_file: str
-    config: dict[str, Any]
-    pfs: list[dict[str, Any]]
-    events: list[EventAnswer]
-
-
 class EventAnswer(Answer):
     """Something that happened. One JSON object per line on the event stream."""
 
@@ -423,8 +413,15 @@ class EventAnswer(Answer):
     data: dict[str, Any] = {}
 
 
-class EventList(Answer):
+class Dump(Answer):
+    """Everything that the daemon knows, for a bug report."""
+
+    version: str
+    config_file: str
+    config: dict[str, Any]
+    pfs: list[dict[str, Any]]
     events: list[EventAnswer]
 
 
-Dump.model_rebuild()
+class EventList(Answer):
+    events: list[EventAnswer]

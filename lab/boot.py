@@ -177,6 +177,7 @@ def _initrd(machine: Machine, job: Job) -> IO[bytes]:
     environment += [f"export {name}={shlex.quote(value)}\n" for name, value in exported.items()]
     here = Path(__file__).resolve().parent
     nodes = [
+        cpio.file("init", (here / "initrd_init.sh").read_bytes(), executable=True),
         cpio.file("job/init", (here / "guest_init.sh").read_bytes()),
         cpio.file("job/environment", "".join(environment).encode()),
         cpio.file("job/cwd", f"{job.cwd}\n".encode()),

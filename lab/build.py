@@ -217,7 +217,10 @@ def unpacked(path: Path) -> bytes:
 
 
 def initrd(modules: Path) -> bytes:
-    """The initial RAM disk: busybox, and the modules to mount the host's root over 9p."""
+    """The initial RAM disk: busybox, and the modules to mount the host's root over 9p.
+
+    Its init and the job come with each boot (boot.py).
+    """
     dependencies = read_dependencies(modules)
     by_name = {Path(path).name.split(".ko")[0]: path for path in dependencies}
     order: list[str] = []
@@ -230,7 +233,6 @@ def initrd(modules: Path) -> bytes:
         cpio.directory(name)
         for name in ("bin", "dev", "proc", "sys", "ro", "rw", "new", "modules", "job")
     ]
-    nodes.append(cpio.file("init", parts.INIT.encode(), executable=True))
     busybox = (parts.tools() / "bin/busybox").read_bytes()
     nodes.append(cpio.file("bin/busybox", busybox, executable=True))
     for number, path in enumerate(order):
@@ -338,6 +340,9 @@ def main() -> int:
         build(screen)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, above all
+        print(f"lab: can't build in {cache.folder()}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("lab: interrupted; what is complete is kept", file=sys.stderr)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The guest's init, after the initial RAM disk's (lab/parts.py) has mounted everything.  It brings
+# The guest's init, after initrd_init.sh has mounted everything.  It brings
 # the NICs up, runs the job that the launcher left in /run/lab, and reports on the control port:
 # "up" when the job starts, "exit STATUS" when it has ended.  The launcher then ends the machine.
 #

@@ -10,7 +10,7 @@ from pathlib import Path
 from lab import cache
 
 # Raise it when build.py changes what it makes of the same values.
-FORMAT = 1
+FORMAT = 2
 
 # QEMU 10 has the igb device (bookworm's own 7.2 has not).  kmod and busybox serve the guest, zstd
 # unpacks the kernel: with all they depend on, so none of the system's libraries is needed.
@@ -78,32 +78,6 @@ MODULES = (
 # What the initial RAM disk needs to reach the host's root file system.
 BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 
-INIT = """#!/bin/busybox sh
-B=/bin/busybox
-$B mount -t proc proc /proc; $B mount -t sysfs sys /sys; $B mount -t devtmpfs dev /dev
-for module in /modules/*; do $B insmod "$module"; done
-# cache=loose: the host's files are taken not to change while the guest runs
-$B mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=512000,cache=loose,access=any root /ro
-$B mount -t tmpfs -o size=80% tmpfs /rw; $B mkdir /rw/upper /rw/work
-$B mount -t overlay -o lowerdir=/ro,upperdir=/rw/upper,workdir=/rw/work overlay /new || {
-    echo "lab: no root file system"; echo o > /proc/sysrq-trigger; $B sleep 10; }
-$B mkdir -p /dev/pts /dev/shm /dev/virtio-ports
-$B mount -t devpts -o ptmxmode=666 devpts /dev/pts; $B mount -t tmpfs shm /dev/shm
-$B mount -t debugfs debugfs /sys/kernel/debug; $B mount -t cgroup2 cgroup2 /sys/fs/cgroup
-$B mount -t bpf bpf /sys/fs/bpf
-$B ln -sfn /proc/self/fd /dev/fd
-# no udev in the guest: name the ports as it would, once the last of them has come
-until $B grep -qs lab.qmp /sys/class/virtio-ports/*/name; do $B sleep 0.1; done
-for port in /sys/class/virtio-ports/*; do
-    [ -e $port/name ] && $B ln -s ../${port##*/} /dev/virtio-ports/$($B cat $port/name)
-done
-$B ip link set lo up
-for place in dev sys proc; do $B mount --move /$place /new/$place; done
-$B mount -t tmpfs run /new/run; $B mkdir -p /new/run/netns /new/run/lock /new/lib/modules
-$B cp -r /job /new/run/lab
-exec $B switch_root /new /bin/bash /run/lab/init
-"""
-
 # netdevsim's own Makefile builds it in the tree only.
 NETDEVSIM_MAKEFILE = """\
 obj-m += netdevsim.o ptp_mock.o
@@ -132,7 +106,7 @@ def tools() -> Path:
 def kernel(series: str) -> Path:
     """Where a kernel with its modules and initial RAM disk is, or will be."""
     this = KERNELS[series]
-    recipe: list[object] = [FORMAT, this.metapackage, MODULES, BOOT_MODULES, INIT]
+    recipe: list[object] = [FORMAT, this.metapackage, MODULES, BOOT_MODULES]
     if this.netdevsim:
         recipe += [NETDEVSIM_MAKEFILE, NETDEVSIM_OBJECTS, NETDEVSIM_BEFORE, NETDEVSIM_AFTER]
     return cache.folder() / f"kernel-{series}-{cache.digest(recipe)}"

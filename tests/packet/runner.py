@@ -176,6 +176,11 @@ class Moves:
         after = self._bench.counters()
         found = []
         for port in (WIRE, *range(VFS)):
+            # what the NIC can't count is absent, and what it can is there
+            odd = self._bench.counted ^ set(after[port])
+            if port == WIRE:
+                odd = set(after[port]) - self._bench.counted
+            found += [f"{_port(port)}: {name} is shown or absent wrongly" for name in sorted(odd)]
             for name in sorted(self._bench.counted & set(after[port])):
                 if port in self._excused and name in ("rx_dropped", "tx_dropped"):
                     continue

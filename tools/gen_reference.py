@@ -183,7 +183,7 @@ def _type(prop: Mapping[str, Any]) -> str:
     if kind == "integer":
         low, high = prop.get("minimum"), prop.get("maximum", prop.get("exclusiveMaximum"))
         high = high - 1 if "exclusiveMaximum" in prop else high
-        return f"{low} …" if high is None else f"{low} … {high}"
+        return f"{low} …" if high in (None, 2**32 - 1) else f"{low} … {high}"
     return {"boolean": "true, false", "string": "text"}[str(kind)]
 
 

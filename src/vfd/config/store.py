@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ MAX_FILE = 1 << 20
 FILE_MODE = 0o644
 KEPT = "-"
 """What ``delete_keep`` puts behind a file's name, as VFd did."""
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 class StoreError(Exception):
@@ -204,6 +208,15 @@ def delete(path: Path, *, inside: Path | None = None, keep: bool = False) -> Non
             raise _failed("delete", path, error) from None
     if inside is not None and not keep:
         _remove_empty(path.parent, inside)
+
+
+def sweep(config_dir: Path) -> None:
+    """Takes away what writers left that were killed while they wrote; for the daemon's start."""
+    for folder, _, names in os.walk(config_dir):
+        for name in names:
+            if _TEMPORARY.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    Path(folder, name).unlink()
 
 
 def _remove_empty(folder: Path, up_to: Path) -> None:

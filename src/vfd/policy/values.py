@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     Strict,
     WithJsonSchema,
     field_validator,
@@ -91,12 +92,18 @@ def group_list(value: Any) -> Any:
     """Bandwidth groups as a file writes them, ``{"bwg0": [0], "bwg1": [1, 2]}``, as a list."""
     if isinstance(value, dict):
         return [{"name": name, "classes": classes} for name, classes in value.items()]
+    if isinstance(value, list):
+        raise ValueError('groups are an object, like {"bwg0": [0], "bwg1": [1, 2]}')
     return value
+
+
+def _by_name(groups: Any) -> dict[str, list[int]]:
+    return {group.name: list(group.classes) for group in groups}
 
 
 Flag = Annotated[bool, Strict()]
 """true or false, and nothing that looks like it: a policy is no place to guess."""
-Count = Annotated[int, Strict(), Field(ge=0)]
+Count = Annotated[int, Strict(), Field(ge=0, le=2**32 - 1)]
 Priority = Annotated[int, Strict(), Field(ge=0, le=7)]
 """A traffic class, 0 … 7; the larger goes first where priority is strict."""
 Percent = Annotated[int, Strict(), Field(ge=0, le=100)]
@@ -311,6 +318,7 @@ class BandwidthGroup(Value):
 Groups = Annotated[
     tuple[BandwidthGroup, ...],
     BeforeValidator(group_list),
+    PlainSerializer(_by_name, return_type=dict[str, list[int]]),
     WithJsonSchema(
         {
             "title": "object: name → list of classes",

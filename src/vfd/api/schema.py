@@ -36,7 +36,7 @@ class Exit(IntEnum):
 class Asked(BaseModel):
     """A request's body: unknown fields and wrong types are errors, not guesses."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Answer(BaseModel):

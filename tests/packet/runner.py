@@ -177,7 +177,7 @@ class Moves:
         found = []
         for port in (WIRE, *range(VFS)):
             # what the NIC can't count is absent, and what it can is there
-            odd = self._bench.counted ^ set(after[port])
+            odd = set(self._bench.counted ^ set(after[port]))
             if port == WIRE:
                 odd = set(after[port]) - self._bench.counted
             found += [f"{_port(port)}: {name} is shown or absent wrongly" for name in sorted(odd)]

@@ -1,6 +1,6 @@
 """Numbers, speeds and colours as an operator reads them.
 
-Own code instead of rich: its import costs more than a whole ``iplex show all`` has to.
+Own code instead of rich, whose import alone would take ``iplex show all`` half as long again.
 """
 
 from __future__ import annotations

@@ -1,0 +1,516 @@
+"""What the VEB's maps hold for a NIC's policy, and back: pure, no kernel here.
+
+``compile_policy`` says what the maps shall hold, ``decode`` what maps mean; ``writes.diff`` says in
+which order to write so that nothing passes wrongly in between. Rates are only noted here: who
+shapes (HTB and TBF) replaces them in what ``decode`` returns by what the qdiscs say.
+
+Layout and meaning of every field: ``bpf/veb.h``; of the maps: ``bpf/maps.h``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vfd.nic.protocol import UnsupportedError
+from vfd.nic.soft import layout
+from vfd.nic.soft.layout import VebMac, VebMirror, VebPort
+from vfd.policy.addresses import mac_bytes, mac_text
+from vfd.policy.rate import NONE, Rate
+from vfd.policy.requests import Grants, default_mac, mtu_of, owners
+from vfd.policy.values import (
+    S_TAG,
+    Direction,
+    GuestMacs,
+    LinkStatus,
+    Mirror,
+    NicPolicy,
+    PfPolicy,
+    QueueShare,
+    VfPolicy,
+    VfRules,
+)
+
+_NO_MAC = bytes(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Iface:
+    """The netdev behind a port."""
+
+    ifindex: int
+    """Of the host end, in the switch's network namespace."""
+    peer: bool = False
+    """bpf_redirect_peer may be used: a veth whose guest end is in another namespace, with the
+    same MTU, the VF's MAC, and no Rx limit on the host end."""
+    learn: bool = False
+    """A tap: source MACs that its VF does not own are reported as events."""
+    snoop: bool = True
+    """IGMP and MLD reports are reported as events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What the policy is compiled for: the NIC as it is there now."""
+
+    vfs: Mapping[int, Iface]
+    """By vfid: every VF that exists, closed ones too."""
+    wire: int | None
+    """The uplink's ifindex; None: there is no wire, which counts as up."""
+    wire_up: bool = True
+    own_macs: Mapping[int, str] = field(default_factory=dict)
+    """By vfid: the NIC's own MAC, for VFs that have no forced or granted one."""
+    shaper: int | None = None
+    """ifindex of the shaper's near end, in the switch's namespace."""
+    shaped: frozenset[int] = frozenset()
+    """The VFs whose Tx goes through the shaper; see ``needs_shaper``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Contents of the maps. What is absent from a mapping is zero or not there."""
+
+    ports: Mapping[int, bytes] = field(default_factory=dict)
+    """Port → ``struct veb_port`` in force. Port 0 is the wire, VF n is port n + 1."""
+    macs: Mapping[bytes, bytes] = field(default_factory=dict)
+    groups: frozenset[bytes] = frozenset()
+    ifaces: Mapping[int, int] = field(default_factory=dict)
+    """ifindex → port."""
+    members: Mapping[int, int] = field(default_factory=dict)
+    sets: Mapping[int, int] = field(default_factory=dict)
+    note: bytes = b""
+    """JSON: the PF's policy."""
+    slots: Mapping[int, int] = field(default_factory=dict)
+    """Port → its slot in force. Of tables that were read from maps; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class VfTables:
+    """One VF as the maps have it."""
+
+    rules: VfRules | None
+    """None: closed. Rates in bits per second as they were noted; otherwise canonical."""
+    grants: Grants
+    own_mac: str | None
+    """The NIC's own MAC for the VF."""
+    mac: str | None
+    """The default MAC in force."""
+    mtu: int | None
+    link_up: bool
+    ifindex: int
+    peer: bool
+    shaped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NicTables:
+    """A whole NIC as the maps have it."""
+
+    pf: PfPolicy | None
+    vfs: Mapping[int, VfTables]
+    wire: int | None
+    wire_up: bool
+
+
+# -- Shaping ----------------------------------------------------------------------------------
+
+
+def traffic_class(pf: PfPolicy, pcp: int) -> int:
+    """The class of a frame with that PCP: two PCPs a class with 4 classes, one with 8; without
+    ``enable_qos`` all are in class 0. Semantics, "Rates and traffic classes"."""
+    if not pf.enable_qos:
+        return 0
+    return pcp if len(pf.tclasses) == 8 else pcp // 2
+
+
+def class_id(vfid: int, tclass: int) -> int:
+    """The tc handle of the HTB class of a VF in one traffic class: 1:(0x1000 + 8 vfid + class)."""
+    return 0x1_0000 | 0x1000 + 8 * vfid + tclass
+
+
+def needs_shaper(nic: NicPolicy) -> frozenset[int]:
+    """The VFs whose Tx has to go through the shaper: those with a rate, and every VF as soon as
+    one has a guarantee or classes are in use, for a guarantee binds all who share the wire."""
+    if nic.pf.enable_qos or any(vf.min_rate for vf in nic.vfs):
+        return frozenset(vf.vfid for vf in nic.vfs)
+    return frozenset(vf.vfid for vf in nic.vfs if vf.rate)
+
+
+# -- Policy → tables --------------------------------------------------------------------------
+
+
+def canonical(rules: VfRules) -> VfRules:
+    """``rules`` as ``decode`` shows them: sorted, one mirror for each target and direction, and a
+    MAC that is ``vm_mac`` too left in ``macs``. Means the same."""
+    return rules.model_copy(
+        update={
+            "vlans": tuple(sorted(set(rules.vlans))),
+            "macs": tuple(sorted(set(rules.macs))),
+            "queues": tuple(sorted(rules.queues, key=lambda queue: queue.priority)),
+            "mirror": _merged(rules.mirror),
+            "rate": rules.rate or NONE,
+            "min_rate": rules.min_rate or NONE,
+            "max_rx_rate": rules.max_rx_rate or NONE,
+        }
+    )
+
+
+def compile_policy(nic: NicPolicy, grants: Mapping[int, Grants], wiring: Wiring) -> Tables:
+    """What the maps hold for this policy. ``nic`` is resolved: no rate is a share.
+
+    VFs of ``nic`` that ``wiring`` doesn't have are left out; those that only ``wiring`` has are
+    closed. Raises UnsupportedError for more mirrors than a VF's table has room for.
+    """
+    policies = nic.by_vfid()
+    open_vfs = [policies[vfid] for vfid in sorted(policies) if vfid in wiring.vfs]
+    owned = owners(nic, grants, wiring.own_macs)
+    ports = {layout.WIRE: bytes(_wire(wiring))}
+    for vfid, iface in wiring.vfs.items():
+        vf = policies.get(vfid)
+        port = _closed(vfid, iface, wiring)
+        if vf is not None:
+            _open(port, nic.pf, vf, grants.get(vfid, Grants()), owned, iface, wiring)
+        ports[vfid + 1] = bytes(port)
+    ifaces = {iface.ifindex: vfid + 1 for vfid, iface in wiring.vfs.items()}
+    if wiring.wire is not None:
+        ifaces[wiring.wire] = layout.WIRE
+    return Tables(
+        ports=ports,
+        macs=_macs(open_vfs, grants, wiring.own_macs, owned),
+        groups=frozenset(
+            _mac_key(group, vf.vfid + 1)
+            for vf in open_vfs
+            for group in grants.get(vf.vfid, Grants()).groups
+        ),
+        ifaces=ifaces,
+        members=_members(nic.pf, open_vfs),
+        sets=_sets(open_vfs, grants),
+        note=json.dumps(nic.pf.model_dump(mode="json"), separators=(",", ":")).encode(),
+    )
+
+
+def _wire(wiring: Wiring) -> VebPort:
+    up = layout.PORT_UP if wiring.wire_up or wiring.wire is None else 0
+    return VebPort(flags=layout.PORT_CONFIGURED | up, ifindex=wiring.wire or 0)
+
+
+def _closed(vfid: int, iface: Iface, wiring: Wiring) -> VebPort:
+    port = VebPort(ifindex=iface.ifindex)
+    if own := wiring.own_macs.get(vfid):
+        port.own_mac[:] = mac_bytes(own)
+    return port
+
+
+def _open(
+    port: VebPort,
+    pf: PfPolicy,
+    vf: VfPolicy,
+    grants: Grants,
+    owned: Mapping[str, int],
+    iface: Iface,
+    wiring: Wiring,
+) -> None:
+    """Fills in what a VF with a configuration has."""
+    up = vf.link_status is LinkStatus.ON or (
+        vf.link_status is LinkStatus.AUTO and (wiring.wire_up or wiring.wire is None)
+    )
+    shaped = wiring.shaper is not None and vf.vfid in wiring.shaped
+    mirrors = _merged(vf.mirror, source=vf.vfid)
+    copied = {mirror.direction for mirror in mirrors}
+    port.flags = _bits(
+        (layout.PORT_CONFIGURED, True),
+        (layout.PORT_UP, up),
+        (layout.PORT_MAC_SPOOFCHK, vf.mac_anti_spoof),
+        (layout.PORT_VLAN_SPOOFCHK, vf.vlan_anti_spoof),
+        (layout.PORT_UNTAGGED, vf.allow_untagged),
+        (layout.PORT_BCAST, vf.allow_bcast),
+        (layout.PORT_MCAST, vf.allow_mcast),
+        (layout.PORT_UCAST, vf.allow_un_ucast),
+        (layout.PORT_GROUPS, bool(grants.groups)),
+        (layout.PORT_INSERT, vf.access_vid is not None),
+        (layout.PORT_STRIP, vf.strip_stag or vf.strip_ctag),
+        (layout.PORT_SERVICE, vf.strip_stag),
+        (layout.PORT_LOOPBACK, pf.enable_loopback),
+        (layout.PORT_PEER, iface.peer),
+        (layout.PORT_SHAPED, shaped),
+        (layout.PORT_SNOOP, iface.snoop),
+        (layout.PORT_LEARN, iface.learn),
+        (layout.PORT_TX_MIRROR, bool(copied - {Direction.IN})),
+        (layout.PORT_RX_MIRROR, bool(copied - {Direction.OUT})),
+    )
+    port.mtu = mtu_of(pf, vf, grants)
+    port.tpid = vf.tpid(pf.tpid)
+    port.vid = vf.access_vid or 0
+    default = default_mac(vf, grants, wiring.own_macs.get(vf.vfid))
+    if default is not None and owned.get(default) == vf.vfid:
+        port.mac[:] = mac_bytes(default)
+    if shaped:
+        port.shaper = wiring.shaper or 0
+        port.classid[:] = [class_id(vf.vfid, traffic_class(pf, pcp)) for pcp in range(8)]
+    if vf.storm_limit:
+        port.storm_ns = 10**9 // vf.storm_limit
+        port.storm_depth_ns = port.storm_ns * storm_burst(vf.storm_limit)
+    _add_vids(port.vlans, vf.vlans)
+    _note(port, vf, grants)
+    _fill_mirrors(port, vf, mirrors)
+
+
+def storm_burst(limit: int) -> int:
+    """Frames that may come at once under a storm limit of ``limit`` a second: a tenth of a
+    second's, and never fewer than an address resolution or two need."""
+    return min(limit, max(10, limit // 10))
+
+
+def _note(port: VebPort, vf: VfPolicy, grants: Grants) -> None:
+    """What only the control plane acts on."""
+    port.said = _bits(
+        (layout.SAID_LINK_ON, vf.link_status is LinkStatus.ON),
+        (layout.SAID_LINK_OFF, vf.link_status is LinkStatus.OFF),
+        (layout.SAID_STRIP_CTAG, vf.strip_ctag),
+        (layout.SAID_TRUST, vf.trust),
+        (layout.SAID_MACS_LISTED, vf.guest_macs is GuestMacs.LISTED),
+        (layout.SAID_MACS_NONE, vf.guest_macs is GuestMacs.NONE),
+        (layout.SAID_GUEST_VLANS, vf.guest_vlans),
+        (layout.SAID_GUEST_GROUPS, vf.guest_groups),
+        (layout.SAID_PROMISC, grants.promisc),
+        (layout.SAID_ALLMULTI, grants.allmulti),
+    )
+    port.storm_limit = vf.storm_limit
+    port.mtu_said = vf.mtu or 0
+    port.mtu_granted = grants.mtu or 0
+    port.rate = _bps(vf.rate)
+    port.min_rate = _bps(vf.min_rate)
+    port.max_rx_rate = _bps(vf.max_rx_rate)
+    port.shares[:] = [layout.NO_SHARE] * 8
+    for queue in vf.queues:
+        port.shares[queue.priority] = struct.unpack("=Q", struct.pack("=d", queue.share))[0]
+    if grants.default_mac:
+        port.granted_mac[:] = mac_bytes(grants.default_mac)
+
+
+def _fill_mirrors(port: VebPort, vf: VfPolicy, mirrors: tuple[Mirror, ...]) -> None:
+    if len(mirrors) > layout.MIRRORS:
+        raise UnsupportedError(
+            f"VF {vf.vfid} has {len(mirrors)} mirrors, and the soft NIC copies one VF's frames to"
+            f" at most {layout.MIRRORS} (a target with two sets of vlans counts twice)"
+        )
+    port.mirrors = len(mirrors)
+    for entry, mirror in zip(port.mirror, mirrors, strict=False):
+        entry.port = mirror.target + 1
+        entry.flags = _bits(
+            (layout.MIRROR_IN, mirror.direction is not Direction.OUT),
+            (layout.MIRROR_OUT, mirror.direction is not Direction.IN),
+            (layout.MIRROR_VLANS, bool(mirror.vlans)),
+        )
+        _add_vids(entry.vlans, mirror.vlans)
+
+
+def _merged(mirrors: Iterable[Mirror], source: int | None = None) -> tuple[Mirror, ...]:
+    """At most one mirror for each target and direction: a frame is copied once to a target."""
+    wanted: dict[tuple[int, Direction], set[int] | None] = {}
+    for mirror in mirrors:
+        if mirror.target == source:
+            continue
+        ways = [mirror.direction]
+        if mirror.direction is Direction.ALL:
+            ways = [Direction.IN, Direction.OUT]
+        for way in ways:
+            vids = wanted.setdefault((mirror.target, way), set())
+            if not mirror.vlans or vids is None:
+                wanted[mirror.target, way] = None
+            else:
+                vids.update(mirror.vlans)
+    merged = []
+    for target in sorted({target for target, _ in wanted}):
+        found = {
+            way: tuple(sorted(wanted[target, way] or ()))
+            for way in (Direction.IN, Direction.OUT)
+            if (target, way) in wanted
+        }
+        if len(found) == 2 and found[Direction.IN] == found[Direction.OUT]:
+            found = {Direction.ALL: found[Direction.IN]}
+        merged += [Mirror(target=target, direction=way, vlans=vids) for way, vids in found.items()]
+    return tuple(merged)
+
+
+def _macs(
+    vfs: Iterable[VfPolicy],
+    grants: Mapping[int, Grants],
+    own_macs: Mapping[int, str],
+    owned: Mapping[str, int],
+) -> dict[bytes, bytes]:
+    found = {}
+    for vf in vfs:
+        has = grants.get(vf.vfid, Grants())
+        default = default_mac(vf, has, own_macs.get(vf.vfid))
+        for mac in {default, *vf.macs, *has.macs} - {None}:
+            if mac is None or owned.get(mac) != vf.vfid:
+                continue
+            why = _bits(
+                (layout.MAC_FORCED, mac == vf.vm_mac),
+                (layout.MAC_LISTED, mac in vf.macs),
+                (layout.MAC_GRANTED, mac in has.macs),
+            )
+            found[_mac_key(mac)] = _mac_key(mac, (vf.vfid + 1) | why)
+    return found
+
+
+def _members(pf: PfPolicy, vfs: Iterable[VfPolicy]) -> dict[int, int]:
+    words: dict[int, int] = {}
+    for vf in vfs:
+        kind = layout.STAG if vf.tpid(pf.tpid) == S_TAG else 0
+        vlans = [kind | vid for vid in vf.vlans]
+        if vf.allow_untagged:
+            vlans += [kind, layout.UNTAGGED]
+        for vlan in vlans:
+            _add_port(words, vlan, vf.vfid + 1)
+    return words
+
+
+def _sets(vfs: Iterable[VfPolicy], grants: Mapping[int, Grants]) -> dict[int, int]:
+    words: dict[int, int] = {}
+    for vf in vfs:
+        if vf.allow_bcast:
+            _add_port(words, layout.SET_BCAST, vf.vfid + 1)
+        if vf.allow_mcast or grants.get(vf.vfid, Grants()).groups:
+            _add_port(words, layout.SET_MCAST, vf.vfid + 1)
+        if vf.allow_un_ucast:
+            _add_port(words, layout.SET_UCAST, vf.vfid + 1)
+    return words
+
+
+def _add_port(words: dict[int, int], index: int, port: int) -> None:
+    at = index * layout.WORDS + port // 64
+    words[at] = words.get(at, 0) | 1 << port % 64
+
+
+def _add_vids(words: ctypes.Array[ctypes.c_uint64], vids: Iterable[int]) -> None:
+    for vid in vids:
+        words[vid // 64] |= 1 << vid % 64
+
+
+def _mac_key(mac: str, port: int = 0) -> bytes:
+    return mac_bytes(mac) + port.to_bytes(2, layout.ORDER)
+
+
+def _bits(*pairs: tuple[int, bool]) -> int:
+    return sum(bit for bit, on in pairs if on)
+
+
+def _bps(rate: Rate) -> int:
+    if rate.bps is None and rate:
+        raise ValueError(f"the rate {rate} is a share of the link: resolve the policy first")
+    return rate.bps or 0
+
+
+# -- Tables → policy --------------------------------------------------------------------------
+
+
+def decode(tables: Tables) -> NicTables:
+    """What the tables mean. ``decode(compile_policy(nic, …))`` has nic's canonical rules."""
+    macs: dict[int, list[tuple[str, int]]] = {}
+    for raw in tables.macs.values():
+        entry = VebMac.from_buffer_copy(raw)
+        owner = macs.setdefault(entry.port & layout.MAC_PORT, [])
+        owner.append((mac_text(bytes(entry.mac)), entry.port))
+    groups: dict[int, set[str]] = {}
+    for raw in tables.groups:
+        entry = VebMac.from_buffer_copy(raw)
+        groups.setdefault(entry.port, set()).add(mac_text(bytes(entry.mac)))
+    vfs = {
+        port - 1: _decode_vf(
+            VebPort.from_buffer_copy(raw), macs.get(port, []), groups.get(port, set())
+        )
+        for port, raw in sorted(tables.ports.items())
+        if port != layout.WIRE
+    }
+    wire = VebPort.from_buffer_copy(tables.ports.get(layout.WIRE, bytes(VebPort())))
+    return NicTables(
+        pf=PfPolicy.model_validate_json(tables.note) if tables.note else None,
+        vfs=vfs,
+        wire=wire.ifindex or None,
+        wire_up=bool(wire.flags & layout.PORT_UP),
+    )
+
+
+def _decode_vf(port: VebPort, macs: list[tuple[str, int]], groups: set[str]) -> VfTables:
+    is_open = bool(port.flags & layout.PORT_CONFIGURED)
+    return VfTables(
+        rules=_decode_rules(port, macs) if is_open else None,
+        grants=Grants(
+            default_mac=_mac_or_none(port.granted_mac),
+            macs=frozenset(mac for mac, why in macs if why & layout.MAC_GRANTED),
+            groups=frozenset(groups),
+            mtu=port.mtu_granted or None,
+            promisc=bool(port.said & layout.SAID_PROMISC),
+            allmulti=bool(port.said & layout.SAID_ALLMULTI),
+        ),
+        own_mac=_mac_or_none(port.own_mac),
+        mac=_mac_or_none(port.mac),
+        mtu=port.mtu or None,
+        link_up=bool(port.flags & layout.PORT_UP),
+        ifindex=port.ifindex,
+        peer=bool(port.flags & layout.PORT_PEER),
+        shaped=bool(port.flags & layout.PORT_SHAPED),
+    )
+
+
+def _decode_rules(port: VebPort, macs: list[tuple[str, int]]) -> VfRules:
+    def on(bit: int) -> bool:
+        return bool(port.flags & bit)
+
+    def said(bit: int) -> bool:
+        return bool(port.said & bit)
+
+    link = LinkStatus.OFF if said(layout.SAID_LINK_OFF) else LinkStatus.AUTO
+    guest_macs = GuestMacs.NONE if said(layout.SAID_MACS_NONE) else GuestMacs.ANY
+    return VfRules(
+        vlans=layout.vids_in(port.vlans),
+        strip_stag=on(layout.PORT_SERVICE),
+        strip_ctag=said(layout.SAID_STRIP_CTAG),
+        allow_untagged=on(layout.PORT_UNTAGGED),
+        vm_mac=next((mac for mac, why in macs if why & layout.MAC_FORCED), None),
+        macs=tuple(sorted(mac for mac, why in macs if why & layout.MAC_LISTED)),
+        mac_anti_spoof=on(layout.PORT_MAC_SPOOFCHK),
+        vlan_anti_spoof=on(layout.PORT_VLAN_SPOOFCHK),
+        allow_bcast=on(layout.PORT_BCAST),
+        allow_mcast=on(layout.PORT_MCAST),
+        allow_un_ucast=on(layout.PORT_UCAST),
+        link_status=LinkStatus.ON if said(layout.SAID_LINK_ON) else link,
+        rate=_rate(port.rate),
+        min_rate=_rate(port.min_rate),
+        max_rx_rate=_rate(port.max_rx_rate),
+        queues=tuple(
+            QueueShare(priority=at, share=struct.unpack("=d", struct.pack("=Q", raw))[0])
+            for at, raw in enumerate(port.shares)
+            if raw != layout.NO_SHARE
+        ),
+        mirror=tuple(
+            _decode_mirror(entry) for entry in port.mirror[: min(port.mirrors, layout.MIRRORS)]
+        ),
+        trust=said(layout.SAID_TRUST),
+        mtu=port.mtu_said or None,
+        storm_limit=port.storm_limit,
+        guest_macs=GuestMacs.LISTED if said(layout.SAID_MACS_LISTED) else guest_macs,
+        guest_vlans=said(layout.SAID_GUEST_VLANS),
+        guest_groups=said(layout.SAID_GUEST_GROUPS),
+    )
+
+
+def _decode_mirror(entry: VebMirror) -> Mirror:
+    ways = entry.flags & (layout.MIRROR_IN | layout.MIRROR_OUT)
+    direction = {layout.MIRROR_IN: Direction.IN, layout.MIRROR_OUT: Direction.OUT}
+    vids = layout.vids_in(entry.vlans) if entry.flags & layout.MIRROR_VLANS else ()
+    return Mirror(target=entry.port - 1, direction=direction.get(ways, Direction.ALL), vlans=vids)
+
+
+def _mac_or_none(raw: Iterable[int]) -> str | None:
+    mac = bytes(raw)
+    return mac_text(mac) if mac != _NO_MAC else None
+
+
+def _rate(bps: int) -> Rate:
+    return Rate(bps=bps) if bps else NONE

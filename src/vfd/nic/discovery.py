@@ -50,6 +50,6 @@ def open_nic(pf: PfPolicy) -> Nic:
     try:
         package = importlib.import_module(f"vfd.nic.{backend}")
         opener = package.open
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ImportError, AttributeError) as error:
         raise NicError(f'{pf.id}: this vfd has no backend "{backend}" ({error})') from error
     return cast(Nic, opener(pf))

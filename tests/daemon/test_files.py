@@ -1,0 +1,149 @@
+"""Bad files and full disks: a clear word, and what was enforced stays enforced."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .harness import Vfd, wait_for
+
+
+def reload(vfd: Vfd) -> None:
+    before = len(vfd.events("reloaded"))
+    assert vfd.process is not None
+    vfd.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(vfd.events("reloaded")) > before)
+
+
+def test_a_bad_file_is_named_and_the_others_come_into_force(make_vfd: Callable[..., Vfd]) -> None:
+    vfd = make_vfd()
+    vfd.put_file("good", vfd.vf(0))
+    vfd.put_file("torn", json.dumps(vfd.vf(1))[:-4])
+    vfd.put_file("empty", "")
+    vfd.put_file("foreign", b"\x89PNG\r\n\x1a\n")
+    vfd.put_file("elsewhere", {**vfd.vf(2), "pciid": "0000:ff:1f.7"})
+    vfd.put_file("typo", {**vfd.vf(2), "vlan": [1]})
+    (vfd.config_dir / "folder.json").mkdir()
+    (vfd.config_dir / "nowhere.json").symlink_to("/nonexistent")
+    (vfd.config_dir / "secret.json").symlink_to("/etc/shadow")
+    os.mkfifo(vfd.config_dir / "pipe.json")
+    vfd.start()
+    assert vfd.row(0)["name"] == "good"
+    bad = {b["file"]: b for b in vfd.get("/v1/health")["bad_files"]}
+    names = ("torn", "empty", "foreign", "elsewhere", "typo", "nowhere", "secret", "pipe")
+    assert bad.keys() >= {f"{name}.json" for name in names}
+    assert "root:" not in json.dumps(bad)
+    assert bad["typo.json"]["problems"][0]["field"] == "vlan"
+    assert bad["torn.json"]["vfid"] == 1
+
+
+def test_of_two_files_for_one_vf_the_older_is_in_force(make_vfd: Callable[..., Vfd]) -> None:
+    vfd = make_vfd()
+    os.utime(vfd.put_file("z-older", vfd.vf(0)), (1000, 1000))
+    vfd.put_file("a-newer", vfd.vf(0, vlans=[9]))
+    vfd.start()
+    assert vfd.row(0)["name"] == "z-older"
+    [bad] = vfd.get("/v1/health")["bad_files"]
+    assert (bad["file"], bad["problems"][0]["other"]) == ("a-newer.json", "z-older")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"vfid": 0}', b"\xff\xfe"])
+def test_a_file_that_becomes_bad_leaves_its_vf_as_it_was(vfd: Vfd, content: str | bytes) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    vfd.put_file("vm1", content)
+    reload(vfd)
+    assert vfd.row(0)["name"] == "vm1"
+    assert vfd.row(0)["extended"]["vlans"] == [100]
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    assert vfd.row(0)["state"] == "ok"
+    assert vfd.row(0)["extended"]["vlans"] == [100]
+    assert vfd.row(0)["warnings"]
+    vfd.put_file("vm1", vfd.vf(0, vlans=[5]))
+    reload(vfd)
+    assert vfd.row(0)["extended"]["vlans"] == [5]
+    assert vfd.row(0)["warnings"] == []
+
+
+def test_a_deleted_bad_file_closes_the_vf_that_was_left_open_for_it(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    vfd.stop()
+    vfd.put_file("vm1", "")
+    vfd.start()
+    assert vfd.row(0)["state"] == "ok"
+    assert vfd.ask("DELETE", "/v1/vfs/vm1")[0] == 200
+    assert vfd.row(0)["state"] == "closed"
+    assert list(vfd.config_dir.iterdir()) == []
+
+
+def test_a_reload_adds_updates_and_closes_what_the_files_say(vfd: Vfd) -> None:
+    vfd.add("goes", vfd.vf(0))
+    vfd.add("changes", vfd.vf(1))
+    (vfd.config_dir / "goes.json").unlink()
+    vfd.put_file("changes", vfd.vf(1, vlans=[5, 6]))
+    vfd.put_file("comes", vfd.vf(2))
+    reload(vfd)
+    assert vfd.row(0)["state"] == "closed"
+    assert vfd.row(1)["extended"]["vlans"] == [5, 6]
+    assert vfd.row(2)["name"] == "comes"
+
+
+def test_a_bad_main_file_changes_nothing_on_reload_and_is_refused_at_start(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    vfd.config.write_text('{"pciids": [')
+    assert vfd.process is not None
+    vfd.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: vfd.events("bad-file"))
+    assert vfd.row(0)["name"] == "vm1"
+    vfd.stop()
+    process = vfd.spawn()
+    assert process.wait(10) == 3
+    assert "vfd.cfg" in vfd.output()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "tiny"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tiny", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_refuses_changes_and_undoes_nothing_else(
+    make_vfd: Callable[..., Vfd], tiny_disk: Path
+) -> None:
+    vfd = make_vfd(config_dir=str(tiny_disk))
+    vfd.config_dir = tiny_disk
+    vfd.start()
+    assert vfd.add("vm1", vfd.vf(0))[0] == 201
+    subprocess.run(["dd", "if=/dev/zero", f"of={tiny_disk}/filler"], capture_output=True)
+    status, error = vfd.add("vm2", vfd.vf(1))
+    assert (status, error["type"], error["exit"]) == (503, "storage-failed", 5)
+    assert "No space left" in error["detail"]
+    assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": vfd.vf(0, vlans=[7])})[0] == 503
+    assert vfd.row(1)["state"] == "closed"
+    assert vfd.row(0)["extended"]["vlans"] == [100]
+    assert vfd.ask("DELETE", "/v1/vfs/vm1")[0] == 200
+    assert vfd.row(0)["state"] == "closed"
+
+
+def test_a_config_dir_that_cannot_be_read_leaves_vfs_as_they_are(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    vfd.stop()
+    aside = vfd.config_dir.with_name("aside")
+    vfd.config_dir.rename(aside)
+    vfd.config_dir.write_text("a file where the folder was")
+    vfd.start()
+    assert vfd.row(0)["state"] == "ok"
+    assert vfd.get("/v1/health")["status"] == "degraded"
+    vfd.config_dir.unlink()
+    aside.rename(vfd.config_dir)
+    reload(vfd)
+    assert vfd.row(0)["name"] == "vm1"

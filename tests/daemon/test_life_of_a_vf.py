@@ -1,0 +1,206 @@
+"""What was asked for is in force, wholly or not at all, and survives any end of the daemon."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .harness import Vfd, wait_for
+
+MAC = "02:00:00:00:00:2a"
+
+
+def test_what_was_added_is_in_force_and_kept(vfd: Vfd) -> None:
+    status, made = vfd.add("tenant/vm1", vfd.vf(0, strip_ctag=True))
+    assert status == 201, made
+    assert made["changes"][0]["kind"] == "open"
+    assert json.loads((vfd.config_dir / "tenant/vm1.json").read_text())["vlans"] == [100]
+    row = vfd.row(0)
+    assert (row["name"], row["state"], row["extended"]["tagging"]) == ("tenant/vm1", "ok", "access")
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    assert vfd.row(0)["name"] == "tenant/vm1"
+    assert vfd.get("/v1/vfs/tenant/vm1")["in_force"]["vlans"] == [100]
+
+
+def test_a_file_that_is_there_is_added_by_its_name(vfd: Vfd) -> None:
+    vfd.put_file("vm1", vfd.vf(1, vm_mac=MAC))
+    status, made = vfd.ask("POST", "/v1/vfs", {"file": "vm1"})
+    assert status == 201, made
+    assert vfd.row(1)["mac"] == MAC
+    assert vfd.ask("POST", "/v1/vfs", {"file": "vm1.json"})[0] == 409
+
+
+def test_what_was_deleted_is_closed_and_stays_so(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    assert vfd.ask("DELETE", "/v1/vfs/vm1")[0] == 200
+    assert vfd.row(0)["state"] == "closed"
+    assert list(vfd.config_dir.iterdir()) == []
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    assert vfd.row(0)["state"] == "closed"
+    assert vfd.ask("DELETE", "/v1/vfs/vm1")[0] == 404
+
+
+def test_delete_keep_keeps_the_file_out_of_force(make_vfd: Callable[..., Vfd]) -> None:
+    vfd = make_vfd(delete_keep=True)
+    vfd.start()
+    vfd.add("a/vm1", vfd.vf(0))
+    vfd.ask("DELETE", "/v1/vfs/a/vm1")
+    assert [p.name for p in (vfd.config_dir / "a").iterdir()] == ["vm1.json-"]
+    vfd.stop()
+    vfd.start()
+    assert vfd.row(0)["state"] == "closed"
+    assert vfd.add("a/vm1", vfd.vf(0))[0] == 201
+
+
+def test_an_update_changes_only_what_differs(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    status, made = vfd.ask(
+        "PUT", "/v1/vfs/vm1", {"config": vfd.vf(0, vlans=[100, 200], mac_anti_spoof=False)}
+    )
+    assert status == 200, made
+    [change] = made["changes"]
+    assert {f["field"] for f in change["fields"]} == {"vlans", "mac_anti_spoof"}
+    assert any("mac_anti_spoof" in w for w in vfd.row(0)["warnings"])
+    assert json.loads((vfd.config_dir / "vm1.json").read_text())["vlans"] == [100, 200]
+    assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": vfd.vf(0, vlans=[100, 200])})[0] == 200
+    assert vfd.row(0)["warnings"] == []
+
+
+def test_a_plan_says_what_would_change_and_changes_nothing(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    before = vfd.get("/v1/vfs")
+    body = {"name": "vm1", "config": vfd.vf(0, vlans=[7])}
+    status, plan = vfd.ask("POST", "/v1/plan", body)
+    assert (status, plan["action"]) == (200, "update")
+    assert plan["changes"][0]["fields"] == [{"field": "vlans", "before": [100], "after": [7]}]
+    body["config"]["pciid"] = "elsewhere"
+    assert vfd.ask("POST", "/v1/plan", body)[1]["problems"][0]["field"] == "pciid"
+    assert vfd.get("/v1/vfs") == before
+
+
+def test_a_refused_configuration_changes_nothing_and_every_rule_is_named(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0, vm_mac=MAC))
+    status, error = vfd.add("vm2", vfd.vf(1, vm_mac=MAC, vlans=[], mirror={"target": 9}))
+    assert (status, error["exit"]) == (422, 3)
+    assert error["problems"][0]["field"] == "vlans"
+    status, error = vfd.add("vm2", vfd.vf(1, vm_mac=MAC, mirror={"target": 9}))
+    found = {(p["field"], p["other"]) for p in error["problems"]}
+    assert found == {("vm_mac", "vm1"), ("mirror[0].target", "")}
+    assert [p.name for p in vfd.config_dir.iterdir()] == ["vm1.json"]
+    assert vfd.row(1)["state"] == "closed"
+
+
+def test_a_mirror_is_set_and_ended_and_its_file_follows(vfd: Vfd) -> None:
+    vfd.put_file("vm1", {**vfd.vf(0), "a comment": "the operator's own words"})
+    vfd.ask("POST", "/v1/vfs", {"file": "vm1"})
+    vfd.add("vm2", vfd.vf(1))
+    path = f"/v1/pfs/{vfd.pf}/vfs/0/mirror"
+    status, made = vfd.ask("PUT", path, {"direction": "in", "target": 1})
+    assert status == 200, made
+    assert [f["field"] for f in made["changes"][0]["fields"]] == ["mirror"]
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    [mirror] = vfd.get("/v1/mirrors")["mirrors"]
+    assert (mirror["name"], mirror["target_name"], mirror["direction"]) == ("vm1", "vm2", "in")
+    text = json.loads((vfd.config_dir / "vm1.json").read_text())
+    assert text["a comment"] == "the operator's own words"
+    assert vfd.ask("PUT", path, {"direction": "off"})[0] == 200
+    assert vfd.get("/v1/mirrors")["mirrors"] == []
+    assert "mirror" not in json.loads((vfd.config_dir / "vm1.json").read_text())
+    assert vfd.ask("PUT", f"/v1/pfs/{vfd.pf}/vfs/3/mirror", {"direction": "off"})[0] == 404
+
+
+def test_the_number_of_vfs_is_kept_and_parked_vfs_come_back(vfd: Vfd) -> None:
+    vfd.add("vm3", vfd.vf(3))
+    status, error = vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 2})
+    assert status == 422
+    assert error["problems"][0]["other"] == "vm3"
+    assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 2, "force": True})[0] == 200
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    assert vfd.get(f"/v1/pfs/{vfd.pf}")["vfs"] == 2
+    [bad] = vfd.get("/v1/health")["bad_files"]
+    assert (bad["file"], bad["vfid"]) == ("vm3.json", 3)
+    assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 5})[0] == 200
+    assert vfd.row(3)["name"] == "vm3"
+    assert vfd.row(4)["state"] == "closed"
+    assert vfd.get("/v1/health")["status"] == "ok"
+
+
+def test_an_update_may_move_a_vf_and_then_the_old_one_closes(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": vfd.vf(2)})[0] == 200
+    assert vfd.row(0)["state"] == "closed"
+    assert vfd.row(2)["name"] == "vm1"
+
+
+def test_killed_at_any_instant_the_daemon_comes_back_to_what_its_files_say(vfd: Vfd) -> None:
+    vfd.add("steady", vfd.vf(0, vm_mac=MAC))
+    chance = random.Random(20)
+    for _ in range(8):
+        stop = threading.Event()
+
+        def change(stop: threading.Event = stop) -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                try:
+                    vfd.add("vm1", vfd.vf(1, vlans=[number % 4000 + 1]))
+                    vfd.ask("PUT", "/v1/vfs/vm1", {"config": vfd.vf(1, vlans=[7, 8])})
+                    vfd.ask("DELETE", "/v1/vfs/vm1")
+                except (OSError, ValueError, AssertionError):
+                    return
+
+        worker = threading.Thread(target=change)
+        worker.start()
+        time.sleep(chance.uniform(0.0, 0.4))
+        vfd.stop(signal.SIGKILL)
+        stop.set()
+        worker.join(10)
+        vfd.start()
+        assert vfd.get("/v1/health")["status"] == "ok"
+        assert vfd.row(0)["mac"] == MAC
+        file = vfd.config_dir / "vm1.json"
+        if file.exists():
+            asked = json.loads(file.read_text())["vlans"]
+            assert vfd.row(1)["extended"]["vlans"] == asked
+        else:
+            assert vfd.row(1)["state"] == "closed"
+        assert {p.name for p in vfd.config_dir.iterdir()} <= {"steady.json", "vm1.json"}
+        vfd.ask("DELETE", "/v1/vfs/vm1")
+
+
+def test_clear_sets_a_new_zero_that_outlives_the_daemon(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    send_untagged(vfd, 0, 5)
+    assert wait_for(lambda: vfd.row(0)["counters"]["dropped_untagged"] >= 5)
+    assert vfd.ask("POST", "/v1/clear", {"pf": vfd.pf, "vf": 0})[0] == 200
+    zero = vfd.row(0)["counters"]["dropped_untagged"]
+    assert zero < 5
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    assert vfd.row(0)["counters"]["dropped_untagged"] < 5
+    send_untagged(vfd, 0, 3)
+    wait_for(lambda: vfd.row(0)["counters"]["dropped_untagged"] >= 3)
+    assert vfd.ask("POST", "/v1/clear", {"pf": vfd.pf, "vf": 77})[0] == 404
+
+
+def send_untagged(vfd: Vfd, vfid: int, count: int) -> None:
+    import socket
+    import subprocess
+
+    name = f"{vfd.pf}v{vfid}"
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    mac: Any = bytes.fromhex(vfd.row(vfid)["mac"].replace(":", ""))
+    frame = b"\xff" * 6 + mac + b"\x88\xb5" + bytes(46)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((name, 0))
+        for _ in range(count):
+            sock.send(frame)

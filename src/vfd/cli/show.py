@@ -58,10 +58,10 @@ def show(what: str) -> None:
         return
     rows = answer["rows"]
     if blocks:
-        for row in rows:
-            ask.out("\n".join(block_lines(row, exact=ask.exact, colour=ask.painted)))
-        return
-    lines = _table(rows, ask)
+        exact, colour = ask.exact, ask.painted
+        lines = [line for row in rows for line in block_lines(row, exact=exact, colour=colour)]
+    else:
+        lines = _table(rows, ask)
     if what in KEYWORDS:
         lines += trouble_lines(client.get("/v1/health"), ask.width, ask.painted)
     ask.out("\n".join(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import runpy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,27 @@ def test_no_value_of_any_vf_field_ends_in_a_traceback(field: str, value: Any) ->
 @given(st.sampled_from([*PF_FIELDS, "link_speed"]), json_values, st.sampled_from(MAIN_FIELDS))
 def test_no_value_of_any_main_field_ends_in_a_traceback(pf: str, value: Any, field: str) -> None:
     main_is_taken({field: copy.deepcopy(value), "pciids": [value, {"id": "s", pf: value}]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": ' + "[" * 600 + "]" * 600 + "}",
+        '{"vlans": ' + "[" * 900 + "]" * 900 + "}",
+        "{" + ",".join(f'"key{n}": {n}' for n in range(50_000)) + "}",
+        '{"vlans": [' + ",".join(['"1-4094"'] * 80_000) + "]}",
+        '{"mirror": [' + ",".join(['{"target":1,"vlans":["1-4094"]}'] * 20_000) + "]}",
+        '{"vlans": [' + ",".join(["0"] * 300_000) + "]}",
+        '{"name": "' + "x" * 10**6 + '"}',
+        '{"rate": 1e400}',
+        '{"storm_limit": 1e300}',
+    ],
+    ids=["deep", "deep-list", "keys", "ranges", "mirrors", "numbers", "text", "huge", "large"],
+)
+def test_a_file_that_is_large_or_strange_is_refused_soon_and_in_few_words(text: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        parse_vf(text, file="x.json")
+    assert time.process_time() - start < 5
+    assert len(caught.value.problems) < 250
+    assert all(len(str(problem)) < 400 for problem in caught.value.problems)

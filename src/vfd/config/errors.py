@@ -48,6 +48,13 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+def _start(value: object) -> object:
+    """As much of a value as can be shown at all."""
+    if isinstance(value, str | list | tuple):
+        return value[:_SHOWN]
+    return value
+
+
 def _printable(character: str) -> str:
     if character.isprintable():
         return character
@@ -60,7 +67,7 @@ def shown(value: object) -> str:
         text = ""
     else:
         try:
-            text = json.dumps(value, ensure_ascii=False, default=str)
+            text = json.dumps(_start(value), ensure_ascii=False, default=str)
         except (TypeError, ValueError, RecursionError):
             text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

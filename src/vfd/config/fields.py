@@ -57,6 +57,7 @@ MAIN_SHAPE = Shape(
     inner=frozenset({"nics"}),
 )
 
+_TOLD = 100
 _NESTED: Mapping[str, type[BaseModel]] = {
     "mirror": Mirror,
     "queues": QueueShare,
@@ -100,9 +101,12 @@ def unknown_fields(
     """Takes the unknown fields out of ``data``, with a problem for each."""
     names = frozenset(known)
     unknown = [key for key in data if key not in names]
-    return [
-        Problem(file, prefix + key, shown(data.pop(key)), _nearest(key, names)) for key in unknown
+    values = {key: data.pop(key) for key in unknown}
+    told = [
+        Problem(file, prefix + key, shown(values[key]), _nearest(key, names))
+        for key in unknown[:_TOLD]
     ]
+    return told + _more(len(unknown), "unknown fields", file)
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
@@ -114,15 +118,24 @@ def plain(
     error: ValidationError, raw: Mapping[str, Any], *, file: str, prefix: str = ""
 ) -> list[Problem]:
     """What pydantic found, in our words, with paths as ``raw``, the file's object, has them."""
-    return [
+    errors = error.errors(include_url=False)
+    told = [
         Problem(
             file,
             prefix + _path(raw, details["loc"]),
             "" if details["type"] == "missing" else shown(details["input"]),
             _rule(details),
         )
-        for details in error.errors(include_url=False)
+        for details in errors[:_TOLD]
     ]
+    return told + _more(len(errors), "problems", file)
+
+
+def _more(found: int, what: str, file: str) -> list[Problem]:
+    """Nobody reads thousands of problems: then the file is something else."""
+    if found <= _TOLD:
+        return []
+    return [Problem(file, "", "", f"and {found - _TOLD} more {what}: is this a configuration?")]
 
 
 def bad_fields(error: ValidationError) -> set[str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from vfd.config.errors import ConfigError, Problem, shown
 
+_LEVELS = 8
+"""Deeper than any configuration is."""
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])', re.DOTALL)
 
 
@@ -39,12 +41,20 @@ def parse_object(text: str | bytes, *, file: str) -> tuple[dict[str, Any], tuple
     return data, warnings
 
 
-def without_comments(data: Any) -> Any:
-    """``data`` without the keys that end in ``comment`` or ``comments``, at every level."""
+def without_comments(data: Any, levels: int = _LEVELS) -> Any:
+    """``data`` without the keys that end in ``comment`` or ``comments``, at every level where a
+    configuration can have one."""
+    if levels == 0:
+        return data
+    below = levels - 1
     if isinstance(data, dict):
-        return {key: without_comments(value) for key, value in data.items() if not is_comment(key)}
+        return {
+            key: without_comments(value, below)
+            for key, value in data.items()
+            if not is_comment(key)
+        }
     if isinstance(data, list):
-        return [without_comments(value) for value in data]
+        return [without_comments(value, below) for value in data]
     return data
 
 

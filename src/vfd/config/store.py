@@ -20,9 +20,9 @@ from typing import Any
 
 from vfd.config.edit import with_field
 from vfd.config.errors import ConfigError, Problem
-from vfd.config.vf_file import ParsedVf, parse_vf
+from vfd.config.vf_file import ANY_NIC, ParsedVf, parse_vf
 from vfd.policy.names import checked_name
-from vfd.policy.rules import NO_LIMITS, Room
+from vfd.policy.rules import Room
 
 MAX_FILE = 1 << 20
 """Bytes of a configuration file; a larger one is something else."""
@@ -103,7 +103,7 @@ def read(path: Path, *, inside: Path | None = None) -> Stored:
     return Stored(path, text, about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode))
 
 
-def read_vf(path: Path, *, config_dir: Path, limits: Room = NO_LIMITS) -> StoredVf:
+def read_vf(path: Path, *, config_dir: Path, limits: Room = ANY_NIC) -> StoredVf:
     """A VF's file below ``config_dir``. Raises ConfigError with everything wrong with it."""
     stored = read(path, inside=config_dir)
     name = name_of(config_dir, path)
@@ -112,7 +112,7 @@ def read_vf(path: Path, *, config_dir: Path, limits: Room = NO_LIMITS) -> Stored
 
 
 def read_all(
-    config_dir: Path, *, limits: Room = NO_LIMITS
+    config_dir: Path, *, limits: Room = ANY_NIC
 ) -> tuple[tuple[StoredVf, ...], tuple[Problem, ...]]:
     """Every good VF file below ``config_dir``, by path, and what is wrong with the others.
 

@@ -12,11 +12,14 @@ from pydantic import ValidationError
 from vfd.config.errors import ConfigError, Problem, problems, shown
 from vfd.config.fields import VF_SHAPE, bad_fields, known_fields, plain, today, unknown_fields
 from vfd.config.json_text import parse_object, without_comments
+from vfd.policy.addresses import MAX_VID
 from vfd.policy.remarks import vf_remarks
-from vfd.policy.rules import NO_LIMITS, Room, check_vf
-from vfd.policy.values import VfPolicy
+from vfd.policy.rules import Room, check_vf
+from vfd.policy.values import Limits, VfPolicy
 
 _KNOWN = known_fields(VfPolicy, VF_SHAPE)
+ANY_NIC = Limits(max_vlans=MAX_VID, max_macs=2**16)
+"""A file doesn't say how much room its NIC has: that is checked with the NIC (``rules.check``)."""
 _PLACEHOLDERS: Mapping[str, Any] = {"name": "unnamed", "pciid": "unknown", "vfid": 0}
 
 
@@ -33,7 +36,7 @@ class ParsedVf:
 
 
 def parse_vf(
-    text: str | bytes, *, file: str, name: str | None = None, limits: Room = NO_LIMITS
+    text: str | bytes, *, file: str, name: str | None = None, limits: Room = ANY_NIC
 ) -> ParsedVf:
     """The policy that a VF's file states. ``name`` is taken where the file has none; without it
     too, the file's own, less ``.json``.
@@ -45,7 +48,7 @@ def parse_vf(
 
 
 def parse_vf_object(
-    data: Mapping[str, Any], *, file: str, name: str | None = None, limits: Room = NO_LIMITS
+    data: Mapping[str, Any], *, file: str, name: str | None = None, limits: Room = ANY_NIC
 ) -> ParsedVf:
     """The same for an object that came as JSON already, as in a request to the API."""
     return parse_vf(json.dumps(data), file=file, name=name, limits=limits)

@@ -12,6 +12,7 @@ _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])")
 _NETDEV = re.compile(r"[!-.0-9;-~]{1,15}", re.ASCII)
 _RANGE = re.compile(r"(\d{1,4})\s*-\s*(\d{1,4})", re.ASCII)
 
+MAX_VID = 4094
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 MAX_NETDEV = 15
 """Longest name of a netdev: IFNAMSIZ - 1, linux/include/uapi/linux/if.h."""
@@ -93,20 +94,24 @@ def expand_vlans(value: Any) -> Any:
     """A list of VIDs with its ranges (``"10-20"``) and numbers in quotes written out.
 
     Anything else in the list, and anything that is no list, is left for the field's type to refuse.
-    Raises ValueError for a range that runs backwards or leaves 1 … 4094.
+    Raises ValueError for a range that runs backwards or leaves 1 … 4094, and for ranges that
+    have each VLAN many times over.
     """
     if not isinstance(value, list | tuple):
         return value
     vids: list[Any] = []
     for entry in value:
+        if len(vids) > 2 * MAX_VID:
+            raise ValueError(f"more VLANs than there are: 1 … {MAX_VID}")
         if not isinstance(entry, str):
             vids.append(entry)
             continue
         text = entry.strip()
         if found := _RANGE.fullmatch(text):
             first, last = int(found[1]), int(found[2])
-            if not 1 <= first <= last <= 4094:
-                raise ValueError(f"{entry!r} is not a range of VLANs from low to high in 1 … 4094")
+            if not 1 <= first <= last <= MAX_VID:
+                rule = f"not a range of VLANs from low to high in 1 … {MAX_VID}"
+                raise ValueError(f"{entry!r} is {rule}")
             vids.extend(range(first, last + 1))
         elif re.fullmatch(r"\d{1,4}", text, re.ASCII):
             vids.append(int(text))
@@ -127,7 +132,7 @@ UnicastMac = Annotated[
 ]
 """A MAC that a VF may own: unicast and not zero."""
 
-Vid = Annotated[int, Strict(), Field(ge=1, le=4094)]
+Vid = Annotated[int, Strict(), Field(ge=1, le=MAX_VID)]
 """A VLAN identifier, 1 … 4094: IEEE 802.1Q table 9-2 reserves 0 and 4095."""
 
 Vlans = Annotated[

@@ -41,6 +41,9 @@ MAX_MACS = 64
 MAX_GROUPS = 64
 """Most multicast groups one guest may join where the NIC has no limit of its own."""
 
+MAX_MIRRORS = 256
+"""Most mirrors of one VF: one for each VF that there may be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -79,6 +82,8 @@ def mirror_list(value: Any) -> Any:
         value = [value]
     if not isinstance(value, list):
         return value
+    if len(value) > MAX_MIRRORS:
+        raise ValueError(f"{len(value)} mirrors: a VF has at most {MAX_MIRRORS}")
     return [
         {**entry, "direction": "all"}
         if isinstance(entry, dict) and entry.get("direction") == "both"

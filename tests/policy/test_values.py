@@ -1,0 +1,104 @@
+"""Single values: addresses, names, and the fields that a policy has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from vfd.policy.addresses import canonical_device, canonical_mac, checked_netdev, is_pci_address
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("0000:07:00.1", "0000:07:00.1"),
+        ("07:00.1", "0000:07:00.1"),
+        (" 0000:0A:1F.7 ", "0000:0a:1f.7"),
+        ("10000:e1:00.0", "10000:e1:00.0"),
+        ("ens1f0", "ens1f0"),
+        ("ENS1F0", "ENS1F0"),
+        ("a" * 15, "a" * 15),
+        ("vlan0.5", "vlan0.5"),
+    ],
+)
+def test_a_pf_is_a_pci_address_or_a_netdev(written: str, canonical: str) -> None:
+    assert canonical_device(written) == canonical
+    assert is_pci_address(canonical) is (":" in canonical)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", ".", "..", "0000:07:20.0", "0000:07:00.8", "0:07:00.1", "a" * 16, "a/b", "a b", "a:b",
+     "ä", "a\0", "a\nb", "eth0\t1"],
+)  # fmt: skip
+def test_what_is_neither_pci_address_nor_netdev_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="neither a PCI address"):
+        canonical_device(wrong)
+
+
+def test_a_pci_address_is_no_netdev() -> None:
+    with pytest.raises(ValueError, match="not the name of a netdev"):
+        checked_netdev("0000:07:00.1")
+
+
+@pytest.mark.parametrize("mac", ["02:00:00:00:00:0a", "02-00-00-00-00-0A", " 02:00:00:00:00:0A"])
+def test_a_mac_has_one_canonical_spelling(mac: str) -> None:
+    assert canonical_mac(mac) == "02:00:00:00:00:0a"
+
+
+@pytest.mark.parametrize(
+    "mac", ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "0200.0000.000a", "0g:00:00:00:00:00"]
+)
+def test_what_is_no_mac_is_refused(mac: str) -> None:
+    with pytest.raises(ValueError, match="not a MAC"):
+        canonical_mac(mac)
+
+
+BASE = {"name": "vm1", "pciid": "soft0", "vfid": 0}
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("vlans", [0]), ("vlans", [4095]), ("vlans", [True]), ("vlans", ["20-10"]),
+        ("vlans", ["0-5"]), ("vlans", ["4094-4095"]), ("vlans", "10"), ("vlans", ["x"]),
+        ("vm_mac", "01:00:5e:00:00:01"), ("vm_mac", "ff:ff:ff:ff:ff:ff"),
+        ("macs", ["00:00:00:00:00:00"]), ("vfid", -1), ("vfid", 256), ("vfid", "1"),
+        ("mtu", 67), ("mtu", 9711), ("storm_limit", -1), ("storm_limit", 2**32),
+        ("link_status", "up"), ("guest_macs", True), ("trust", 1), ("mirror", [{"target": -1}]),
+        ("queues", [{"priority": 8, "share": 1}]), ("queues", [{"priority": 0, "share": 101}]),
+        ("queues", [{"priority": 0, "share": True}]), ("start_cb", " "), ("start_cb", "'"),
+        ("none", 1),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_its_range_is_no_policy(field: str, wrong: Any) -> None:
+    with pytest.raises(ValidationError):
+        VfPolicy.model_validate({**BASE, field: wrong})
+
+
+def test_the_defaults_let_a_guest_do_no_more_than_it_must() -> None:
+    rules = VfRules()
+    assert rules.mac_anti_spoof
+    assert rules.vlan_anti_spoof
+    assert (rules.trust, rules.allow_untagged, rules.allow_un_ucast) == (False, False, False)
+    assert rules.vlans == rules.macs == rules.mirror == ()
+
+
+def test_the_rules_of_a_vf_are_its_policy_without_its_identity() -> None:
+    policy = VfPolicy.model_validate({**BASE, "vlans": [5], "rate": 0.5})
+    assert policy.rules == VfRules.model_validate({"vlans": [5], "rate": 0.5})
+    assert not set(policy.rules.model_dump()) & {"name", "pciid", "vfid", "start_cb", "stop_cb"}
+
+
+def test_a_policy_is_the_same_after_json() -> None:
+    pf = PfPolicy.model_validate(
+        {"id": "soft0", "bw_grps": {"a": [0]}, "tpid": "0x88a8", "link_speed": "10Gbps"}
+    )
+    vf = VfPolicy.model_validate(
+        {**BASE, "vlans": ["5-7"], "mirror": {"target": 1}, "rate": "1Gbps"}
+    )
+    nic = NicPolicy(pf=pf, vfs=(vf,))
+    assert NicPolicy.model_validate_json(nic.model_dump_json()) == nic

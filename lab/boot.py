@@ -9,7 +9,6 @@ import ctypes
 import os
 import selectors
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -159,7 +158,7 @@ def _die_with_parent() -> Callable[[], None]:
 
 def _initrd(machine: Machine, job: Job) -> IO[bytes]:
     """The initial RAM disk with the job in it, in memory."""
-    size = shutil.get_terminal_size()
+    size = _window()
     lab = {
         "LAB_TOOLS": str(parts.tools()),
         "LAB_KERNEL": str(parts.kernel(machine.kernel)),
@@ -193,6 +192,14 @@ def _initrd(machine: Machine, job: Job) -> IO[bytes]:
     memory.write(base + cpio.archive(nodes))
     memory.flush()
     return memory
+
+
+def _window() -> os.terminal_size:
+    """The terminal's own size: COLUMNS and LINES, which shutil prefers, may be stale."""
+    try:
+        return os.get_terminal_size(1)
+    except OSError:
+        return os.terminal_size((80, 24))
 
 
 def _same_file(one: int, other: int) -> bool:
@@ -349,5 +356,5 @@ class _Guest:
 
     def _resize(self) -> None:
         if self.job.command is None and self.up:
-            size = shutil.get_terminal_size()
+            size = _window()
             self.control.sendall(f"winsize {size.lines} {size.columns}\n".encode())

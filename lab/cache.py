@@ -70,9 +70,13 @@ def exclusive(waiting: Callable[[], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def in_use() -> Iterator[None]:
     """Held by a running guest: old parts are not removed under it."""
-    with open(folder() / "in-use", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    # for reading, so that a cache that another user has built can be shared
+    descriptor = os.open(folder() / "in-use", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def prune(keep: set[Path]) -> None:

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lab import accel, boot, parts
@@ -13,6 +14,9 @@ from lab.machine import MAX_IGB, Machine
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 VENV = CHECKOUT / ".venv"
+
+_DESCRIPTION = """Machines with SR-IOV NICs, on this host's file system; nothing is left behind.
+docs/lab.md says what in them is real."""
 
 # Seconds a single test may take in the guest, where Python is some twenty times slower.
 _TEST_TIMEOUT = 300
@@ -32,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lab/vm", description=__doc__)
+    parser = argparse.ArgumentParser(prog="lab/vm", description=_DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser(
@@ -72,25 +76,26 @@ def _machine_options(parser: argparse.ArgumentParser, *, igb: int) -> None:
         default=parts.NEWEST,
         help="which Linux (%(default)s)",
     )
-    add("--igb", type=_count(MAX_IGB), default=igb, metavar="N", help="SR-IOV NICs (%(default)s)")
-    add("--vfs", type=_count(7), default=0, metavar="N", help="VFs to make on each first (0)")
+    add(
+        "--igb", type=_count(0, MAX_IGB), default=igb, metavar="N", help="SR-IOV NICs (%(default)s)"
+    )
+    add("--vfs", type=_count(0, 7), default=0, metavar="N", help="VFs to make on each first (0)")
     add("--iommu", action="store_true", help="an IOMMU, for vfio-pci")
     add("--plain-nic", action="store_true", help="add plain0, a virtio-net without VFs")
-    add("--mem", type=_count(1 << 16), default=1024, metavar="MB", help="memory (%(default)s)")
-    add("--smp", type=_count(16), default=2, metavar="N", help="processors (%(default)s)")
+    add("--mem", type=_count(64, 1 << 16), default=1024, metavar="MB", help="memory (%(default)s)")
+    add("--smp", type=_count(1, 16), default=2, metavar="N", help="processors (%(default)s)")
     add("--timeout", type=float, default=300, metavar="S", help="0: none (%(default)s)")
     add("--env", action="append", default=[], metavar="NAME[=VALUE]", help="pass a variable")
     add("--console", action="store_true", help="show the kernel's messages")
 
 
-def _count(most: int) -> "type[int]":
-    def parse(text: str) -> int:
-        value = int(text)
-        if not 0 <= value <= most:
-            raise argparse.ArgumentTypeError(f"{value} is not 0 … {most}")
-        return value
+def _count(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
 
-    return parse  # type: ignore[return-value]
+    return number
 
 
 def _machine(arguments: argparse.Namespace) -> Machine:

@@ -1,0 +1,1 @@
+"""The shipped BPF program, held against the reference model."""

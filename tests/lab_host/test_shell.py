@@ -36,7 +36,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def read_until(self, text: str, seconds: float = 60) -> str:
+    def read_until(self, text: str, seconds: float = 150) -> str:
         """What is shown up to and with `text`."""
         shown = ""
         end = time.monotonic() + seconds

@@ -27,7 +27,7 @@ from vfd.policy.values import (
 )
 
 VIDS = (1, 2, 63, 64, 100, 4094)
-GROUPS = tuple(f"01:00:5e:00:00:{n:02x}" for n in range(1, 4)) + ("33:33:00:00:00:01",)
+GROUPS = ("01:00:5e:00:00:01", "01:00:5e:00:00:02", "01:00:5e:00:00:03", "33:33:00:00:00:01")
 MACS = tuple(f"02:00:00:00:00:{n:02x}" for n in range(32))
 """What VFs may own. No one owns ``STRANGERS``."""
 STRANGERS = ("02:ff:00:00:00:01", "02:ff:00:00:00:02")
@@ -124,9 +124,7 @@ def _random_said(rng: Random) -> dict[str, object]:
         "rate": _random_rate(rng),
         "min_rate": _random_rate(rng),
         "max_rx_rate": _random_rate(rng),
-        "queues": tuple(
-            QueueShare(priority=at, share=rng.uniform(0, 100)) for at in priorities
-        ),
+        "queues": tuple(QueueShare(priority=at, share=rng.uniform(0, 100)) for at in priorities),
         "trust": rng.random() < 0.5,
         "guest_macs": rng.choice(tuple(GuestMacs)),
         "guest_vlans": rng.random() < 0.5,
@@ -164,7 +162,9 @@ def random_frame(rng: Random, world: World, longest: int) -> tuple[int, bytes]:
         elif depth == 0 and port == -1 and rng.random() < 0.5:
             tpid = world.nic.pf.tpid
         frame += tpid.to_bytes(2, "big") + _tci(rng, vid)
-    frame += rng.choice((b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\xb5", b"\x91\x00", b"\0\x2e"))
+    frame += rng.choice(
+        (b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\xb5", b"\x91\x00", b"\0\x2e")
+    )
     frame += rng.randbytes(_payload(rng, longest))
     if rng.random() < 0.08:
         frame = frame[: rng.randrange(14, min(len(frame), 40) + 1)]

@@ -11,6 +11,7 @@ import os
 import time
 from array import array
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib import resources
 from itertools import groupby
 from typing import Self
@@ -27,6 +28,8 @@ _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_CMD_GLOBAL = 1
 _READERS_NS = 10**9
 """Longer than any program that saw an old policy can still be running."""
+
+_CHUNK = 1024
 
 _UNUSED_BY_PROGRAMS = ("veb_meta", "veb_note")
 
@@ -58,6 +61,7 @@ class Veb:
         self.maps = dict(maps)
         self._retired: dict[int, int] = {}  # index in veb_ports → when it went out of force
         self._barrier_ns = 0
+        self._known: Tables | None = None  # what the maps hold; None: read them
 
     @classmethod
     def load(cls, *, reuse: Veb | None = None, clone: bool = False) -> Self:
@@ -127,9 +131,10 @@ class Veb:
         """Makes the maps hold ``new``, in an order that is safe at every step.
 
         Raises NicError after putting back what was there before."""
-        old = self.read()
+        old = self._known or self.read()
+        writes = diff(old, new)
         try:
-            self.apply(diff(old, new))
+            self.apply(writes)
         except BpfError as error:
             try:
                 self.apply(diff(self.read(), old))
@@ -138,9 +143,12 @@ class Veb:
                     f"{error}; and the policy that was there could not be put back: {worse}"
                 ) from error
             raise NicError(f"{error}; the policy is as it was") from error
+        flips = {_int(w.key): w.value[0] for w in writes if w.map == "veb_active" and w.value}
+        self._known = replace(new, slots={**old.slots, **flips})
 
     def apply(self, writes: Iterable[Write]) -> None:
         """The writes, in their order; neighbours that go to one map in one system call."""
+        self._known = None
         for (name, deletes), run in groupby(writes, key=lambda w: (w.map, w.value is None)):
             batch = list(run)
             if deletes:
@@ -155,9 +163,9 @@ class Veb:
     def _retire(self, ports: Iterable[int]) -> None:
         """Notes when slots go out of force."""
         now = time.monotonic_ns()
-        active = self.maps["veb_active"].raw()
         for port in ports:
-            self._retired[port * layout.SLOTS + active[port] % layout.SLOTS] = now
+            slot = self.maps["veb_active"].get(_u32(port)) or b"\0"
+            self._retired[port * layout.SLOTS + slot[0] % layout.SLOTS] = now
 
     def _wait_for_readers(self, indices: Iterable[int]) -> None:
         """Before slots are filled again: until no program can still be reading them."""
@@ -205,7 +213,16 @@ def _synchronize_rcu() -> None:
 
 
 def _nonzero(raw: bytes) -> dict[int, int]:
-    return {at: word for at, word in enumerate(array("Q", raw)) if word}
+    """Index → word of an array of words that is nearly all zeros."""
+    found = {}
+    zeros = bytes(_CHUNK)
+    for start in range(0, len(raw), _CHUNK):
+        chunk = raw[start : start + _CHUNK]
+        if chunk != zeros[: len(chunk)]:
+            for at, word in enumerate(array("Q", chunk), start // 8):
+                if word:
+                    found[at] = word
+    return found
 
 
 def _int(raw: bytes) -> int:

@@ -262,9 +262,9 @@ def test_checking_grows_with_the_number_of_vfs_and_not_with_its_square() -> None
         policy = nic(*vfs, vfs=256)
         best = 9.0
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             assert check(policy, link_bps=LINK) == ()
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     # 8 times the VFs: about 8 times as long; a rule that compares all pairs takes 64 times.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,10 +43,16 @@ def create(name: str) -> None:
     """Makes a named network namespace. Killed anywhere inside, it leaves at most an empty file,
     which the next call uses."""
     NAMES.mkdir(mode=0o755, exist_ok=True)
-    if not NAMES.is_mount():
-        # so that the name is seen in every mount namespace that got /run from this one
+    # so that the name is seen in every mount namespace that got /run from this one; a bind of a
+    # folder on itself looks like no mount point to stat(2), so only mount(2) can tell
+    share = (b"", os.fsencode(NAMES), b"none", _MS_SHARED | _MS_REC, None)
+    try:
+        _call("mount", *share)
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
         _call("mount", os.fsencode(NAMES), os.fsencode(NAMES), b"none", _MS_BIND | _MS_REC, None)
-        _call("mount", b"", os.fsencode(NAMES), b"none", _MS_SHARED | _MS_REC, None)
+        _call("mount", *share)
     path(name).touch(mode=0o444)
     here = own()
     try:

@@ -11,6 +11,9 @@ venv: .venv/.done  ## a virtual environment with vfd and the tools to develop it
 	@$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+bpf:             ## the soft NIC's BPF program, compiled beside its source
+	@python3 tools/compile_bpf.py
+
 lint: venv
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
@@ -20,7 +23,7 @@ lab:             ## the machine with SR-IOV NICs: QEMU, two Debian kernels, netd
 test-lab: venv lab  ## what runs in that machine
 	@lab/vm pytest -- tests/lab
 
-test: venv lint lab
+test: venv bpf lint lab
 	@$(PY) -m pytest
 
 docs: venv       ## docs/configuration.md and the JSON Schemas, from the types; then what man says

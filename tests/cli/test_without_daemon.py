@@ -186,6 +186,12 @@ def test_help_teaches_every_command_with_an_example(iplex: Iplex) -> None:
         assert f"iplex {line}" in told.out.split("Examples:")[1]
 
 
+def test_a_locale_without_our_characters_is_no_reason_to_fail(iplex: Iplex) -> None:
+    ended = iplex("get", "--help", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (ended.code, ended.err) == (0, "")
+    assert "Traceback" not in ended.out
+
+
 def test_the_version_is_the_packages(iplex: Iplex) -> None:
     from vfd import __version__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -117,4 +118,8 @@ def _tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> i
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A locale without our arrows, or a name that is no UTF-8, is no reason to fail.
+            stream.reconfigure(errors="replace")
     sys.exit(run())

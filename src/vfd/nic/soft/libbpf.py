@@ -304,9 +304,10 @@ class BpfMap:
         return (self.value_size + 7) // 8 * 8 if self.per_cpu else self.value_size
 
     def _fits(self, key: bytes, value: bytes) -> None:
-        if len(key) != self.key_size or len(value) != self.value_size:
+        size = self._stride * possible_cpus() if self.per_cpu else self.value_size
+        if len(key) != self.key_size or len(value) != size:
             raise BpfError(
-                f"map {self.name} has keys of {self.key_size} and values of {self.value_size}"
+                f"map {self.name} has keys of {self.key_size} and values of {size}"
                 f" bytes, not {len(key)} and {len(value)}"
             )
 
@@ -362,6 +363,7 @@ class BpfProgram:
             _lib().bpf_prog_bind_map(self.fd, bpf_map.fd, None),
             f"binding map {bpf_map.name} to program {self.name}",
         )
+        self.map_ids = (*self.map_ids, bpf_map.id)
 
     def test_run(self, frame: bytes, context: bytes = b"", *, repeat: int = 1) -> Run:
         """Runs the program on ``frame`` (at least 14 bytes). ``context``: a ``struct __sk_buff``

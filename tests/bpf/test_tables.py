@@ -1,0 +1,225 @@
+"""Policies into tables and back, and the way between two policies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+
+import pytest
+from tests.bpf.randoms import World, random_frame, random_world
+from tests.bpf.rig import Rig
+
+from vfd.nic.protocol import UnsupportedError
+from vfd.nic.soft.tables import (
+    Iface,
+    Tables,
+    Wiring,
+    canonical,
+    class_id,
+    compile_policy,
+    decode,
+    needs_shaper,
+    storm_burst,
+    traffic_class,
+)
+from vfd.nic.soft.writes import diff
+from vfd.policy.model import Model, Verdict
+from vfd.policy.rate import Rate
+from vfd.policy.requests import Grants
+from vfd.policy.values import Mirror, NicPolicy, PfPolicy, TrafficClass, VfPolicy
+
+VFS = 5
+CHANGES = 40
+FRAMES = 12
+IFINDEX = {port: 100 + port for port in range(-1, VFS)}
+
+
+def compiled(world: World) -> Tables:
+    return compile_policy(world.nic, world.grants, world.wiring(IFINDEX))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_tables_mean_what_they_were_compiled_from(seed: int) -> None:
+    world = random_world(Random(seed), VFS)
+    found = decode(compiled(world))
+    assert found.pf == world.nic.pf
+    assert found.wire == (IFINDEX[-1] if world.has_wire else None)
+    assert found.wire_up == (world.wire_up or not world.has_wire)
+    assert sorted(found.vfs) == list(range(VFS))
+    model = Model(world.nic, world.grants, world.own_macs, world.wire_up, has_wire=world.has_wire)
+    for vfid, vf in found.vfs.items():
+        policy = world.nic.by_vfid().get(vfid)
+        assert vf.own_mac == world.own_macs[vfid]
+        assert vf.ifindex == IFINDEX[vfid]
+        if policy is None:
+            assert (vf.rules, vf.link_up, vf.grants) == (None, False, Grants())
+            continue
+        assert vf.rules == canonical(policy.rules)
+        assert vf.grants == world.grants.get(vfid, Grants())
+        assert vf.link_up == model.link_up(policy)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_canonical_form_means_the_same(seed: int) -> None:
+    world = random_world(Random(seed), VFS)
+    again = NicPolicy(
+        pf=world.nic.pf,
+        vfs=tuple(
+            VfPolicy.model_validate({**vf.model_dump(), **canonical(vf.rules).model_dump()})
+            for vf in world.nic.vfs
+        ),
+    )
+    assert compiled(World(again, world.grants, world.own_macs, True, True)) == compiled(
+        World(world.nic, world.grants, world.own_macs, True, True)
+    )
+    for vf in world.nic.vfs:
+        assert canonical(canonical(vf.rules)) == canonical(vf.rules)
+
+
+def test_the_way_from_a_policy_to_itself_is_empty() -> None:
+    tables = compiled(random_world(Random(1), VFS))
+    assert diff(tables, tables) == ()
+
+
+def test_what_no_frame_is_decided_by_never_closes_a_port() -> None:
+    world = random_world(Random(3), VFS)
+    vfs = tuple(
+        vf.model_copy(update={"rate": Rate(bps=10**6), "trust": True}) for vf in world.nic.vfs
+    )
+    new = compiled(replace(world, nic=NicPolicy(pf=world.nic.pf, vfs=vfs)))
+    old = compiled(world)
+    writes = diff(old, new)
+    assert {write.map for write in writes} <= {"veb_ports", "veb_active"}
+    changed = [port for port in new.ports if old.ports[port] != new.ports[port]]
+    assert len(writes) == 2 * len(changed)
+
+
+def test_more_mirrors_than_there_is_room_for_are_refused_by_name() -> None:
+    mirrors = tuple(Mirror(target=n) for n in range(1, 11))
+    vf = VfPolicy(name="a", pciid="soft0", vfid=0, allow_untagged=True, mirror=mirrors)
+    nic = NicPolicy(pf=PfPolicy(id="soft0", vfs=11), vfs=(vf,))
+    with pytest.raises(UnsupportedError, match="VF 0 has 10 mirrors"):
+        compile_policy(nic, {}, Wiring(vfs={0: Iface(5)}, wire=None))
+
+
+def test_a_rate_that_is_still_a_share_is_refused() -> None:
+    vf = VfPolicy(name="a", pciid="soft0", vfid=0, allow_untagged=True, rate=Rate(share=0.5))
+    nic = NicPolicy(pf=PfPolicy(id="soft0", vfs=1), vfs=(vf,))
+    with pytest.raises(ValueError, match="resolve the policy first"):
+        compile_policy(nic, {}, Wiring(vfs={0: Iface(5)}, wire=None))
+
+
+def test_two_pcps_share_a_class_with_four_classes() -> None:
+    four = PfPolicy(id="soft0", enable_qos=True)
+    eight = four.model_copy(update={"tclasses": tuple(TrafficClass(pri=n) for n in range(8))})
+    none = PfPolicy(id="soft0")
+    assert [traffic_class(four, pcp) for pcp in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [traffic_class(eight, pcp) for pcp in range(8)] == list(range(8))
+    assert {traffic_class(none, pcp) for pcp in range(8)} == {0}
+    ids = {class_id(vfid, tclass) for vfid in range(256) for tclass in range(8)}
+    assert len(ids) == 2048
+    assert all(0x1_0000 < each < 0x1_FFFF for each in ids)
+
+
+def test_a_guarantee_puts_every_vf_behind_the_shaper_and_a_rate_only_its_own() -> None:
+    plain = VfPolicy(name="a", pciid="soft0", vfid=0, allow_untagged=True)
+    limited = plain.model_copy(update={"vfid": 1, "rate": Rate(bps=10**6)})
+    assured = plain.model_copy(update={"vfid": 2, "min_rate": Rate(bps=10**6)})
+    pf = PfPolicy(id="soft0")
+    assert needs_shaper(NicPolicy(pf=pf, vfs=(plain, limited))) == {1}
+    assert needs_shaper(NicPolicy(pf=pf, vfs=(plain, limited, assured))) == {0, 1, 2}
+
+
+def test_a_storm_burst_is_a_tenth_of_a_second_but_never_more_than_the_limit() -> None:
+    assert [storm_burst(limit) for limit in (1, 5, 10, 50, 100, 1000)] == [1, 5, 10, 10, 10, 100]
+
+
+# -- The way between two policies -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    with Rig(VFS) as rig:
+        yield rig
+
+
+def changed(rng: Random, world: World) -> World:
+    """Another world: often only a little different, so that much stays allowed."""
+    other = random_world(rng, VFS)
+    if rng.random() < 0.3:
+        return other
+    theirs = other.nic.by_vfid()
+    touched = set(rng.sample(range(VFS), rng.choice((1, 1, 2, 3))))
+    vfs = tuple(
+        vf
+        for vfid in range(VFS)
+        if (vf := (theirs if vfid in touched else world.nic.by_vfid()).get(vfid))
+    )
+    pf = other.nic.pf if rng.random() < 0.2 else world.nic.pf
+    wire_up = other.wire_up if rng.random() < 0.2 else world.wire_up
+    grants = {**world.grants, **{k: v for k, v in other.grants.items() if k in touched}}
+    return World(NicPolicy(pf=pf, vfs=vfs), grants, world.own_macs, world.has_wire, wire_up)
+
+
+@pytest.mark.root
+@pytest.mark.timeout(300)
+def test_no_step_between_two_policies_passes_what_neither_passes(rig: Rig) -> None:
+    """Write by write, through the real program. And what both policies switch from and to ports
+    whose tables don't change passes at every step."""
+    start = time.time_ns() // 1000
+    kept = 0
+    for seed in range(start, start + CHANGES):
+        kept += _walk(rig, seed)
+    assert kept > CHANGES // 4, "the draw has gone stale: hardly a frame passes at every step"
+
+
+def _walk(rig: Rig, seed: int) -> int:
+    rng = Random(seed)
+    old_world = random_world(rng, VFS)
+    new_world = changed(rng, old_world)
+    old, new = (
+        compile_policy(world.nic, world.grants, world.wiring(rig.ifindex))
+        for world in (old_world, new_world)
+    )
+    rig.enforce(old)
+    frames = []
+    for at in range(FRAMES):
+        port, frame = random_frame(rng, (old_world, new_world)[at % 2], 200)
+        verdicts = [_model(world).process(port, frame) for world in (old_world, new_world)]
+        frames.append((port, frame, _allowed(verdicts), _kept(old, new, port, frame, verdicts)))
+    writes = diff(rig.veb.read(), new)
+    for done, write in enumerate(writes, 1):
+        rig.veb.apply([write])
+        for port, frame, allowed, kept in frames:
+            out = set(rig.through(port, frame))
+            where = f"seed {seed}, write {done} of {len(writes)}, {write.map}, from {port}"
+            assert out <= allowed, f"{where}: {frame.hex()} passed as neither policy lets it"
+            assert kept <= out, f"{where}: {frame.hex()} was lost"
+    return sum(len(kept) for *_, kept in frames)
+
+
+def _model(world: World) -> Model:
+    return Model(world.nic, world.grants, world.own_macs, world.wire_up, has_wire=world.has_wire)
+
+
+def _allowed(verdicts: list[Verdict]) -> set[tuple[int, bytes]]:
+    return {out for verdict in verdicts for out in verdict.out}
+
+
+def _kept(
+    old: Tables, new: Tables, port: int, frame: bytes, verdicts: list[Verdict]
+) -> set[tuple[int, bytes]]:
+    """What both policies switch between ports, and for a MAC, that don't change."""
+    key = frame[:6] + bytes(2)
+    if old.macs.get(key) != new.macs.get(key) or old.ports[port + 1] != new.ports[port + 1]:
+        return set()
+    source = frame[6:12] + bytes(2)
+    if old.macs.get(source) != new.macs.get(source):
+        return set()
+    owner = int.from_bytes(old.macs.get(key, bytes(8))[6:], "little") & 0xFFF
+    if old.ports[owner] != new.ports[owner]:
+        return set()
+    both = set(verdicts[0].switched) & set(verdicts[1].switched)
+    return {(to, out) for to, out in both if old.ports[to + 1] == new.ports[to + 1]}

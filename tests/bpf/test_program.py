@@ -1,0 +1,257 @@
+"""What random frames don't reach: time, offload, events, the shaper's near end."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from tests.bpf.rig import _SK_BUFF_IFINDEX, _SK_BUFF_MARK, _SK_BUFF_SIZE, SHAPED_MARK, Rig
+
+from vfd.nic.soft import layout
+from vfd.nic.soft.layout import VebEvent
+from vfd.nic.soft.tables import Iface, Wiring, class_id, compile_policy
+from vfd.policy.requests import Grants
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
+
+pytestmark = pytest.mark.root
+
+A, B, STRANGER = (bytes.fromhex(f"0200000000{n:02x}") for n in (0xA, 0xB, 0xC))
+BROADCAST = b"\xff" * 6
+REDIRECT, DROP = 7, 2
+SO_GSO_SEGS, SO_GSO_SIZE = 164, 176
+"""Offsets in ``struct __sk_buff``."""
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    with Rig(2) as rig:
+        yield rig
+
+
+def enforce(
+    rig: Rig,
+    *,
+    ifaces: dict[str, bool] | None = None,
+    wiring: dict[str, object] | None = None,
+    pf: dict[str, object] | None = None,
+    **fields: object,
+) -> None:
+    """Two untagged VFs with MACs A and B on a loopback VEB; ``fields`` are VF 0's."""
+    both = {"pciid": "soft0", "allow_untagged": True}
+    first = {**both, "name": "a", "vfid": 0, "vm_mac": A.hex(":"), **fields}
+    second = {**both, "name": "b", "vfid": 1, "vm_mac": B.hex(":")}
+    nic = NicPolicy(
+        pf=PfPolicy.model_validate(
+            {"id": "soft0", "vfs": 2, "enable_loopback": True, **(pf or {})}
+        ),
+        vfs=(VfPolicy.model_validate(first), VfPolicy.model_validate(second)),
+    )
+    vfs = {vfid: Iface(rig.ifindex[vfid], **(ifaces or {})) for vfid in (0, 1)}
+    tables = compile_policy(
+        nic,
+        {0: Grants()},
+        Wiring(vfs=vfs, wire=rig.ifindex[-1], **(wiring or {})),  # type: ignore[arg-type]
+    )
+    rig.enforce(tables)
+
+
+def moved(rig: Rig, before: dict[tuple[int, str], int]) -> dict[tuple[int, str], int]:
+    after = rig.counters()
+    return {key: n - before.get(key, 0) for key, n in after.items() if n != before.get(key, 0)}
+
+
+def context(rig: Rig, port: int, **fields: int) -> bytes:
+    raw = bytearray(_SK_BUFF_SIZE)
+    struct.pack_into("=I", raw, _SK_BUFF_IFINDEX, rig.ifindex[port])
+    for name, value in fields.items():
+        offset = {"segs": SO_GSO_SEGS, "size": SO_GSO_SIZE, "mark": _SK_BUFF_MARK, "priority": 32}
+        struct.pack_into("=I", raw, offset[name], value)
+    return bytes(raw)
+
+
+# -- Storm limit ------------------------------------------------------------------------------
+
+
+def test_a_storm_limit_passes_its_burst_and_then_its_rate(rig: Rig) -> None:
+    enforce(rig, storm_limit=100)
+    before = rig.counters()
+    start = time.monotonic()
+    frame = BROADCAST + A + b"\x08\x06" + bytes(46)
+    for _ in range(60):
+        rig.through(0, frame)
+    took = time.monotonic() - start
+    counted = moved(rig, before)
+    passed = counted[0, "tx_packets"]
+    assert 10 <= passed <= 10 + 100 * took + 1
+    assert counted[0, "storm_dropped"] == counted[0, "tx_dropped"] == 60 - passed
+    assert counted[1, "rx_packets"] == passed
+
+
+def test_a_storm_limit_is_no_limit_for_known_unicast_or_for_the_wires_alone(rig: Rig) -> None:
+    enforce(rig, storm_limit=1)
+    before = rig.counters()
+    for destination in (B, STRANGER):
+        for _ in range(20):
+            rig.through(0, destination + A + b"\x08\x06" + bytes(46))
+    counted = moved(rig, before)
+    assert counted[0, "tx_packets"] == 40
+    assert (0, "storm_dropped") not in counted
+
+
+# -- Segmentation offload ---------------------------------------------------------------------
+
+
+def tcp(payload: int, *, tag: bytes = b"", ipv6: bool = False, dst: bytes = B) -> bytes:
+    if ipv6:
+        ip = b"\x86\xdd\x60\0\0\0" + struct.pack("!HBB", 20 + payload, 6, 64) + bytes(32)
+    else:
+        ip = b"\x08\0\x45\0" + struct.pack("!H", 40 + payload) + bytes(4) + b"\x40\x06" + bytes(10)
+    return dst + A + tag + ip + bytes(12) + b"\x50" + bytes(7) + bytes(payload)
+
+
+@pytest.mark.parametrize("segs", [0, 3])
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_a_segmented_buffer_counts_as_its_packets_with_all_their_headers(
+    rig: Rig, segs: int, ipv6: bool
+) -> None:
+    enforce(rig)
+    frame = tcp(2500, ipv6=ipv6)
+    header = len(frame) - 2500
+    before = rig.counters()
+    rig.veb.ingress.test_run(frame, context(rig, 0, segs=segs, size=1000))
+    counted = moved(rig, before)
+    rig.drain()
+    assert counted[0, "tx_packets"] == counted[1, "rx_packets"] == 3
+    assert counted[0, "tx_bytes"] == counted[1, "rx_bytes"] == 2500 + 3 * header
+
+
+def test_a_segmented_buffers_inserted_tag_is_in_each_of_its_packets(rig: Rig) -> None:
+    enforce(rig, vlans=(5,), strip_ctag=True, pf={"enable_loopback": False})
+    frame = tcp(2500)
+    before = rig.counters()
+    rig.veb.ingress.test_run(frame, context(rig, 0, size=1000))
+    counted = moved(rig, before)
+    rig.drain()
+    assert counted[0, "tx_bytes"] == 2500 + 3 * 54
+    assert counted[-1, "tx_bytes"] == 2500 + 3 * (54 + 4)
+
+
+def test_a_segmented_buffer_is_oversize_by_its_segments(rig: Rig) -> None:
+    for mtu, passes in ((1040, True), (1039, False)):
+        enforce(rig, mtu=mtu)
+        before = rig.counters()
+        rig.veb.ingress.test_run(tcp(2500), context(rig, 0, size=1000))
+        counted = moved(rig, before)
+        rig.drain()
+        assert counted.get((0, "tx_packets"), 0) == (3 if passes else 0)
+        assert counted.get((0, "oversize"), 0) == (0 if passes else 3)
+
+
+# -- The shaper -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tag", "pcp"), [(b"", 0), (b"\x81\0\xa0\x05", 5)])
+def test_a_shaped_vfs_frame_goes_to_the_shaper_unswitched_and_uncounted(
+    rig: Rig, tag: bytes, pcp: int
+) -> None:
+    shaper = {"shaper": rig.ifindex[1], "shaped": frozenset({0})}
+    enforce(rig, wiring=shaper, vlans=(5,), pf={"enable_qos": True})
+    before = rig.counters()
+    run = rig.veb.ingress.test_run(B + A + tag + b"\x08\x06" + bytes(46), context(rig, 0))
+    assert run.retval == REDIRECT
+    assert rig.drain() == []
+    assert moved(rig, before) == {}
+    port = layout.VebPort.from_buffer_copy(rig.veb.read().ports[1])
+    assert port.classid[pcp] == class_id(0, pcp // 2)
+    assert port.shaper == rig.ifindex[1]
+
+
+def test_a_shaped_vfs_spoofed_frame_ends_before_the_shaper(rig: Rig) -> None:
+    shaper = {"shaper": rig.ifindex[1], "shaped": frozenset({0})}
+    enforce(rig, wiring=shaper)
+    run = rig.veb.ingress.test_run(B + STRANGER + b"\x08\x06" + bytes(46), context(rig, 0))
+    assert run.retval == DROP
+
+
+def test_a_guests_mark_steers_nothing(rig: Rig) -> None:
+    """Neither at the port, where it is cleared, nor at the shaper's far end without our mark."""
+    enforce(rig)
+    frame = B + A + b"\x08\x06" + bytes(46)
+    forged = context(rig, 0, mark=SHAPED_MARK | 2, priority=77)
+    before = rig.counters()
+    rig.veb.ingress.test_run(frame, forged)
+    assert rig.drain() == [(1, frame)]
+    assert moved(rig, before)[0, "tx_packets"] == 1
+    before = rig.counters()
+    assert rig.veb.shaped.test_run(frame, context(rig, 0, mark=1)).retval == DROP
+    assert rig.veb.shaped.test_run(frame, context(rig, 0, mark=SHAPED_MARK)).retval == DROP
+    assert rig.drain() == []
+    assert moved(rig, before) == {}
+
+
+def test_a_netdev_that_is_no_port_sends_nothing(rig: Rig) -> None:
+    enforce(rig)
+    tables = rig.veb.read()
+    left = {index: port for index, port in tables.ifaces.items() if index != rig.ifindex[0]}
+    rig.enforce(replace(tables, ifaces=left))
+    assert rig.through(0, B + A + b"\x08\x06" + bytes(46)) == []
+
+
+# -- Events -----------------------------------------------------------------------------------
+
+IGMP_REPORT = (
+    bytes.fromhex("01005e000016") + A + b"\x08\0\x46\0\0\x28" + bytes(4) + b"\x01\x02" + bytes(10)
+    + bytes.fromhex("940400002200") + bytes(14)
+)  # fmt: skip
+MLD_REPORT = (
+    bytes.fromhex("333300000016") + A + b"\x86\xdd\x60\0\0\0\0\x24\0\x01" + bytes(32)
+    + bytes.fromhex("3a000502000001008f00") + bytes(26)
+)  # fmt: skip
+
+
+def test_reports_are_told_with_their_frame_whatever_tag_is_outside(rig: Rig) -> None:
+    enforce(rig, vlans=(5,))
+    ring = rig.veb.events()
+    ring.read()
+    for report in (IGMP_REPORT, MLD_REPORT):
+        for tag in (b"", b"\x81\0\0\x05"):
+            rig.through(0, report[:12] + tag + report[12:])
+            (sample,) = ring.read()
+            event = VebEvent.from_buffer_copy(sample)
+            assert (event.port, event.kind) == (1, layout.EVENT_REPORT)
+            assert bytes(event.frame[: event.len]) == report
+    rig.through(0, BROADCAST + A + b"\x08\x06" + bytes(46))
+    rig.through(0, IGMP_REPORT[:6] + STRANGER + IGMP_REPORT[12:])
+    assert ring.read() == []
+    ring.close()
+
+
+def test_a_taps_unknown_source_is_told_and_still_spoofed(rig: Rig) -> None:
+    enforce(rig, ifaces={"learn": True})
+    ring = rig.veb.events()
+    ring.read()
+    before = rig.counters()
+    frame = B + STRANGER + b"\x08\x06" + bytes(1200)
+    assert rig.through(0, frame) == []
+    event = VebEvent.from_buffer_copy(ring.read()[0])
+    assert (event.port, event.kind, event.len) == (1, layout.EVENT_SOURCE, layout.SNAP)
+    assert bytes(event.frame) == frame[: layout.SNAP]
+    assert moved(rig, before)[0, "spoofed"] == 1
+    rig.through(0, B + A + b"\x08\x06" + bytes(46))
+    assert ring.read() == []
+    ring.close()
+
+
+def test_a_guest_cannot_flood_the_daemon_with_events(rig: Rig) -> None:
+    enforce(rig, ifaces={"learn": True})
+    ring = rig.veb.events()
+    ring.read()
+    start = time.monotonic()
+    for n in range(400):
+        rig.send(0, B + b"\x02\xff\0\0" + struct.pack("!H", n) + b"\x08\x06" + bytes(46))
+    told = len(ring.read())
+    assert 0 < told <= 100 + 100 * (time.monotonic() - start) + 1
+    ring.close()

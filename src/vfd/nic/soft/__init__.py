@@ -1,1 +1,29 @@
-"""A software NIC: veth or tap ports and an eBPF VEB."""
+"""The software NIC: veth or tap ports and an eBPF VEB. See docs/soft-nic.md."""
+
+from __future__ import annotations
+
+from vfd.nic.soft.nic import SoftNic
+from vfd.nic.soft.switch import Switch
+from vfd.policy.values import PfPolicy
+
+__all__ = ["SoftNic", "destroy", "open"]
+
+
+def open(pf: PfPolicy) -> SoftNic:
+    """Opens the soft NIC ``pf.id``: adopts what is enforced, or makes an empty NIC, closed.
+
+    Needs CAP_NET_ADMIN, CAP_BPF and CAP_SYS_ADMIN (for namespaces). Raises NicError."""
+    return SoftNic(pf)
+
+
+def destroy(pf: PfPolicy) -> None:
+    """Removes everything of the soft NIC ``pf.id``: its VFs (from their guests too), shaper,
+    programs, counters and namespace. The uplink goes back to the daemon's namespace. Harmless
+    where there is nothing. Close the NIC first. Raises OSError."""
+    switch = Switch(pf.id, pf.guest)
+    try:
+        if switch.exists():
+            switch.enter()
+            switch.demolish(pf.uplink)
+    finally:
+        switch.close()

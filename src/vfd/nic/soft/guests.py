@@ -28,6 +28,7 @@ class _Guest:
 
     mac: str
     mtu: int
+    up: bool = False
     promisc: bool = False
     allmulti: bool = False
     macs: frozenset[str] = frozenset()
@@ -83,6 +84,16 @@ class Guests:
 
     def place(self, vfid: int) -> Place | None:
         return next((p for p, v in self._places.items() if v == vfid), None)
+
+    def is_up(self, vfid: int) -> bool:
+        """Whether the guest has its interface up."""
+        guest = self._guests.get(vfid)
+        return guest is not None and guest.up
+
+    def mtu(self, vfid: int) -> int:
+        """The MTU of the guest's interface as it is, granted or not; 0: unknown."""
+        guest = self._guests.get(vfid)
+        return guest.mtu if guest else 0
 
     def expect(self, vfid: int, *, mac: str | None = None, mtu: int | None = None) -> None:
         """The host itself is about to set these on the guest end: no request of the guest's."""
@@ -162,6 +173,7 @@ class Guests:
     def _interface(self, vfid: int, link: Link) -> list[Request]:
         guest = self._guests[vfid]
         asked: list[Request] = []
+        guest.up = link.up
         if link.mac and link.mac != guest.mac:
             guest.mac = link.mac
             asked.append(Request(vfid, RequestKind.DEFAULT_MAC, mac=link.mac))

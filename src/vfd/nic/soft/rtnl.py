@@ -371,8 +371,8 @@ def bpf_filter(block: int, program: int, name: str) -> Message:
     return Message(RTM_NEWTFILTER, body, flags, f"attaching the program {name}")
 
 
-def bpf_filter_id(netlink: Netlink, block: int) -> int | None:
-    """The id of the program in a block's filter; None: no such block or no filter in it."""
+def bpf_filter_of(netlink: Netlink, block: int) -> tuple[int, str] | None:
+    """(id of the program, name) of a block's filter; None: no such block or no filter in it."""
     try:
         answers = netlink.dump(RTM_GETTFILTER, _tc(BLOCK, 0, block), "listing filters")
     except OSError as e:
@@ -381,9 +381,9 @@ def bpf_filter_id(netlink: Netlink, block: int) -> int | None:
         raise
     for _, body in answers:
         found = parse_tc(body)
-        program = parse_attrs(found.options).get(TCA_BPF_ID)
-        if found.kind == "bpf" and program:
-            return u32(program)
+        options = parse_attrs(found.options)
+        if found.kind == "bpf" and TCA_BPF_ID in options:
+            return u32(options[TCA_BPF_ID]), text(options.get(TCA_BPF_NAME, b""))
     return None
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.netlink import Message, Netlink
-from vfd.policy.values import NicPolicy, PfPolicy, TrafficClass, VfPolicy
+from vfd.nic.soft.tables import class_id, needs_shaper
+from vfd.policy.values import NicPolicy, PfPolicy, TrafficClass
 
 HANDLE = 1 << 16
 """The HTB root's handle, 1:."""
 LINK = HANDLE | 1
 _GROUP, _CLASS = HANDLE | 0x10, HANDLE | 0x40
-_LIMIT_LEAF, _CLASS_LEAF = HANDLE | 0x100, HANDLE | 0x1000
+_FIRST_LEAF = HANDLE | 0x1000
 
 _QUEUE = 1000
 """Buffers that wait under one leaf."""
@@ -51,21 +52,9 @@ Tree = Mapping[int, Class]
 """By class id, parents before children; empty: no shaping."""
 
 
-def limit_leaf(vfid: int) -> int:
-    return _LIMIT_LEAF + vfid
-
-
-def class_leaf(vfid: int, priority: int) -> int:
-    return _CLASS_LEAF + vfid * 8 + priority
-
-
-def leaves(nic: NicPolicy) -> dict[int, tuple[int, ...]]:
-    """The VFs whose frames cross the shaper: vfid → the leaf for each PCP, 0 … 7."""
-    if nic.pf.enable_qos:
-        known = sorted(c.pri for c in traffic_classes(nic.pf))
-        by_pcp = [known[pcp * len(known) // 8] for pcp in range(8)]
-        return {vf.vfid: tuple(class_leaf(vf.vfid, pri) for pri in by_pcp) for vf in nic.vfs}
-    return {vf.vfid: (limit_leaf(vf.vfid),) * 8 for vf in nic.vfs if needs_limit(nic, vf)}
+def vf_of_leaf(classid: int) -> int | None:
+    """The VF whose leaf a class is; None: it is no leaf."""
+    return (classid - _FIRST_LEAF) // 8 if classid >= _FIRST_LEAF else None
 
 
 def tree(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
@@ -76,11 +65,6 @@ def tree(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
 def burst(bps: int) -> int:
     """Bytes that may pass at once: a millisecond's worth, or one segmentation-offload buffer."""
     return max(bps // 8000, _GSO)
-
-
-def needs_limit(nic: NicPolicy, vf: VfPolicy) -> bool:
-    """Whether the VF's frames must cross the limits. A guarantee binds all the others too."""
-    return bool(vf.rate) or any(v.min_rate for v in nic.vfs)
 
 
 def trickle(link_bps: int) -> int:
@@ -95,7 +79,8 @@ def stepped(bps: int) -> int:
 def limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
     """A leaf for each VF with its ceiling and its guarantee. What nobody is guaranteed is shared
     by quantum: in proportion to the guarantees, and evenly among those without."""
-    vfs = [vf for vf in nic.vfs if needs_limit(nic, vf)]
+    bound = needs_shaper(nic)
+    vfs = [vf for vf in nic.vfs if vf.vfid in bound]
     if not vfs:
         return {}
     guaranteed = {vf.vfid: stepped(vf.min_rate.on(link_bps)) for vf in vfs}
@@ -105,7 +90,7 @@ def limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
     heaviest = max(weight.values())
     tree = {LINK: Class(HANDLE, link_bps, link_bps, quantum=0)}
     for vf in vfs:
-        tree[limit_leaf(vf.vfid)] = Class(
+        tree[class_id(vf.vfid, 0)] = Class(
             parent=LINK,
             rate=guaranteed[vf.vfid] or trickle(link_bps),
             # twice the link: no ceiling of its own, told from one that equals the link
@@ -180,7 +165,7 @@ def classes(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
             floor = vf.min_rate.on(link_bps) * rates[pri] // link_bps
             ceil = min(upper.ceil, stepped(vf.rate.on(link_bps)) or upper.ceil)
             rate = max(trickle(link_bps), stepped(max(floor, round(upper.rate * share))))
-            tree[class_leaf(vf.vfid, pri)] = Class(
+            tree[class_id(vf.vfid, pri)] = Class(
                 parent=_CLASS + pri,
                 rate=min(rate, ceil),
                 ceil=ceil,
@@ -240,7 +225,7 @@ def read(netlink: Netlink, index: int) -> tuple[dict[int, Class], dict[int, int]
         c = rtnl.parse_htb_class(found)
         if c is None:
             continue
-        leaf = c.classid >= _LIMIT_LEAF
+        leaf = c.classid >= _FIRST_LEAF
         tree[c.classid] = Class(
             parent=HANDLE if c.parent == rtnl.TC_H_ROOT else c.parent,
             rate=c.rate,

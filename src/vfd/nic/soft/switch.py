@@ -13,8 +13,12 @@ crash leaves half made is closed.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import os
+import socket
+import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -89,6 +93,10 @@ class Switch:
     def fd(self) -> int:
         """A descriptor of the namespace of the host ends."""
         return self.root if self._inside is None else self._inside
+
+    def exists(self) -> bool:
+        """Whether there is a namespace to enter; a NIC of taps needs none of its own."""
+        return self.tap or namespace.exists(self.namespace)
 
     def enter(self) -> None:
         """Makes the NIC's namespace where it isn't there, and silences it."""
@@ -357,3 +365,20 @@ def _but(errors: Iterable[NetlinkError], *harmless: int) -> None:
     for e in errors:
         if e.errno not in harmless:
             raise e
+
+
+def speed_of(name: str) -> int | None:
+    """The link speed of a netdev of the calling thread's namespace, bits per second; None where
+    the driver knows none (ETHTOOL_GSET, include/uapi/linux/ethtool.h)."""
+    command = bytearray(44)
+    struct.pack_into("=I", command, 0, 1)
+    buffer = (ctypes.c_char * len(command)).from_buffer(command)
+    request = struct.pack("@16sP16x", name.encode(), ctypes.addressof(buffer))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            fcntl.ioctl(s, 0x8946, request)  # SIOCETHTOOL
+        except OSError:
+            return None
+    low, high = struct.unpack_from("=H", command, 12)[0], struct.unpack_from("=H", command, 28)[0]
+    mbps = high << 16 | low
+    return None if mbps in (0, 0xFFFF, 0xFFFFFFFF) else int(mbps) * 1_000_000

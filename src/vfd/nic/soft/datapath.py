@@ -1,0 +1,153 @@
+"""The VEB of one soft NIC in force: loaded or adopted, attached, kept in step with its tables.
+
+Nothing is pinned. A filter on the shared block holds the program, the program its maps; so the
+datapath lives without a daemon, and a new daemon finds it: filter → program → maps. A daemon
+with a newer program puts it in place of the old one with the old one's maps, in one step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+
+from vfd.nic.protocol import PF_PORT
+from vfd.nic.soft import rtnl
+from vfd.nic.soft.libbpf import BpfMap, BpfProgram
+from vfd.nic.soft.switch import Switch
+from vfd.nic.soft.tables import Tables
+from vfd.nic.soft.vebmaps import LayoutError, Veb, object_file
+from vfd.nic.soft.writes import diff
+
+_COUNTERS = "veb_counters"
+
+
+@cache
+def program_version() -> str:
+    """Names the program in its filter, so that a newer daemon sees that it is another."""
+    return f"veb-{hashlib.sha256(object_file()).hexdigest()[:8]}"
+
+
+class Datapath:
+    """The programs and maps of one soft NIC. Use ``open_datapath``."""
+
+    def __init__(self, veb: Veb, *, attached: bool, former: BpfMap | None = None) -> None:
+        self._veb = veb
+        self._attached = attached
+        self._former = former
+        """Counters of another layout, to be carried over when the programs are swapped."""
+        self._ring = veb.events()
+        self.tables = veb.read()
+
+    @property
+    def ring(self) -> int:
+        return self._ring.fileno()
+
+    def drain(self) -> list[bytes]:
+        return self._ring.read()
+
+    def close(self) -> None:
+        self._ring.close()
+        self._veb.close()
+        if self._former:
+            self._former.close()
+
+    def reread(self) -> None:
+        """What the maps hold now, whoever wrote it."""
+        self.tables = self._veb.read()
+
+    def write(self, switch: Switch, new: Tables) -> None:
+        """Brings the maps to ``new``; a datapath that isn't in force yet then comes into force.
+
+        Raises BpfError; what was written stays, and writing the old tables again undoes it."""
+        writes = diff(self.tables, new)
+        slots = dict(self.tables.slots)
+        try:
+            self._veb.apply(writes)
+        except BaseException:
+            self.reread()
+            raise
+        for write in writes:
+            if write.map == "veb_active" and write.value is not None:
+                slots[int.from_bytes(write.key, "little")] = write.value[0]
+        self.tables = replace(new, slots=slots)
+        if not self._attached:
+            self._carry_counters()
+            self.attach(switch)
+
+    def attach(self, switch: Switch) -> None:
+        """Puts the programs in force on the ports' and the shaper's blocks, in one step each. The
+        shaper's first: no frame may come to it that it doesn't know."""
+        programs = (
+            (switch.shaper_block, self._veb.shaped),
+            (switch.block, self._veb.ingress),
+        )
+        switch.netlink.send(
+            [rtnl.bpf_filter(block, program.fd, program_version()) for block, program in programs]
+        )
+        self._attached = True
+
+    def is_attached(self, switch: Switch) -> bool:
+        """Whether the filters hold programs that use these maps."""
+        if not self._attached:
+            return False
+        wanted = self._veb.maps["veb_active"].id
+        for block in (switch.block, switch.shaper_block):
+            found = rtnl.bpf_filter_of(switch.netlink, block)
+            if found is None:
+                return False
+            program = BpfProgram.of_id(found[0])
+            uses = wanted in program.map_ids
+            program.close()
+            if not uses:
+                return False
+        return True
+
+    def counters(self, vfids: Iterable[int]) -> dict[int, dict[str, int]]:
+        """By vfid and PF_PORT; of all CPUs together."""
+        found = self._veb.counters()
+        return {port: found[port] for port in (*vfids, PF_PORT)}
+
+    def _carry_counters(self) -> None:
+        """Counters don't go back because the maps' layout is another: what is in front of both
+        layouts' counters, in the order of COUNTERS, is taken over."""
+        if self._former is None:
+            return
+        mine = self._veb.maps[_COUNTERS]
+        size, width = self._former.value_size, mine.value_size
+        for key, raw in self._former.items():
+            values = (raw[at : at + size] for at in range(0, len(raw), size))
+            mine.put(key, b"".join(v[:width].ljust(width, b"\0") for v in values))
+        self._former.close()
+        self._former = None
+
+
+def open_datapath(switch: Switch) -> Datapath:
+    """Adopts the datapath that is in force, or loads one that comes into force with its first
+    tables. Raises BpfError, with the verifier's words where it refuses."""
+    found = rtnl.bpf_filter_of(switch.netlink, switch.block)
+    if found is None:
+        return Datapath(Veb.load(), attached=False)
+    shaped = rtnl.bpf_filter_of(switch.netlink, switch.shaper_block)
+    try:
+        veb = Veb.adopt(found[0], shaped[0] if shaped else None)
+    except LayoutError:
+        return Datapath(Veb.load(), attached=False, former=_counters_of(found[0]))
+    version = program_version()
+    if found[1] == version and shaped is not None and shaped[1] == version:
+        return Datapath(veb, attached=True)
+    newer = Veb.load(reuse=veb)
+    datapath = Datapath(newer, attached=True)
+    datapath.attach(switch)
+    return datapath
+
+
+def _counters_of(program_id: int) -> BpfMap | None:
+    program = BpfProgram.of_id(program_id)
+    maps = program.maps()
+    program.close()
+    counters = maps.pop(_COUNTERS, None)
+    for each in maps.values():
+        each.close()
+    return counters

@@ -1,0 +1,128 @@
+"""What a soft NIC is to enforce, as one value, and what follows from it for its netdevs. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from vfd.nic.soft.shaper import stepped
+from vfd.nic.soft.tables import NicTables, canonical
+from vfd.policy.addresses import mac_text
+from vfd.policy.rate import NONE, Rate
+from vfd.policy.requests import Grants, default_mac, mtu_of
+from vfd.policy.values import (
+    DEFAULT_MTU,
+    LinkStatus,
+    NicPolicy,
+    PfPolicy,
+    VfPolicy,
+    VfRules,
+)
+
+DEFAULT_SPEED = 10_000_000_000
+"""Bits per second of a link that nobody states and no uplink has."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that decides what passes."""
+
+    pf: PfPolicy
+    vfs: Mapping[int, VfPolicy] = field(default_factory=dict)
+    """The open VFs, resolved."""
+    grants: Mapping[int, Grants] = field(default_factory=dict)
+    own_macs: Mapping[int, str] = field(default_factory=dict)
+    """The NIC's own MAC for every VF that exists."""
+    wire_up: bool = True
+    configured: bool = True
+    """False: the NIC was never configured by vfd."""
+
+    @property
+    def policy(self) -> NicPolicy:
+        ordered = tuple(self.vfs[vfid] for vfid in sorted(self.vfs))
+        return NicPolicy.model_construct(pf=self.pf, vfs=ordered)
+
+    def link_up(self, vfid: int) -> bool:
+        """Whether the VF's link is up: SEMANTICS, ``link_status``."""
+        vf = self.vfs.get(vfid)
+        if vf is None or vf.link_status is LinkStatus.OFF:
+            return False
+        return vf.link_status is LinkStatus.ON or self.wire_up
+
+    def mac(self, vfid: int) -> str | None:
+        """The VF's default MAC in force."""
+        own = self.own_macs.get(vfid)
+        vf = self.vfs.get(vfid)
+        return default_mac(vf, self.grants.get(vfid, Grants()), own) if vf else own
+
+    def mtu(self, vfid: int) -> int:
+        """The VF's MTU in force; of a closed VF, what it gets when nothing is said."""
+        vf = self.vfs.get(vfid) or VfRules()
+        return mtu_of(self.pf, vf, self.grants.get(vfid, Grants()))
+
+    def rx_limit(self, vfid: int) -> int:
+        """Bits per second that the VF may be given; 0: no limit."""
+        vf = self.vfs.get(vfid)
+        return stepped(vf.max_rx_rate.bps or 0) if vf else 0
+
+    def largest_mtu(self) -> int:
+        """What the largest frame between ports may carry."""
+        return max([self.pf.mtu, DEFAULT_MTU, *(self.mtu(vfid) for vfid in self.vfs)])
+
+    def granted(self, vfid: int, grants: Grants) -> State:
+        kept = {v: g for v, g in self.grants.items() if v != vfid}
+        if grants != Grants():
+            kept[vfid] = grants
+        return replace(self, grants=kept)
+
+    def fresh(self, vfids: list[int]) -> State:
+        """Those VFs start again: nothing granted, a new random MAC."""
+        macs = {**self.own_macs, **{vfid: random_mac() for vfid in vfids}}
+        grants = {v: g for v, g in self.grants.items() if v not in vfids}
+        return replace(self, grants=grants, own_macs=macs)
+
+
+def random_mac() -> str:
+    """A random unicast MAC, locally administered: IEEE 802-2014, 8.4."""
+    raw = bytearray(secrets.token_bytes(6))
+    raw[0] = raw[0] & 0xFC | 0x02
+    return mac_text(bytes(raw))
+
+
+def expressible(rules: VfRules, pf: PfPolicy, link_bps: int) -> VfRules:
+    """``rules`` as the NIC shows them: rates in bits per second in HTB's steps of 8, an MTU."""
+    return canonical(rules).model_copy(
+        update={
+            "rate": _rate(rules.rate, link_bps),
+            "min_rate": _rate(rules.min_rate, link_bps),
+            "max_rx_rate": _rate(rules.max_rx_rate, link_bps),
+            "mtu": min(pf.default_mtu, pf.mtu) if rules.mtu is None else rules.mtu,
+        }
+    )
+
+
+def _rate(rate: Rate, link_bps: int) -> Rate:
+    bps = stepped(rate.on(link_bps))
+    return Rate(bps=bps) if bps else NONE
+
+
+def as_policy(pf: PfPolicy, vfid: int, rules: VfRules) -> VfPolicy:
+    """Rules read back, as the policy of a VF without a file."""
+    fields = {name: getattr(rules, name) for name in VfRules.model_fields}
+    return VfPolicy.model_construct(name=f"{pf.id}v{vfid}", pciid=pf.id, vfid=vfid, **fields)
+
+
+def from_tables(found: NicTables, asked: PfPolicy) -> State:
+    """The state that a NIC's tables say is in force. ``asked`` stands in for the PF of a NIC
+    that was never configured."""
+    pf = found.pf or asked
+    opened = {vfid: vf.rules for vfid, vf in found.vfs.items() if vf.rules is not None}
+    return State(
+        pf=pf,
+        vfs={vfid: as_policy(pf, vfid, rules) for vfid, rules in opened.items()},
+        grants={v: vf.grants for v, vf in found.vfs.items() if vf.grants != Grants()},
+        own_macs={v: vf.own_mac for v, vf in found.vfs.items() if vf.own_mac},
+        wire_up=found.wire_up,
+        configured=found.pf is not None,
+    )

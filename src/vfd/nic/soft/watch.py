@@ -1,0 +1,322 @@
+"""What the kernel tells about a soft NIC, as events: links, guests, drift. Nothing polls.
+
+A listener in the NIC's namespace hears it and every guest's (a veth's peer gives them an id there);
+the program's ring buffer tells what only frames show. Both hang on one epoll descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from vfd.nic.protocol import Event, EventKind
+from vfd.nic.soft import rtnl
+from vfd.nic.soft.guests import Guests, Place, TapGuests
+from vfd.nic.soft.netlink import Listener
+from vfd.nic.soft.reports import reports
+from vfd.nic.soft.rtnl import Link
+from vfd.nic.soft.switch import Switch, Vf
+from vfd.policy.addresses import mac_text
+from vfd.policy.requests import Grants, Request
+
+_GROUPS = (rtnl.RTNLGRP_LINK, rtnl.RTNLGRP_NEIGH, rtnl.RTNLGRP_TC)
+_OPTIONAL_GROUPS = (rtnl.RTNLGRP_NSID, rtnl.RTNLGRP_IPV4_MCADDR, rtnl.RTNLGRP_IPV6_MCADDR)
+_LINKS = (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK)
+_MEMBERSHIPS = (rtnl.RTM_NEWMULTICAST, rtnl.RTM_DELMULTICAST)
+_TRAFFIC_CONTROL = (
+    rtnl.RTM_NEWQDISC,
+    rtnl.RTM_DELQDISC,
+    rtnl.RTM_NEWTCLASS,
+    rtnl.RTM_DELTCLASS,
+    rtnl.RTM_NEWTFILTER,
+    rtnl.RTM_DELTFILTER,
+)
+
+SOURCE, REPORT = 1, 2
+"""Kinds of the program's events: EVENT_SOURCE and EVENT_REPORT in veb.h."""
+
+
+class Owner(Protocol):
+    """What the watch asks of the NIC: to act at once where waiting would be wrong."""
+
+    def wire_changed(self, link: Link | None) -> list[Event]:
+        """The uplink changed; None: it is gone."""
+
+    def wire_appeared(self, name: str) -> list[Event]:
+        """A netdev of the uplink's name came up in the daemon's namespace."""
+
+    def vf_lost(self, vfid: int) -> list[Event]:
+        """A VF's netdevs are gone, as with the namespace of its guest."""
+
+    def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
+        """A VF's guest end is in another place than before."""
+
+    def guest_changed(self) -> None:
+        """A guest end's MTU may be another: what may be done on the way to it, with it."""
+
+    def drifted(self, vfid: int | None, what: str) -> list[Event]:
+        """Somebody else changed what the NIC is made of."""
+
+    def uplink(self) -> tuple[str | None, int]:
+        """The uplink's name as configured, and its index (0: it isn't there)."""
+
+    def grants(self) -> Mapping[int, Grants]: ...
+
+
+class Watch:
+    """The ears of one NIC."""
+
+    def __init__(
+        self,
+        switch: Switch,
+        guests: Guests,
+        owner: Owner,
+        ring: int,
+        drain: Callable[[], list[bytes]],
+    ) -> None:
+        self._switch = switch
+        self._guests = guests
+        self._taps = TapGuests()
+        self._owner = owner
+        self._drain = drain
+        with switch.inside():
+            self._listener = Listener(_GROUPS, _OPTIONAL_GROUPS)
+        self._epoll = select.epoll()
+        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+        self._ring = ring
+        self._epoll.register(ring, select.EPOLLIN)
+        self._waiting: list[Event] = []
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._bell, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Events to be told with the next ones, found outside ``events``."""
+        if events:
+            self._waiting += events
+            os.eventfd_write(self._bell, 1)
+
+    def close(self) -> None:
+        self._epoll.close()
+        os.close(self._bell)
+        self._listener.close()
+
+    def hear_ring(self, ring: int, drain: Callable[[], list[bytes]]) -> None:
+        """The ring buffer is another one now."""
+        self._epoll.unregister(self._ring)
+        self._epoll.register(ring, select.EPOLLIN)
+        self._ring, self._drain = ring, drain
+
+    def forget(self, vfid: int) -> None:
+        """The VF has another guest now: what the former asked for is forgotten."""
+        self._taps.forget(vfid)
+
+    def events(self) -> list[Event]:
+        events, self._waiting = self._waiting, []
+        if events:
+            os.eventfd_read(self._bell)
+        heard = self._listener.receive()
+        while heard:
+            for nsid, kind, sender, body in heard:
+                events += self._heard(nsid, kind, sender, body)
+            heard = self._listener.receive()
+        if heard is None:
+            events.append(Event(EventKind.OVERRUN, text="the kernel dropped notifications"))
+            events += self.look_again()
+        for raw in self._drain():
+            events += _asked(self._told(raw))
+        return events
+
+    def look_again(self) -> list[Event]:
+        """Compares everything with what is known, as after lost notifications."""
+        events: list[Event] = []
+        known = dict(self._switch.ports)
+        self._switch.look()
+        events += self._owner.drifted(None, "everything is looked at again")
+        name, _ = self._owner.uplink()
+        events += self._owner.wire_changed(
+            rtnl.link(self._switch.netlink, name=name) if name else None
+        )
+        for vfid, port in known.items():
+            found = self._switch.ports.get(vfid)
+            if found is None:
+                events += self._owner.vf_lost(vfid)
+                continue
+            if found.up != port.up:
+                events += self._owner.drifted(vfid, "its link was changed")
+            events += self._placed(vfid, found.guest)
+            events += self.sync(vfid)
+        return events
+
+    def sync(self, vfid: int) -> list[Event]:
+        """What the VF's guest shows that nobody told, as requests."""
+        place = self._guests.place(vfid)
+        if place is None or self._switch.tap:
+            return []
+        netlink = self._switch.netlink
+        nsid, index = place
+        link = rtnl.link(netlink, index=index, nsid=nsid)
+        if link is None:
+            return []
+        requests = self._guests.link(nsid, link)
+        self._owner.guest_changed()
+        if nsid != self._switch.root_nsid():
+            try:
+                stacked = rtnl.links(netlink, nsid)
+            except OSError:  # the namespace goes just now; its DELLINK follows
+                return _asked(requests)
+            for other in stacked:
+                requests += self._guests.link(nsid, other)
+            members = rtnl.memberships(netlink, nsid)
+            requests += self._guests.membership(nsid, members, joined=True)
+        return _asked(requests)
+
+    def _heard(self, nsid: int | None, kind: int, sender: int, body: bytes) -> Iterator[Event]:
+        if kind in _LINKS:
+            link = rtnl.parse_link(body)
+            gone = kind == rtnl.RTM_DELLINK
+            if nsid is None:
+                yield from self._here(link, gone)
+            if nsid is not None or self._switch.tap:
+                yield from self._there(nsid, link, gone)
+        elif kind in _TRAFFIC_CONTROL:
+            if nsid is None and sender != self._switch.netlink.portid:
+                yield from self._foreign(rtnl.parse_tc(body), kind)
+        elif self._switch.tap:
+            return
+        elif kind in _MEMBERSHIPS:
+            member = rtnl.parse_membership(body)
+            if member:
+                joined = kind == rtnl.RTM_NEWMULTICAST
+                yield from _asked(self._guests.membership(nsid, [member], joined))
+        elif kind in (rtnl.RTM_NEWNEIGH, rtnl.RTM_DELNEIGH) and body[0] == rtnl.AF_BRIDGE:
+            entry = rtnl.parse_neighbour(body)
+            added = kind == rtnl.RTM_NEWNEIGH
+            yield from _asked(self._guests.neighbour(nsid, entry, added))
+
+    def _here(self, link: Link, gone: bool) -> Iterator[Event]:
+        """A link in the NIC's own namespace."""
+        name, uplink = self._owner.uplink()
+        if uplink and link.index == uplink:
+            yield from self._owner.wire_changed(rtnl.link(self._switch.netlink, index=uplink))
+            return
+        if name and link.name == name and not uplink and not gone:
+            yield from self._owner.wire_appeared(name)
+            return
+        if link.index in (self._switch.near, self._switch.far):
+            if gone or not link.up:
+                yield from self._owner.drifted(None, "the shaper was changed")
+            return
+        vfid = next((v for v, p in self._switch.ports.items() if p.host == link.index), None)
+        if vfid is None:
+            return
+        port = self._switch.ports[vfid]
+        # a notification tells what was; only what is now counts
+        now = rtnl.link(self._switch.netlink, index=link.index)
+        if now is None:
+            yield from self._owner.vf_lost(vfid)
+            return
+        if now.up != port.up:
+            port.up = now.up
+            yield from self._owner.drifted(vfid, f"its link was set {_up(now.up)}")
+        if self._switch.tap:
+            yield from self._held(vfid, port, now)
+        else:
+            yield from self._placed(vfid, self._switch.guest_place(now))
+
+    def _held(self, vfid: int, port: Vf, now: Link) -> Iterator[Event]:
+        """A tap has carrier while a process holds it."""
+        if now.carrier != port.carrier:
+            port.carrier = now.carrier
+            place = (None, now.index)
+            yield from self._owner.guest_moved(
+                vfid, *((None, place) if now.carrier else (place, None))
+            )
+
+    def _there(self, nsid: int | None, link: Link, gone: bool) -> Iterator[Event]:
+        """A link in a guest's namespace, or in the daemon's."""
+        name, uplink = self._owner.uplink()
+        if name and link.name == name and not uplink and not gone:
+            yield from self._owner.wire_appeared(name)
+            return
+        if self._switch.tap:
+            return
+        vfid = self._guests.at((nsid, link.index))
+        if vfid is None and link.kind == "veth" and link.link is not None:
+            # a guest end in a place that isn't known yet says whose peer it is
+            vfid = next((v for v, p in self._switch.ports.items() if p.host == link.link), None)
+            if vfid is not None and not self._is_peer(vfid, nsid, link):
+                vfid = None
+        if vfid is None:
+            requests = (
+                self._guests.gone(nsid, link.index) if gone else self._guests.link(nsid, link)
+            )
+            yield from _asked(requests)
+        elif gone or self._guests.place(vfid) != (nsid, link.index):
+            host = rtnl.link(self._switch.netlink, index=self._switch.ports[vfid].host)
+            if host is not None:  # else its own DELLINK follows
+                yield from self._placed(vfid, self._switch.guest_place(host))
+        else:
+            yield from _asked(self._guests.link(nsid, link))
+            self._owner.guest_changed()
+
+    def _is_peer(self, vfid: int, nsid: int | None, link: Link) -> bool:
+        host = rtnl.link(self._switch.netlink, index=self._switch.ports[vfid].host)
+        return host is not None and self._switch.guest_place(host) == (nsid, link.index)
+
+    def _placed(self, vfid: int, place: Place | None) -> Iterator[Event]:
+        before = self._guests.place(vfid)
+        if place is None or place[1] == 0 or place == before:
+            return
+        self._switch.ports[vfid].guest = place
+        self._taps.forget(vfid)
+        yield from self._owner.guest_moved(vfid, before, place)
+        yield from self.sync(vfid)
+
+    def _foreign(self, found: rtnl.Tc, kind: int) -> Iterator[Event]:
+        """Somebody else's traffic control on the NIC's netdevs."""
+        if found.index in (rtnl.BLOCK, -1):
+            if found.parent in (self._switch.block, self._switch.shaper_block):
+                yield from self._owner.drifted(None, "the program was detached or replaced")
+            return
+        if found.index in (self._switch.near, self._switch.far):
+            yield from self._owner.drifted(None, "the shaper was changed")
+            return
+        for vfid, port in self._switch.ports.items():
+            if port.host == found.index:
+                if kind == rtnl.RTM_DELQDISC and found.handle == rtnl.CLSACT_HANDLE:
+                    port.hooked = False
+                yield from self._owner.drifted(vfid, "its queueing or its hook was changed")
+        if found.index == self._owner.uplink()[1] and found.handle == rtnl.CLSACT_HANDLE:
+            yield from self._owner.drifted(None, "the uplink's hook was changed")
+
+    def _told(self, raw: bytes) -> list[Request]:
+        """One record of the ring buffer: struct veb_event."""
+        port = int.from_bytes(raw[0:4], "little")
+        kind = int.from_bytes(raw[4:6], "little")
+        size = int.from_bytes(raw[6:8], "little")
+        frame = raw[8 : 8 + size]
+        vfid = port - 1
+        if kind == SOURCE and len(frame) >= 12:
+            return self._taps.source(vfid, mac_text(frame[6:12]), self._owner.grants())
+        if kind == REPORT:
+            place = self._guests.place(vfid)
+            if place is None:
+                return []
+            requests: list[Request] = []
+            for joined, member in reports(frame, place[1]):
+                requests += self._guests.membership(place[0], [member], joined)
+            return requests
+        return []
+
+
+def _asked(requests: list[Request]) -> list[Event]:
+    return [Event(EventKind.REQUEST, r.vfid, request=r) for r in requests]
+
+
+def _up(up: bool) -> str:
+    return "up" if up else "down"

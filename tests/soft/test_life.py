@@ -1,0 +1,324 @@
+"""A soft NIC comes, is adopted, loses and regains its parts; frames show what holds meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tests.soft.world import BROADCAST, World, frame, ip, world
+
+import vfd.nic.soft as soft
+from vfd.nic.protocol import EventKind, NicError
+from vfd.nic.soft import namespace
+
+
+def talk(w: World, sender: int, receiver: int) -> int:
+    """How many of ten frames from one guest's own MAC reach the other."""
+    out, into = w.port(sender), w.port(receiver)
+    for n in range(10):
+        out.send(frame(w.mac(receiver), w.mac(sender), bytes([n])))
+    count = len(into.heard(count=10))
+    out.close()
+    into.close()
+    return count
+
+
+@pytest.mark.parametrize("vfs", [1, 8, 256])
+def test_every_vf_appears_in_the_root_namespace_and_is_closed(vfs: int) -> None:
+    with world(vfs=vfs) as w:
+        seen = w.nic.observe()
+        assert sorted(seen.vfs) == list(range(vfs))
+        assert all(vf.rules is None and not vf.link_up for vf in seen.vfs.values())
+        names = {line.split(":")[1].split("@")[0].strip() for line in ip("-o", "link").splitlines()}
+        assert {f"{w.id}v{n}" for n in range(vfs)} <= names
+
+
+def test_two_guests_talk_and_are_counted() -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        assert talk(w, 0, 1) == 10
+        counters = w.nic.counters()
+        assert counters[0]["tx_packets"] >= 10
+        assert counters[1]["rx_packets"] >= 10
+
+
+def test_a_closed_vf_passes_nothing_and_its_link_is_down() -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        w.apply(without=(1,))
+        assert "NO-CARRIER" in ip("-n", w.guests[1], "link", "show", "eth0")
+        out, into = w.port(0), w.port(1)
+        out.send(frame(BROADCAST, w.mac(0)))
+        assert into.heard() == []
+        assert w.nic.observe().vfs[1].rules is None
+
+
+def test_what_is_observed_is_what_was_asked() -> None:
+    with world(vfs=4) as w:
+        vfs = (
+            w.vf(0, vlans=[10, "20-25"], allow_untagged=False, vlan_anti_spoof=False),
+            w.vf(1, vlans=[100], strip_stag=True, vm_mac="02:00:00:00:01:01", storm_limit=100),
+            w.vf(2, rate="100Mbps", max_rx_rate="50Mbps", macs=["02:00:00:00:02:02"], mtu=1400),
+            w.vf(3, mirror=[{"target": 0, "direction": "in", "vlans": [7]}], link_status="off"),
+        )
+        w.apply(*vfs)
+        seen = w.nic.observe()
+        for vf in vfs:
+            assert seen.vfs[vf.vfid].rules == w.nic.expressible(vf.vfid, vf.rules)
+        assert seen.pf == w.pf
+
+
+def test_a_new_daemon_finds_everything_as_it_was() -> None:
+    with world(vfs=8) as w:
+        w.apply(*(w.vf(n, rate="1Gbps" if n == 2 else 0) for n in range(8)))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        assert talk(w, 0, 1) == 10
+        before, counted = w.nic.observe(), w.nic.counters()
+        w.reopen()
+        w.settle()
+        after = w.nic.observe()
+        assert after == before
+        for port, counters in w.nic.counters().items():
+            for name, value in counters.items():
+                assert value >= counted[port][name], f"{name} of {port} went back"
+        assert talk(w, 0, 1) == 10
+
+
+def test_frames_pass_while_no_daemon_lives_broadcasts_too() -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        macs = w.mac(0), w.mac(1)
+        w.nic.close()
+        out, into = w.port(0), w.port(1)
+        out.send(frame(macs[1], macs[0]))
+        out.send(frame(BROADCAST, macs[0]))
+        heard = len(into.heard(count=2))
+        w.nic = soft.open(w.pf)
+        assert heard == 2
+
+
+def test_a_vf_whose_namespace_is_deleted_comes_back_with_a_fresh_mac() -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        old = w.mac(1)
+        namespace.remove(w.guests[1])
+        events = w.until(lambda e: e.kind is EventKind.VF_RESET)
+        assert [e.vfid for e in events if e.kind is EventKind.GUEST_GONE] == [1]
+        assert f"{w.id}v1" in ip("-o", "link")
+        fresh = w.mac(1)
+        assert fresh != old
+        assert int(fresh[:2], 16) & 3 == 2, "a local unicast MAC"
+        assert w.nic.observe().vfs[1].rules is not None
+        w.guest(1)
+        w.settle()
+        assert talk(w, 0, 1) == 10
+
+
+def test_a_vf_lost_while_no_daemon_lived_comes_back_when_one_starts() -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(1)
+        w.settle()
+        w.nic.close()
+        namespace.remove(w.guests[1])
+        for _ in range(100):
+            if f"{w.id}v1" not in w.guests and "v1:" not in ip("-n", f"vfd-{w.id}", "-o", "link"):
+                break
+            time.sleep(0.02)
+        w.nic = soft.open(w.pf)
+        assert f"{w.id}v1" in ip("-o", "link")
+        assert w.nic.observe().vfs[1].rules is not None
+
+
+def test_a_vf_that_is_moved_back_is_no_longer_held_and_has_its_name_again() -> None:
+    with world() as w:
+        w.apply(w.vf(0))
+        w.guest(0)
+        w.settle()
+        seen = w.nic.observe().vfs[0]
+        assert seen.held
+        assert seen.guest == w.guests[0]
+        ip("-n", w.guests[0], "link", "set", "eth0", "netns", str(os.getpid()))
+        w.until(lambda e: e.kind is EventKind.GUEST_GONE)
+        w.settle()
+        assert not w.nic.observe().vfs[0].held
+        assert f"{w.id}v0@" in ip("-o", "link")
+
+
+def test_the_wire_carries_frames_and_auto_links_follow_it() -> None:
+    with world() as w:
+        uplink, far = w.wire()
+        w.apply(w.vf(0), w.vf(1, link_status="on"), pf=w.pf.model_copy(update={"uplink": uplink}))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        assert uplink in ip("-n", f"vfd-{w.id}", "-o", "link")
+        out, wire = w.port(0), w.port_in(far, "eth0")
+        out.send(frame("02:00:00:00:99:99", w.mac(0)))
+        assert len(wire.heard(count=1)) == 1
+        wire.send(frame(w.mac(0), "02:00:00:00:99:99"))
+        assert len(out.heard(count=1)) == 1
+        ip("-n", far, "link", "set", "eth0", "down")
+        w.until(lambda e: e.kind is EventKind.LINK)
+        assert not w.nic.link().up
+        assert "NO-CARRIER" in ip("-n", w.guests[0], "link", "show", "eth0")
+        assert "NO-CARRIER" not in ip("-n", w.guests[1], "link", "show", "eth0")
+        ip("-n", far, "link", "set", "eth0", "up")
+        w.until(lambda e: e.kind is EventKind.LINK and w.nic.link().up)
+        assert w.nic.observe().vfs[0].link_up
+
+
+def test_the_uplink_is_given_back() -> None:
+    with world() as w:
+        uplink, _ = w.wire()
+        plain = w.pf
+        w.apply(pf=w.pf.model_copy(update={"uplink": uplink}))
+        assert uplink not in ip("-o", "link")
+        w.apply(pf=plain)
+        assert uplink in ip("-o", "link")
+
+
+def test_fewer_vfs_take_the_last_ones_away_and_more_bring_new_ones() -> None:
+    with world(vfs=4) as w:
+        w.apply(w.vf(0))
+        w.apply(pf=w.pf.model_copy(update={"vfs": 2}))
+        assert sorted(w.nic.observe().vfs) == [0, 1]
+        assert f"{w.id}v3" not in ip("-o", "link")
+        w.apply(pf=w.pf.model_copy(update={"vfs": 6}))
+        assert sorted(w.nic.observe().vfs) == list(range(6))
+
+
+def test_a_taken_name_is_refused_and_nothing_changes() -> None:
+    with world(vfs=2) as w:
+        ip("link", "add", f"{w.id}v2", "type", "veth", "peer", "name", f"{w.id}x")
+        try:
+            with pytest.raises(NicError, match="exists already"):
+                w.apply(pf=w.pf.model_copy(update={"vfs": 3}))
+            assert sorted(w.nic.observe().vfs) == [0, 1]
+        finally:
+            ip("link", "del", f"{w.id}v2")
+
+
+DRIFTS = {
+    "the hook of a VF deleted": ["tc", "qdisc", "del", "dev", "v1", "clsact"],
+    "the host end set down": ["ip", "link", "set", "v1", "down"],
+    "the host end deleted": ["ip", "link", "del", "v1"],
+    "the Rx limit deleted": ["tc", "qdisc", "del", "dev", "v1", "root"],
+    "the Tx limit deleted": ["tc", "qdisc", "del", "dev", "shaper0", "root"],
+    "the Tx limit changed": [
+        *("tc", "class", "change", "dev", "shaper0", "classid", "1:101", "parent", "1:1"),
+        *("htb", "rate", "1mbit", "ceil", "2mbit"),
+    ],
+    "the program detached": ["tc", "filter", "del", "block", "2"],
+    "the shaper deleted": ["ip", "link", "del", "shaper0"],
+}
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_drift_is_told_and_applying_again_repairs_it(drift: str) -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1, rate="100Mbps", max_rx_rate="200Mbps"))
+        w.guest(0)
+        w.settle()
+        good = w.nic.observe()
+        command = DRIFTS[drift]
+        subprocess.run(["ip", "netns", "exec", f"vfd-{w.id}", *command], check=True)
+        w.until(lambda e: e.kind in (EventKind.DRIFT, EventKind.VF_RESET))
+        w.settle()
+        seen = w.nic.observe()
+        assert seen != good, "the NIC is shown as it was, though it isn't"
+        w.apply()
+        w.settle()
+        mended = w.nic.observe()
+        assert {v: s.rules for v, s in mended.vfs.items()} == {
+            v: s.rules for v, s in good.vfs.items()
+        }
+        assert all(s.link_up for s in mended.vfs.values())
+        w.guest(1)
+        w.settle()
+        assert talk(w, 0, 1) == 10
+
+
+CHILD = """
+import sys
+from tests.soft.world import World
+import vfd.nic.soft as soft
+from vfd.policy.values import PfPolicy
+pf = PfPolicy(id=sys.argv[1], backend="soft", vfs=0, enable_loopback=True)
+nic = soft.open(pf)
+w = World(sys.argv[1], pf, nic)
+print("go", flush=True)
+for n in range(1000):
+    count = 2 + n * 7 % 30
+    after = pf.model_copy(update={"vfs": count})
+    w.apply(*(w.vf(v, rate="1Gbps" if (v + n) % 3 == 0 else 0) for v in range(2)), pf=after)
+"""
+
+
+def test_a_daemon_killed_at_any_instant_leaves_what_a_new_one_repairs() -> None:
+    chance = random.Random(7)
+    with world(vfs=2) as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        w.nic.close()
+        for _ in range(6):
+            child = subprocess.Popen(
+                [sys.executable, "-c", CHILD, w.id], stdout=subprocess.PIPE, text=True
+            )
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(chance.random() * 0.3)
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            child.stdout.close()
+            w.nic = soft.open(w.pf)
+            w.settle(0.05)
+            w.vfs = {}
+            w.apply(w.vf(0), w.vf(1))
+            seen = w.nic.observe()
+            assert sorted(seen.vfs) == [0, 1]
+            assert all(vf.rules is not None for vf in seen.vfs.values())
+            assert talk(w, 0, 1) == 10
+            w.nic.close()
+        w.nic = soft.open(w.pf)
+
+
+def test_256_vfs_with_policies_are_made_quickly_and_adopted_quickly() -> None:
+    """The bounds are those of the project, with room for a busy machine; the benchmark measures."""
+    start = time.monotonic()
+    with world(vfs=256) as w:
+        w.apply(*(w.vf(n, vlans=[n % 4000 + 1]) for n in range(256)))
+        made = time.monotonic() - start
+        start = time.monotonic()
+        w.reopen()
+        adopted = time.monotonic() - start
+        start = time.monotonic()
+        w.apply(w.vf(7, vlans=[77]))
+        changed = time.monotonic() - start
+        start = time.monotonic()
+        w.nic.counters()
+        counted = time.monotonic() - start
+        print(f"made {made:.3f} adopted {adopted:.3f} changed {changed:.4f} counted {counted:.4f}")
+        assert made < 3
+        assert adopted < 1

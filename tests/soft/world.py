@@ -1,0 +1,217 @@
+"""A soft NIC and guests in namespaces of their own, with real frames between them."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import select
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import vfd.nic.soft as soft
+from vfd.nic.protocol import Event, EventKind
+from vfd.nic.soft import namespace
+from vfd.plan.changes import Change, PfChange, VfChange
+from vfd.policy.addresses import mac_bytes
+from vfd.policy.requests import Decision, decide
+from vfd.policy.resolve import resolve
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
+
+BROADCAST = "ff:ff:ff:ff:ff:ff"
+_AUXDATA, _SOL_PACKET = 8, 263
+
+
+def ip(*arguments: str) -> str:
+    """Runs ``ip``; its errors are the test's."""
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+def frame(dst: str, src: str, payload: bytes = b"", *, vid: int | None = None) -> bytes:
+    """An Ethernet frame of an experimental ethertype (0x88b5), tagged or not."""
+    tag = b"" if vid is None else struct.pack("!HH", 0x8100, vid)
+    return mac_bytes(dst) + mac_bytes(src) + tag + b"\x88\xb5" + payload.ljust(46, b"\0")
+
+
+class Tap:
+    """A packet socket on a netdev: sends and hears whole frames, tags included."""
+
+    def __init__(self, netdev: str) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._socket.setsockopt(_SOL_PACKET, _AUXDATA, 1)
+        self._socket.bind((netdev, 0))
+        self._socket.setblocking(False)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, raw: bytes) -> None:
+        self._socket.send(raw)
+
+    def heard(self, wait: float = 0.1, *, count: int = 1 << 30) -> list[bytes]:
+        """The test's frames (ethertype 0x88b5) that arrive until nothing comes for ``wait``
+        seconds, or ``count`` have come."""
+        found: list[bytes] = []
+        while len(found) < count and select.select([self._socket], [], [], wait)[0]:
+            data, ancillary, _, address = self._socket.recvmsg(70000, 256)
+            if address[2] == socket.PACKET_OUTGOING:
+                continue
+            for _, kind, value in ancillary:
+                if kind == _AUXDATA:
+                    status, *_, tci, tpid = struct.unpack("=IIIHHHH", value[:20])
+                    if status & 0x10:
+                        data = data[:12] + struct.pack("!HH", tpid or 0x8100, tci) + data[12:]
+            if b"\x88\xb5" in data[12:22]:
+                found.append(data)
+        return found
+
+
+@dataclass
+class World:
+    """One soft NIC under test, removed with all that belongs to it at the end."""
+
+    id: str
+    pf: PfPolicy
+    nic: soft.SoftNic
+    vfs: dict[int, VfPolicy] = field(default_factory=dict)
+    guests: dict[int, str] = field(default_factory=dict)
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def vf(self, vfid: int, **fields: object) -> VfPolicy:
+        """A policy that lets untagged frames pass, unless it says otherwise."""
+        plain = {"allow_untagged": True, "link_status": "auto"}
+        return VfPolicy.model_validate(
+            {"name": f"{self.id}-{vfid}", "pciid": self.id, "vfid": vfid, **plain, **fields}
+        )
+
+    def apply(
+        self, *vfs: VfPolicy, pf: PfPolicy | None = None, without: tuple[int, ...] = ()
+    ) -> None:
+        """Adds or updates these VFs, closes those ``without``."""
+        after = {**self.vfs, **{vf.vfid: vf for vf in vfs}}
+        after = {vfid: vf for vfid, vf in after.items() if vfid not in without}
+        seen = self.nic.observe()
+        new_pf = pf or self.pf
+        desired = resolve(
+            NicPolicy(pf=new_pf, vfs=tuple(after.values())), new_pf.link_speed or 10**10
+        ).nic
+        changes: list[Change] = []
+        if seen.pf != new_pf:
+            changes.append(PfChange(seen.pf, new_pf))
+        for vf in desired.vfs:
+            before = seen.vfs[vf.vfid].rules if vf.vfid in seen.vfs else None
+            rules = self.nic.expressible(vf.vfid, vf.rules)
+            if before != rules:
+                changes.append(VfChange(vf.vfid, before, rules))
+        changes += [VfChange(v, seen.vfs[v].rules, None) for v in without]
+        self.nic.apply(desired, changes)
+        self.pf, self.vfs = new_pf, after
+
+    def guest(self, vfid: int, *, up: bool = True) -> str:
+        """Gives the VF to a new namespace as ``eth0``; returns the namespace's name."""
+        name = f"{self.id}g{vfid}"
+        if name not in self.guests.values():
+            namespace.create(name)
+            self._stack.callback(namespace.remove, name)
+        self.guests[vfid] = name
+        ip("link", "set", f"{self.id}v{vfid}", "netns", name, "name", "eth0")
+        if up:
+            ip("-n", name, "link", "set", "eth0", "up")
+        return name
+
+    def port(self, vfid: int, netdev: str = "eth0") -> Tap:
+        return self.port_in(self.guests[vfid], netdev)
+
+    def port_in(self, name: str, netdev: str) -> Tap:
+        with namespace.inside(name):
+            port = Tap(netdev)
+        self._stack.callback(port.close)
+        return port
+
+    def mac(self, vfid: int) -> str:
+        mac = self.nic.observe().vfs[vfid].mac
+        assert mac is not None
+        return mac
+
+    def wire(self) -> tuple[str, str]:
+        """A veth pair whose one end can be the uplink: (uplink, the far end in a namespace)."""
+        name, uplink = f"{self.id}w", f"{self.id}up"
+        namespace.create(name)
+        self._stack.callback(namespace.remove, name)
+        ip("link", "add", uplink, "type", "veth", "peer", "name", "eth0", "netns", name)
+        ip("-n", name, "link", "set", "eth0", "up")
+        return uplink, name
+
+    def until(
+        self,
+        wanted: Callable[[Event], bool],
+        *,
+        seconds: float = 2.0,
+        answer: bool = True,
+    ) -> list[Event]:
+        """Events up to one that is ``wanted``; requests are decided by policy meanwhile."""
+        found: list[Event] = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            select.select([self.nic.fileno()], [], [], max(0.0, end - time.monotonic()))
+            batch = self.nic.events()
+            if answer:
+                for event in batch:
+                    self.answer(event)
+            found += batch
+            if any(wanted(event) for event in batch):
+                return found
+        raise AssertionError(f"no such event within {seconds} s; there were {found}")
+
+    def settle(self, seconds: float = 0.15) -> list[Event]:
+        """Events until it is quiet, requests decided by policy."""
+        found: list[Event] = []
+        while select.select([self.nic.fileno()], [], [], seconds)[0]:
+            batch = self.nic.events()
+            for event in batch:
+                self.answer(event)
+            found += batch
+        return found
+
+    def answer(self, event: Event) -> Decision | None:
+        if event.kind is EventKind.GUEST_GONE and event.vfid is not None:
+            self.nic.revoke(event.vfid)
+        if event.request is None:
+            return None
+        seen = self.nic.observe()
+        decision = decide(
+            NicPolicy(pf=self.pf, vfs=tuple(self.vfs.values())),
+            {v: s.grants for v, s in seen.vfs.items()},
+            event.request,
+            own_macs={v: s.mac for v, s in seen.vfs.items() if s.mac},
+        )
+        self.nic.answer(event.request, decision)
+        return decision
+
+    def reopen(self) -> None:
+        """Closes the NIC and opens it again, as a new daemon does."""
+        self.nic.close()
+        self.nic = soft.open(self.pf)
+
+
+@contextlib.contextmanager
+def world(**fields: object) -> Iterator[World]:
+    """A soft NIC of 2 VFs, or as ``fields`` of its PF say, with nothing configured."""
+    nic_id = f"t{secrets.token_hex(3)}"
+    pf = PfPolicy.model_validate(
+        {"id": nic_id, "backend": "soft", "vfs": 2, "enable_loopback": True, **fields}
+    )
+    nic = soft.open(pf)
+    w = World(nic_id, pf, nic)
+    try:
+        w.apply()
+        yield w
+    finally:
+        w.nic.close()
+        w._stack.close()
+        soft.destroy(w.pf)

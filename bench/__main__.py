@@ -25,6 +25,21 @@ from bench.figure import Figure
 from bench.traffic import BenchError, Tools, stream, tcp
 
 SIZES = ("60", "imix", "1514")
+TCP = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to measure, and for how long."""
+
+    contestants: tuple[type[Contestant], ...] = CONTESTANTS
+    sizes: tuple[str, ...] = (*SIZES, TCP)
+    rounds: int = 5
+    seconds: float = 0.4
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return tuple(size for size in self.sizes if size != TCP)
 
 
 @dataclass
@@ -43,12 +58,12 @@ class Results:
         )
 
 
-def measure(ports: int, rounds: int, seconds: float, tools: Tools, say: Console) -> Results:
-    """All contestants at one number of ports."""
+def measure(ports: int, choice: Choice, tools: Tools, say: Console) -> Results:
+    """The chosen contestants at one number of ports."""
     results = Results()
     with contextlib.ExitStack() as stack:
         present: list[Contestant] = []
-        for kind in CONTESTANTS:
+        for kind in choice.contestants:
             try:
                 present.append(stack.enter_context(built(kind, ports)))
             except BenchError as error:
@@ -57,42 +72,41 @@ def measure(ports: int, rounds: int, seconds: float, tools: Tools, say: Console)
             stream(tools, contestant.guest(1), contestant.guest(0), "60", 0.05,
                    contestant.helper_cpu)  # fmt: skip
             contestant.guest(1).swallow(tools.sink)
-        for number in range(rounds):
-            say.print(f"{ports} ports: round {number + 1} of {rounds}", style="dim")
-            for size in SIZES:
+        for number in range(choice.rounds):
+            say.print(f"{ports} ports: round {number + 1} of {choice.rounds}", style="dim")
+            for size in choice.streams:
                 for contestant in present:
-                    cost = stream(tools, contestant.guest(0), contestant.guest(1), size, seconds,
-                                  contestant.helper_cpu)  # fmt: skip
+                    cost = stream(tools, contestant.guest(0), contestant.guest(1), size,
+                                  choice.seconds, contestant.helper_cpu)  # fmt: skip
                     if not cost.packets:
                         raise BenchError(f"{contestant.name}: no packet of size {size} arrived")
                     results.by[contestant.name, size].append(cost.ns_per_packet)
-        for contestant in present:
-            contestant.guest(1).listen()
-        for _ in range(max(1, rounds // 2)):
+        if TCP in choice.sizes:
             for contestant in present:
-                rate = tcp(contestant.guest(0), contestant.guest(1), max(1.0, seconds))
-                results.by[contestant.name, "tcp"].append(rate)
+                contestant.guest(1).listen()
+            for _ in range(max(1, choice.rounds // 2)):
+                for contestant in present:
+                    rate = tcp(contestant.guest(0), contestant.guest(1), max(1.0, choice.seconds))
+                    results.by[contestant.name, TCP].append(rate)
     return results
 
 
-def data_plane_table(results: dict[int, Results]) -> Table:
+def data_plane_table(results: dict[int, Results], choice: Choice) -> Table:
     table = Table(title="CPU time per packet (ns), and × bare veth; TCP in Gbit/s, and × bare veth")
     table.add_column("contestant")
     table.add_column("policy")
     table.add_column("ports", justify="right")
-    for title in ("60 B", "IMIX", "1514 B", "TCP"):
-        table.add_column(title, justify="right")
-    for kind in CONTESTANTS:
+    for size in choice.sizes:
+        table.add_column(size if size in ("tcp", "imix") else f"{size} B", justify="right")
+    for kind in choice.contestants:
         for ports, result in results.items():
-            if (kind.name, "60") not in result.by:
+            if (kind.name, choice.sizes[0]) not in result.by:
                 continue
-            cells = [
-                f"{result.median(kind.name, size):.0f}  {result.ratio(kind.name, size):.2f}"
-                for size in SIZES
-            ]
-            cells.append(
-                f"{result.median(kind.name, 'tcp') / 1e9:.2f}  {result.ratio(kind.name, 'tcp'):.2f}"
-            )
+            cells = []
+            for size in choice.sizes:
+                median = result.median(kind.name, size)
+                shown = f"{median / 1e9:.2f}" if size == TCP else f"{median:.0f}"
+                cells.append(f"{shown}  {result.ratio(kind.name, size):.2f}")
             table.add_row(kind.name, kind.policy, str(ports), *cells)
     return table
 
@@ -141,33 +155,43 @@ def figures_table(figures: list[Figure]) -> Table:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument(
-        "--ports", default="8,64,256", help="numbers of ports (default: %(default)s)"
-    )
+    parser.add_argument("--ports", default="8,64,256", help="how many (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.4, help="seconds a stream")
+    parser.add_argument("--sizes", default=",".join((*SIZES, TCP)), help="default: %(default)s")
+    parser.add_argument("--contestants", help="names, separated by commas (default: all)")
     parser.add_argument("--only", choices=("data", "control"), help="one half")
     options = parser.parse_args()
     say = Console(stderr=True)
     show = Console(width=None if sys.stdout.isatty() else 120)
+    names = options.contestants.split(",") if options.contestants else None
+    choice = Choice(
+        tuple(kind for kind in CONTESTANTS if names is None or kind.name in names),
+        tuple(options.sizes.split(",")),
+        options.rounds,
+        options.seconds,
+    )
     figures: list[Figure] = []
     try:
         if options.only != "control":
-            with tempfile.TemporaryDirectory(prefix="vfd-bench-") as folder:
-                tools = Tools.build(Path(folder))
-                results = {
-                    ports: measure(ports, options.rounds, options.seconds, tools, say)
-                    for ports in map(int, options.ports.split(","))
-                }
-            show.print(data_plane_table(results))
-            figures += data_plane_figures(results)
+            results = _data_plane(choice, [int(ports) for ports in options.ports.split(",")], say)
+            show.print(data_plane_table(results, choice))
+            if choice.contestants == CONTESTANTS and set(SIZES) <= set(choice.sizes):
+                figures += data_plane_figures(results)
         if options.only != "data":
             figures += control_figures(say)
     except BenchError as error:
         say.print(f"bench: {error}")
         return 1
-    show.print(figures_table(figures))
+    if figures:
+        show.print(figures_table(figures))
     return 0
+
+
+def _data_plane(choice: Choice, ports: list[int], say: Console) -> dict[int, Results]:
+    with tempfile.TemporaryDirectory(prefix="vfd-bench-") as folder:
+        tools = Tools.build(Path(folder))
+        return {number: measure(number, choice, tools, say) for number in ports}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Cap(IntEnum):
     KILL = 5
     SETGID = 6
     SETUID = 7
+    NET_BROADCAST = 11
     NET_ADMIN = 12
     NET_RAW = 13
     SYS_PTRACE = 19
@@ -38,6 +39,7 @@ KEPT = {
     Cap.BPF: "loads the VEB's programs and maps",
     Cap.PERFMON: "lets the verifier accept the VEB's pointer arithmetic",
     Cap.NET_RAW: "lets the VEB's programs redirect, and tap guests be opened",
+    Cap.NET_BROADCAST: "hears netlink of the guests' namespaces (NETLINK_LISTEN_ALL_NSID)",
     Cap.SYS_PTRACE: "tells which process's namespace holds a VF",
     Cap.CHOWN: "gives a VF's file to who added it",
     Cap.DAC_OVERRIDE: "reads and replaces files in a config_dir that OpenStack's users own",

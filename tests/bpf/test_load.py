@@ -79,7 +79,7 @@ def test_an_object_that_was_not_compiled_is_said(monkeypatch: pytest.MonkeyPatch
 
 def test_a_write_of_the_wrong_size_is_refused() -> None:
     veb = Veb.load()
-    with pytest.raises(BpfError, match="keys of 4 and values of 8"):
+    with pytest.raises(BpfError, match="keys of 4 and values of 40"):
         veb.maps["veb_sets"].put(bytes(4), bytes(4))
     veb.close()
 

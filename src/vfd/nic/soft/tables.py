@@ -80,7 +80,9 @@ class Tables:
     ifaces: Mapping[int, int] = field(default_factory=dict)
     """ifindex → port."""
     members: Mapping[int, int] = field(default_factory=dict)
+    """VLAN, numbered as in veb.h → ports, as the bits of a number."""
     sets: Mapping[int, int] = field(default_factory=dict)
+    """Class (SET_*) → ports, as the bits of a number."""
     note: bytes = b""
     """JSON: the PF's policy."""
     slots: Mapping[int, int] = field(default_factory=dict)
@@ -359,32 +361,31 @@ def _macs(
 
 
 def _members(pf: PfPolicy, vfs: Iterable[VfPolicy]) -> dict[int, int]:
-    words: dict[int, int] = {}
+    found: dict[int, int] = {}
     for vf in vfs:
         kind = layout.STAG if vf.tpid(pf.tpid) == S_TAG else 0
         vlans = [kind | vid for vid in vf.vlans]
         if vf.allow_untagged:
             vlans += [kind, layout.UNTAGGED]
         for vlan in vlans:
-            _add_port(words, vlan, vf.vfid + 1)
-    return words
+            _add_port(found, vlan, vf.vfid + 1)
+    return found
 
 
 def _sets(vfs: Iterable[VfPolicy], grants: Mapping[int, Grants]) -> dict[int, int]:
-    words: dict[int, int] = {}
+    found: dict[int, int] = {}
     for vf in vfs:
         if vf.allow_bcast:
-            _add_port(words, layout.SET_BCAST, vf.vfid + 1)
+            _add_port(found, layout.SET_BCAST, vf.vfid + 1)
         if vf.allow_mcast or grants.get(vf.vfid, Grants()).groups:
-            _add_port(words, layout.SET_MCAST, vf.vfid + 1)
+            _add_port(found, layout.SET_MCAST, vf.vfid + 1)
         if vf.allow_un_ucast:
-            _add_port(words, layout.SET_UCAST, vf.vfid + 1)
-    return words
+            _add_port(found, layout.SET_UCAST, vf.vfid + 1)
+    return found
 
 
-def _add_port(words: dict[int, int], index: int, port: int) -> None:
-    at = index * layout.WORDS + port // 64
-    words[at] = words.get(at, 0) | 1 << port % 64
+def _add_port(sets: dict[int, int], index: int, port: int) -> None:
+    sets[index] = sets.get(index, 0) | 1 << port
 
 
 def _add_vids(words: ctypes.Array[ctypes.c_uint64], vids: Iterable[int]) -> None:

@@ -29,8 +29,6 @@ _MEMBARRIER_CMD_GLOBAL = 1
 _READERS_NS = 10**9
 """Longer than any program that saw an old policy can still be running."""
 
-_CHUNK = 1024
-
 _UNUSED_BY_PROGRAMS = ("veb_meta", "veb_note")
 
 
@@ -121,8 +119,8 @@ class Veb:
             macs=dict(self.maps["veb_macs"].items()),
             groups=frozenset(key for key, _ in self.maps["veb_groups"].items()),
             ifaces={_int(key): _int(value) for key, value in self.maps["veb_ifaces"].items()},
-            members=_nonzero(self.maps["veb_members"].raw()),
-            sets=_nonzero(self.maps["veb_sets"].raw()),
+            members=_sets(self.maps["veb_members"].raw()),
+            sets=_sets(self.maps["veb_sets"].raw()),
             note=(self.maps["veb_note"].get(bytes(4)) or b"").rstrip(b"\0"),
             slots=slots,
         )
@@ -212,16 +210,15 @@ def _synchronize_rcu() -> None:
         time.sleep(0.05)
 
 
-def _nonzero(raw: bytes) -> dict[int, int]:
-    """Index → word of an array of words that is nearly all zeros."""
+def _sets(raw: bytes) -> dict[int, int]:
+    """Index → ports, of an array of ``struct veb_set`` that are nearly all empty."""
+    size = 8 * layout.WORDS
+    empty = bytes(size)
     found = {}
-    zeros = bytes(_CHUNK)
-    for start in range(0, len(raw), _CHUNK):
-        chunk = raw[start : start + _CHUNK]
-        if chunk != zeros[: len(chunk)]:
-            for at, word in enumerate(array("Q", chunk), start // 8):
-                if word:
-                    found[at] = word
+    for at in range(len(raw) // size):
+        words = raw[at * size : (at + 1) * size]
+        if words != empty:
+            found[at] = sum(word << 64 * n for n, word in enumerate(array("Q", words)))
     return found
 
 

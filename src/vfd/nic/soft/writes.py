@@ -70,8 +70,8 @@ def _writes(old: Tables, new: Tables) -> Iterator[Write]:
     ]
     alone = len(ports) + len(macs) + len(old.groups ^ new.groups) <= 1
 
-    yield from _words("veb_members", old.members, new.members, both=True)
-    yield from _words("veb_sets", old.sets, new.sets, both=True)
+    yield from _set_writes("veb_members", old.members, new.members, both=True)
+    yield from _set_writes("veb_sets", old.sets, new.sets, both=True)
     for ifindex, port in old.ifaces.items():
         if new.ifaces.get(ifindex) != port:
             yield Write("veb_ifaces", _u32(ifindex), None)
@@ -90,8 +90,8 @@ def _writes(old: Tables, new: Tables) -> Iterator[Write]:
     for ifindex, port in new.ifaces.items():
         if old.ifaces.get(ifindex) != port:
             yield Write("veb_ifaces", _u32(ifindex), _u32(port))
-    yield from _words("veb_members", old.members, new.members, both=False)
-    yield from _words("veb_sets", old.sets, new.sets, both=False)
+    yield from _set_writes("veb_members", old.members, new.members, both=False)
+    yield from _set_writes("veb_sets", old.sets, new.sets, both=False)
     if old.note != new.note:
         yield Write("veb_note", _u32(0), new.note.ljust(layout.NOTE, b"\0"))
 
@@ -179,7 +179,7 @@ def _shut(value: bytes) -> bytes:
     return bytes(port)
 
 
-def _words(
+def _set_writes(
     name: str, old: Mapping[int, int], new: Mapping[int, int], *, both: bool
 ) -> Iterator[Write]:
     """Sets of ports: to the union of old and new, or from there to new."""
@@ -187,9 +187,9 @@ def _words(
         before, after = old.get(at, 0), new.get(at, 0)
         union = before | after
         if both and union != before:
-            yield Write(name, _u32(at), _u64(union))
+            yield Write(name, _u32(at), _ports(union))
         elif not both and union != after:
-            yield Write(name, _u32(at), _u64(after))
+            yield Write(name, _u32(at), _ports(after))
 
 
 def _nobody(key: bytes) -> bytes:
@@ -200,5 +200,7 @@ def _u32(value: int) -> bytes:
     return value.to_bytes(4, layout.ORDER)
 
 
-def _u64(value: int) -> bytes:
-    return value.to_bytes(8, layout.ORDER)
+def _ports(bits: int) -> bytes:
+    """``struct veb_set``."""
+    words = (bits >> 64 * at & (1 << 64) - 1 for at in range(layout.WORDS))
+    return b"".join(word.to_bytes(8, layout.ORDER) for word in words)

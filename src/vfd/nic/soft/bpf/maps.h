@@ -36,16 +36,16 @@ MAP(veb_macs, HASH, struct veb_mac, struct veb_mac, VEB_MACS);
  * read for ports without PORT_MCAST. */
 MAP(veb_groups, HASH, struct veb_mac, __u8, VEB_GROUPS);
 
-/* VLAN * VEB_WORDS + word → ports that may be in that VLAN. Daemon writes; programs read. Only says
- * where to look: it may hold ports too many while policies change, each port's own policy decides. */
-MAP(veb_members, ARRAY, __u32, __u64, VEB_VLANS * VEB_WORDS);
+/* VLAN → ports that may be in it. Daemon writes; programs read. Only says where to look: it may hold
+ * ports too many while policies change, each port's own policy decides. */
+MAP(veb_members, ARRAY, __u32, struct veb_set, VEB_VLANS);
 
-/* SET_* * VEB_WORDS + word → ports that may take frames of that class; like veb_members. */
+/* SET_* → ports that may take frames of that class; like veb_members. */
 #define SET_BCAST	0
 #define SET_MCAST	1
 #define SET_UCAST	2
 #define SETS		3
-MAP(veb_sets, ARRAY, __u32, __u64, SETS * VEB_WORDS);
+MAP(veb_sets, ARRAY, __u32, struct veb_set, SETS);
 
 /* port → counters. Programs write, each CPU its own; daemon reads and never writes. */
 MAP(veb_counters, PERCPU_ARRAY, __u32, struct veb_counters, VEB_PORTS);

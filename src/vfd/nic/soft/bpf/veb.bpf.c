@@ -256,22 +256,12 @@ static int flood_one(__u32 index, void *context)
 	return 0;
 }
 
-static __always_inline __u64 word_of(void *set, __u32 at)
+/* One word of a set, without the port that the frame came from. */
+static __always_inline __u64 others(const struct frame *f, const struct veb_set *set, __u32 word)
 {
-	__u64 *word = bpf_map_lookup_elem(set, &at);
+	__u64 bits = set->word[word];
 
-	return word ? *word : 0;
-}
-
-/* Ports that may take the frame, in one word of them. */
-static __always_inline __u64 candidates(const struct frame *f, __u32 set, __u32 word)
-{
-	__u64 bits = word_of(&veb_members, f->vlan * VEB_WORDS + word) &
-		     word_of(&veb_sets, set * VEB_WORDS + word);
-
-	if (word == f->from >> 6)
-		bits &= ~(1ULL << (f->from & 63));
-	return bits;
+	return word == f->from >> 6 ? bits & ~(1ULL << (f->from & 63)) : bits;
 }
 
 /* BUM: to every VF that passes its Rx rules but the sender, and `wire`: to the wire. First those
@@ -280,13 +270,19 @@ __noinline int flood(struct __sk_buff *skb, struct frame *f, __u32 set, __u32 wi
 {
 	struct flood flood = { .skb = skb, .f = f, .set = set };
 	__u64 bits[VEB_WORDS], any = 0, strip = 0;
+	const struct veb_set *members, *takers;
+	__u32 vlan;
 
 	if (!f)
 		return TC_ACT_SHOT;
-
+	vlan = f->vlan;
+	members = bpf_map_lookup_elem(&veb_members, &vlan);
+	takers = bpf_map_lookup_elem(&veb_sets, &set);
+	if (!members || !takers)
+		return TC_ACT_SHOT;
 #pragma unroll
 	for (int w = 0; w < VEB_WORDS; w++)
-		any |= bits[w] = candidates(f, set, w);
+		any |= bits[w] = others(f, members, w) & takers->word[w];
 	if (!any)
 		return wire ? to_wire(skb, f, 1) : TC_ACT_SHOT;
 	if (wire)
@@ -464,21 +460,19 @@ static __always_inline int insert_tag(struct __sk_buff *skb, struct frame *f,
 static __always_inline int is_storm(const struct frame *f, const struct veb_port *vf,
 				    const struct way *way)
 {
-	__u64 takers = 0;
+	__u32 set = SET_UCAST;
+	const struct veb_set *takers;
+	__u64 any = 0;
 
 	if (is_multicast(&f->dst))
 		return 1;
 	if (way->to || !(vf->flags & PORT_LOOPBACK))
 		return 0;
+	takers = bpf_map_lookup_elem(&veb_sets, &set);
 #pragma unroll
-	for (__u32 w = 0; w < VEB_WORDS; w++) {
-		__u64 bits = word_of(&veb_sets, SET_UCAST * VEB_WORDS + w);
-
-		if (w == f->from >> 6)
-			bits &= ~(1ULL << (f->from & 63));
-		takers |= bits;
-	}
-	return !!takers;
+	for (__u32 w = 0; takers && w < VEB_WORDS; w++)
+		any |= others(f, takers, w);
+	return !!any;
 }
 
 /* Tx step 6: the storm limit. 0: the frame is over it. */

@@ -70,6 +70,11 @@
 #define MIRROR_OUT	2	/* copies of what the VF sends */
 #define MIRROR_VLANS	4	/* only frames whose VID is in `vlans` */
 
+/* A set of ports: bit p % 64 of word p / 64 is port p. */
+struct veb_set {
+	__u64 word[VEB_WORDS];
+};
+
 struct veb_mirror {
 	__u32 port;		/* target */
 	__u32 flags;		/* MIRROR_*; 0: none from here on */

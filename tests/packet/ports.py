@@ -5,6 +5,7 @@ Frames are bytes with all their tags in them, whatever the kernel made of the ta
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -16,7 +17,7 @@ from vfd.nic.soft import namespace
 _ETH_P_ALL = 3
 _SOL_PACKET = 263
 _PACKET_AUXDATA, _PACKET_IGNORE_OUTGOING = 8, 23
-_SO_RCVBUFFORCE = 33
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _VLAN_VALID, _VLAN_TPID_VALID = 1 << 4, 1 << 6
 _AUXDATA = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata, linux/if_packet.h
 _TUNSETIFF = 0x400454CA
@@ -43,7 +44,9 @@ class PacketPort:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 32 << 20)
+        # what waits in the NIC's queues is the sender's: it must not be held back by its own
+        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, 32 << 20)
         self._socket.bind((name, _ETH_P_ALL))
         self._socket.setblocking(False)
 
@@ -58,6 +61,10 @@ class PacketPort:
             raw, ancillary, _, _ = self._socket.recvmsg(_LONGEST, 64)
         except BlockingIOError:
             return None
+        except OSError as error:
+            if error.errno == errno.ENETDOWN:  # said once, when the netdev is set down
+                return None
+            raise
         for level, kind, data in ancillary:
             if level == _SOL_PACKET and kind == _PACKET_AUXDATA:
                 status, _, _, _, _, tci, tpid = _AUXDATA.unpack(data[: _AUXDATA.size])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from demo.host import NIC, DemoError, Host, console, host
+from demo.host import BIN, NIC, DemoError, Host, console, host
 
 SPOOFED_MAC = "02:66:66:66:66:66"
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
@@ -98,8 +98,9 @@ def _iperf(it: Host) -> float:
 
 def table(it: Host) -> None:
     step(7, "The operator's table")
+    console.print("    [bold]$ iplex show all[/bold]")
     sys.stdout.flush()
-    console.print(it.iplex("show", "all"), markup=False, soft_wrap=True)
+    subprocess.run([str(BIN / "iplex"), "show", "all"], check=True)
 
 
 def cost() -> None:
@@ -117,7 +118,7 @@ def main() -> int:
         with host() as it:
             for part in (start, tenants, talk, spoof, mirror, rate, table):
                 part(it)
-            step(9, "Everything that this demo made is taken away")
+        say("(what the demo made is gone again)")
         cost()
     except DemoError as error:
         console.print(f"\n[bold red]the demo failed:[/bold red] {error}", markup=True)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from demo.host import BIN, NIC, DemoError, Host, console, host
+from demo.host import NIC, DemoError, Host, console, host
 
 SPOOFED_MAC = "02:66:66:66:66:66"
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
@@ -98,9 +98,7 @@ def _iperf(it: Host) -> float:
 
 def table(it: Host) -> None:
     step(7, "The operator's table")
-    console.print("    [bold]$ iplex show all[/bold]")
-    sys.stdout.flush()
-    subprocess.run([str(BIN / "iplex"), "show", "all"], check=True)
+    it.show_all()
 
 
 def cost() -> None:

@@ -94,6 +94,12 @@ class Host:
             console.print(f"    [bold]$ iplex {' '.join(words)}[/bold]", soft_wrap=True)
         return run(str(BIN / "iplex"), *words, quiet=True)
 
+    def show_all(self) -> None:
+        """The operator's table, straight to the reader's terminal."""
+        console.print("    [bold]$ iplex show all[/bold]")
+        sys.stdout.flush()
+        subprocess.run([str(BIN / "iplex"), "show", "all"], check=True)
+
     def policy(self, name: str, **fields: object) -> None:
         """Writes a VF's file, as an orchestrator does before it calls iplex."""
         text = json.dumps({"pciid": NIC, **fields})

@@ -225,7 +225,7 @@ DRIFTS = {
     "the Rx limit deleted": ["tc", "qdisc", "del", "dev", "v1", "root"],
     "the Tx limit deleted": ["tc", "qdisc", "del", "dev", "shaper0", "root"],
     "the Tx limit changed": [
-        *("tc", "class", "change", "dev", "shaper0", "classid", "1:101", "parent", "1:1"),
+        *("tc", "class", "change", "dev", "shaper0", "classid", "1:1008", "parent", "1:1"),
         *("htb", "rate", "1mbit", "ceil", "2mbit"),
     ],
     "the program detached": ["tc", "filter", "del", "block", "2"],

@@ -54,6 +54,7 @@ class Guests:
         self._stacked: dict[Place, _Stacked] = {}
         self._joined: dict[Place, set[str]] = {}
         """Groups, as MACs, by the device that joined them. A macvlan's may come before it does."""
+        self._silent: set[int] = set()
 
     def add(self, vfid: int, place: Place, *, mac: str, mtu: int, grants: Grants) -> None:
         """A VF's guest end is at ``place``, with ``mac`` and ``mtu`` in force."""
@@ -101,6 +102,15 @@ class Guests:
         if guest:
             guest.mac = mac or guest.mac
             guest.mtu = mtu or guest.mtu
+
+    def hush(self, vfids: Iterable[int]) -> None:
+        """Listings of what these guests have follow: nothing is asked until ``ask``."""
+        self._silent.update(vfids)
+
+    def ask(self, vfids: Iterable[int]) -> list[Request]:
+        """The listings are complete: what differs from what was asked for so far."""
+        self._silent.difference_update(vfids)
+        return [request for vfid in vfids for request in self._wanted(vfid)]
 
     def forget_groups(self, nsid: int | None) -> None:
         """A full listing of the namespace's groups follows."""
@@ -192,7 +202,7 @@ class Guests:
 
     def _wanted(self, vfid: int | None) -> list[Request]:
         """Requests for the further MACs and the groups that the guest's devices now need."""
-        if vfid is None:
+        if vfid is None or vfid in self._silent or vfid not in self._guests:
             return []
         guest = self._guests[vfid]
         macs = set(guest.unicast)

@@ -52,6 +52,7 @@ class SoftNic:
         self._fresh: set[int] = set()
         """VFs that have their fresh MAC already and were asked nothing since."""
         self._drifted = False
+        self._closed = False
         self._switch = Switch(pf.id, pf.guest)
         try:
             self._switch.enter()
@@ -83,8 +84,7 @@ class SoftNic:
         state = works.enforce(state, state.fresh(lost))
         self._state = state
         self._watch.add([Event(EventKind.VF_RESET, vfid, _MADE_ANEW) for vfid in lost])
-        for vfid in switch.ports:
-            self._watch.add(self._watch.sync(vfid))
+        self._watch.add(self._watch.sync_all())
         return state
 
     def _follow(self, state: State, vfid: int, place: Place) -> None:
@@ -203,6 +203,9 @@ class SoftNic:
             raise NicError(f"{self._switch.id}: reading events failed: {e.strerror or e}") from e
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._watch.close()
         self._works.datapath.close()
         self._switch.close()

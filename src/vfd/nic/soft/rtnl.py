@@ -5,6 +5,7 @@ Layouts and numbers are those of ``include/uapi/linux/{rtnetlink,if_link,pkt_sch
 
 from __future__ import annotations
 
+import errno
 import struct
 from dataclasses import dataclass
 
@@ -143,7 +144,7 @@ def link(
     try:
         return parse_link(netlink.get(RTM_GETLINK, body, f"looking for link {name or index}"))
     except OSError as e:
-        if e.errno in (19, 22):  # ENODEV; EINVAL: no such namespace any more
+        if e.errno in (errno.ENODEV, errno.EINVAL):  # EINVAL: no such namespace any more
             return None
         raise
 
@@ -290,6 +291,15 @@ def memberships(netlink: Netlink, nsid: int | None) -> list[Membership]:
     return found
 
 
+def give_nsid(netlink: Netlink, namespace: int) -> None:
+    """Gives the namespace of a descriptor an id in the socket's namespace, so that it is heard
+    there. Harmless where it has one."""
+    body = struct.pack("=Bxxx", 0) + attr(1, struct.pack("=i", -1)) + attr_u32(3, namespace)
+    for failed in netlink.send_all([Message(RTM_NEWNSID, body, 0, "giving a namespace an id")]):
+        if failed.errno != errno.EEXIST:
+            raise failed
+
+
 def nsid_of(netlink: Netlink, namespace: int) -> int | None:
     """The id that the socket's namespace has for the one of a descriptor; None: none yet."""
     body = struct.pack("=Bxxx", 0) + attr_u32(3, namespace)  # NETNSA_FD
@@ -376,7 +386,7 @@ def bpf_filter_of(netlink: Netlink, block: int) -> tuple[int, str] | None:
     try:
         answers = netlink.dump(RTM_GETTFILTER, _tc(BLOCK, 0, block), "listing filters")
     except OSError as e:
-        if e.errno in (2, 22):  # no such block
+        if e.errno in (errno.ENOENT, errno.EINVAL):  # no such block
             return None
         raise
     for _, body in answers:

@@ -112,6 +112,7 @@ class Switch:
                 setting = Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6")
                 with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
                     setting.write_text("1")
+        rtnl.give_nsid(self.netlink, self.root)
 
     def close(self) -> None:
         if self._inside is not None:
@@ -189,13 +190,11 @@ class Switch:
         Raises NicError; those made before the error stay."""
         try:
             (self._make_taps if self.tap else self._make_veths)(vfs)
-        except FileExistsError as e:
-            raise NicError(
-                f"{self.id}: {e.strerror or e}: a netdev of a VF's name exists already and is not"
-                " this NIC's; remove or rename it"
-            ) from e
         except OSError as e:
-            raise NicError(f"{self.id}: VFs could not be made: {e.strerror or e}") from e
+            why = e.strerror or str(e)
+            if e.errno in (errno.EEXIST, errno.EBUSY):
+                why += ". A netdev of a VF's name exists already and is not this NIC's: rename it"
+            raise NicError(f"{self.id}: VFs could not be made: {why}") from e
 
     def _make_veths(self, vfs: Mapping[int, tuple[str, int]]) -> None:
         self.netlink.send(

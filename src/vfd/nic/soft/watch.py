@@ -149,31 +149,49 @@ class Watch:
             if found.up != port.up:
                 events += self._owner.drifted(vfid, "its link was changed")
             events += self._placed(vfid, found.guest)
-            events += self.sync(vfid)
-        return events
+        return events + self.sync_all()
 
     def sync(self, vfid: int) -> list[Event]:
         """What the VF's guest shows that nobody told, as requests."""
         place = self._guests.place(vfid)
         if place is None or self._switch.tap:
             return []
-        netlink = self._switch.netlink
         nsid, index = place
-        link = rtnl.link(netlink, index=index, nsid=nsid)
+        link = rtnl.link(self._switch.netlink, index=index, nsid=nsid)
         if link is None:
             return []
+        self._guests.hush([vfid])
         requests = self._guests.link(nsid, link)
-        self._owner.guest_changed()
         if nsid != self._switch.root_nsid():
-            try:
-                stacked = rtnl.links(netlink, nsid)
-            except OSError:  # the namespace goes just now; its DELLINK follows
-                return _asked(requests)
-            for other in stacked:
-                requests += self._guests.link(nsid, other)
-            members = rtnl.memberships(netlink, nsid)
-            requests += self._guests.membership(nsid, members, joined=True)
+            requests += self._list(nsid)
+        requests += self._guests.ask([vfid])
+        self._owner.guest_changed()
         return _asked(requests)
+
+    def sync_all(self) -> list[Event]:
+        """The same for all VFs, with one look at each namespace."""
+        if self._switch.tap:
+            return []
+        places = {v: p for v in self._switch.ports if (p := self._guests.place(v))}
+        self._guests.hush(places)
+        requests: list[Request] = []
+        for nsid in {place[0] for place in places.values()}:
+            requests += self._list(nsid)
+        requests += self._guests.ask(list(places))
+        self._owner.guest_changed()
+        return _asked(requests)
+
+    def _list(self, nsid: int | None) -> list[Request]:
+        """Everything in a guest's namespace."""
+        requests: list[Request] = []
+        try:
+            for link in rtnl.links(self._switch.netlink, nsid):
+                requests += self._guests.link(nsid, link)
+        except OSError:
+            return requests  # the namespace goes just now; its DELLINK follows
+        members = rtnl.memberships(self._switch.netlink, nsid)
+        self._guests.forget_groups(nsid)
+        return requests + self._guests.membership(nsid, members, joined=True)
 
     def _heard(self, nsid: int | None, kind: int, sender: int, body: bytes) -> Iterator[Event]:
         if kind in _LINKS:

@@ -1,0 +1,385 @@
+"""iplex against a real daemon with a real software NIC: every command, as its users type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import IPLEX, Ended, Iplex, environment
+from cli.daemon import Daemon
+from cli.test_completion import in_bash
+
+pytestmark = pytest.mark.root
+
+SPOOFED = bytes.fromhex("ffffffffffff" + "0200000bad00" + "0800") + bytes(50)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces, BPF")
+    daemon = Daemon(tmp_path_factory.mktemp("vfd"), vfs=8)
+    try:
+        daemon.wait_until_ready()
+        yield daemon
+    finally:
+        daemon.close()
+
+
+@pytest.fixture
+def ask(daemon: Daemon, iplex: Iplex) -> Iplex:
+    """iplex with this daemon's socket."""
+
+    def run(*arguments: str, **more: str | Path) -> Ended:
+        return iplex(*arguments, VFD_SOCKET=str(daemon.socket), **more)
+
+    return run
+
+
+@pytest.fixture
+def vm1(daemon: Daemon, ask: Iplex) -> Iterator[str]:
+    """A configured VF: 1 of the PF."""
+    daemon.write("vm1", daemon.vf(1, vm_mac="02:00:00:00:00:01"))
+    assert ask("add", "vm1").code == 0
+    yield "vm1"
+    ask("delete", "vm1")
+
+
+def closed(ask: Iplex, daemon: Daemon, vfid: int) -> bool:
+    rows = json.loads(ask("show", f"{daemon.pf}:{vfid}", "--json").out)["rows"]
+    return [row["state"] for row in rows] == ["closed"]
+
+
+def test_add_takes_a_name_in_config_dir_with_or_without_json(daemon: Daemon, ask: Iplex) -> None:
+    daemon.write("Instance_a/vm-2", daemon.vf(2))
+    for name in ("Instance_a/vm-2", "Instance_a/vm-2.json"):
+        added = ask("add", name)
+        assert (added.code, added.err) == (0, "")
+        assert f"added Instance_a/vm-2 on {daemon.pf}:2" in added.out
+        assert ask("status", "Instance_a/vm-2").code == 0
+        deleted = ask("delete", name)
+        assert (deleted.code, deleted.err) == (0, "")
+        assert closed(ask, daemon, 2)
+        assert ask("status", "Instance_a/vm-2").code == 4
+        daemon.write("Instance_a/vm-2", daemon.vf(2))
+
+
+def test_add_takes_a_path_and_the_daemon_keeps_its_own_copy(
+    daemon: Daemon, ask: Iplex, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps(daemon.vf(3)))
+    for spelling in ("./mine.json", "mine.json", str(mine)):
+        added = ask("add", spelling)
+        assert (added.code, added.err) == (0, "")
+        kept = daemon.config_dir / "mine.json"
+        assert json.loads(kept.read_text()) == daemon.vf(3)
+        assert ask("delete", "mine").code == 0
+        assert not kept.exists()
+    assert mine.exists()
+
+
+def test_a_path_into_config_dir_is_that_file_and_no_copy(daemon: Daemon, ask: Iplex) -> None:
+    path = daemon.write("Instance_b/vm-4", daemon.vf(4))
+    assert ask("add", str(path)).code == 0
+    assert json.loads(ask("status", "Instance_b/vm-4", "--json").out)["vfid"] == 4
+    assert not (daemon.config_dir / "vm-4.json").exists()
+    assert ask("delete", "Instance_b/vm-4").code == 0
+    assert not path.exists()
+
+
+def test_a_name_where_a_file_of_that_name_is_here_is_still_a_name(
+    daemon: Daemon, ask: Iplex, tmp_path: Path
+) -> None:
+    (tmp_path / "vm-5").write_text("not a configuration")
+    daemon.write("vm-5", daemon.vf(5))
+    assert ask("add", "vm-5").code == 0
+    assert ask("delete", "vm-5").code == 0
+
+
+def test_a_name_that_nobody_has_ends_with_4(ask: Iplex) -> None:
+    for command in ("add", "delete", "status", "get", "export", "plan"):
+        ended = ask(command, "nobody")
+        assert (ended.code, ended.out) == (4, ""), command
+        assert "nobody" in ended.err
+    for line in (("show", "nobody"), ("caps", "nobody"), ("clear", "nobody"), ("show", "7:1")):
+        assert ask(*line).code == 4, line
+
+
+def test_a_refused_configuration_ends_with_3_tells_every_rule_and_changes_nothing(
+    daemon: Daemon, ask: Iplex, vm1: str, tmp_path: Path
+) -> None:
+    bad = daemon.vf(6, vlans=[100, 5000], vm_mac="01:00:00:00:00:00", nosuch=1)
+    (tmp_path / "bad.json").write_text(json.dumps(bad))
+    refused = ask("add", "./bad.json")
+    assert (refused.code, refused.out) == (3, "")
+    for field in ("vlans[1]", "vm_mac", "nosuch"):
+        assert f"{field} = " in refused.err
+    conflict = daemon.vf(6, vm_mac="02:00:00:00:00:01")
+    (tmp_path / "conflict.json").write_text(json.dumps(conflict))
+    refused = ask("add", "./conflict.json", "--json")
+    problem = json.loads(refused.err)["problems"][0]
+    assert (refused.code, problem["field"], problem["other"]) == (3, "vm_mac", vm1)
+    assert closed(ask, daemon, 6)
+
+
+def test_adding_twice_ends_with_3(ask: Iplex, vm1: str) -> None:
+    assert ask("add", vm1).code == 3
+
+
+def test_update_says_what_changed_and_plan_says_it_before(
+    daemon: Daemon, ask: Iplex, vm1: str
+) -> None:
+    daemon.write(vm1, daemon.vf(1, vm_mac="02:00:00:00:00:01", vlans=[101, 201]))
+    planned = ask("plan", vm1)
+    assert planned.code == 0
+    assert "vlans: [101] → [101, 201]" in planned.out
+    assert json.loads(ask("get", vm1, "--json").out)["in_force"]["vlans"] == [101]
+    updated = ask("update", vm1)
+    assert updated.code == 0
+    assert [line.strip() for line in updated.out.splitlines()] == [
+        f"updated vm1 on {daemon.pf}:1",
+        f"~ {daemon.pf}:1 changes",
+        "vlans: [101] → [101, 201]",
+    ]
+    assert json.loads(ask("get", vm1, "--json").out)["in_force"]["vlans"] == [101, 201]
+    assert "nothing differed" in ask("update", vm1).out
+
+
+def test_a_plan_that_would_be_refused_ends_with_3(daemon: Daemon, ask: Iplex) -> None:
+    daemon.write("vm-bad", daemon.vf(200))
+    planned = ask("plan", "vm-bad")
+    assert planned.code == 3
+    assert "vfid = 200" in planned.out
+    (daemon.config_dir / "vm-bad.json").unlink()
+
+
+def test_get_marks_what_the_file_states(ask: Iplex, vm1: str) -> None:
+    shown = ask("get", vm1)
+    assert shown.code == 0
+    assert "  = vlans: [101]" in shown.out
+    assert "    allow_bcast: true" in shown.out
+
+
+def test_status_names_port_link_mac_and_file(daemon: Daemon, ask: Iplex, vm1: str) -> None:
+    shown = ask("status", vm1).out
+    for fact in (f"{daemon.pf}:1", "02:00:00:00:00:01", "vm1.json", "ok"):
+        assert fact in shown
+
+
+def test_export_gives_a_file_that_add_takes(
+    daemon: Daemon, ask: Iplex, vm1: str, tmp_path: Path
+) -> None:
+    exported = ask("export", vm1)
+    stated = json.loads(exported.out)
+    assert stated.items() >= daemon.vf(1, vm_mac="02:00:00:00:00:01").items()
+    assert ask("export", "--to", "backup").code == 0
+    assert json.loads((tmp_path / "backup" / "vm1.json").read_text()) == stated
+    assert ask("delete", vm1).code == 0
+    assert ask("add", "backup/vm1.json").code == 0
+    assert json.loads(ask("export", vm1).out) == stated
+
+
+def test_show_all_has_a_line_for_the_pf_and_each_vf(daemon: Daemon, ask: Iplex, vm1: str) -> None:
+    header, *lines = ask("show", "all").out.splitlines()
+    assert header.split()[:5] == ["PORT", "NAME", "ADDRESS", "LINK", "SPEED"]
+    ports = [line.split()[0] for line in lines if not line.startswith("!")]
+    assert ports == [daemon.pf, *(f"{daemon.pf}:{vfid}" for vfid in range(8))]
+    words = lines[2].split()
+    assert words[:4] == [f"{daemon.pf}:1", vm1, f"{daemon.pf}v1", "up"]
+    assert lines[1].split()[3] == "closed"
+    assert ask("show").out.split()[:5] == header.split()[:5]
+
+
+def test_show_takes_pfs_numbers_ports_and_names(daemon: Daemon, ask: Iplex, vm1: str) -> None:
+    assert len(ask("show", "pfs").out.splitlines()) == 2
+    by_number, by_id = ask("show", "0"), ask("show", daemon.pf)
+    assert len(by_number.out.splitlines()) == len(by_id.out.splitlines()) == 1 + 9
+    for one in ("0:1", f"{daemon.pf}:1", vm1):
+        shown = ask("show", one)
+        assert shown.code == 0
+        assert shown.out.startswith(f"{daemon.pf}:1  {vm1}  {daemon.pf}v1  up")
+        assert "101  trunk" in shown.out
+    extended = ask("show", "extended").out
+    assert len(re.findall(rf"^{daemon.pf}", extended, re.MULTILINE)) == 9
+
+
+def test_spoofed_frames_are_shown_until_cleared(daemon: Daemon, ask: Iplex, vm1: str) -> None:
+    def spoofed() -> int:
+        rows = json.loads(ask("show", f"{daemon.pf}:1", "--json").out)["rows"]
+        return int(rows[0]["counters"]["spoofed"])
+
+    netdev = daemon.give_to_guest(1)
+    before = spoofed()
+    for _ in range(3):
+        daemon.send(netdev, SPOOFED)
+    assert spoofed() == before + 3
+    line = next(x for x in ask("show", "all").out.splitlines() if f" {vm1} " in x)
+    assert int(line.split()[13]) == before + 3
+    cleared = ask("clear", f"{daemon.pf}:1")
+    assert (cleared.code, spoofed()) == (0, 0)
+
+
+def test_mirror_is_set_shown_and_ended(daemon: Daemon, ask: Iplex, vm1: str) -> None:
+    daemon.write("probe", daemon.vf(7))
+    assert ask("add", "probe").code == 0
+    done = ask("mirror", "0", "1", "in", "7")
+    assert (done.code, done.err) == (0, "")
+    header, line = ask("show", "mirrors").out.splitlines()
+    assert header.split()[0] == "SOURCE"
+    assert line.split() == [f"{daemon.pf}:1", vm1, "in", f"{daemon.pf}:7", "probe", "all"]
+    assert ask("mirror", daemon.pf, "1", "in", "1").code == 3
+    assert ask("mirror", daemon.pf, "1", "off").code == 0
+    assert ask("show", "mirrors").out == "no mirrors\n"
+    assert ask("delete", "probe").code == 0
+
+
+def test_caps_say_of_every_attribute_what_enforces_it_or_why_not(
+    daemon: Daemon, ask: Iplex
+) -> None:
+    from vfd.policy.values import VfRules
+
+    shown = ask("caps", daemon.pf)
+    assert shown.code == 0
+    for attribute in VfRules.model_fields:
+        assert re.search(rf"^    {attribute} +(yes|part|no) ", shown.out, re.MULTILINE), attribute
+
+
+def test_vfs_that_are_in_use_go_only_by_force(daemon: Daemon, ask: Iplex) -> None:
+    daemon.write("vm-6", daemon.vf(6))
+    assert ask("add", "vm-6").code == 0
+    daemon.give_to_guest(6)
+    refused = ask("pf", "set", daemon.pf, "--vfs", "6")
+    assert refused.code == 3
+    assert "vm-6" in refused.err
+    assert ask("delete", "vm-6").code == 0
+    refused = ask("pf", "set", daemon.pf, "--vfs", "6")
+    assert refused.code == 3, "a guest still holds VF 6"
+    forced = ask("pf", "set", daemon.pf, "--vfs", "6", "--force")
+    assert (forced.code, forced.err) == (0, "")
+    assert len(ask("show", daemon.pf).out.splitlines()) == 1 + 7
+    assert ask("pf", "set", daemon.pf, "--vfs", "8").code == 0
+    assert len(ask("show", daemon.pf).out.splitlines()) == 1 + 9
+
+
+def test_events_are_followed_filtered_and_end_with_ctrl_c(daemon: Daemon, ask: Iplex) -> None:
+    following = subprocess.Popen(
+        [IPLEX, "events", "--follow", "--since", "1h", "--json", "--name", "vm-3"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(VFD_SOCKET=str(daemon.socket)),
+    )
+    try:
+        for name, vfid in (("other", 2), ("vm-3", 3)):
+            daemon.write(name, daemon.vf(vfid))
+            assert ask("add", name).code == 0
+        assert following.stdout is not None
+        event = json.loads(following.stdout.readline())
+        assert (event["name"], event["vfid"]) == ("vm-3", 3)
+    finally:
+        following.send_signal(signal.SIGINT)
+        _, err = following.communicate(timeout=10)
+    assert (following.returncode, err.strip()) == (130, b"")
+    past = ask("events", "--since", "1h", "--kind", "added", "--name", "other")
+    assert len(past.out.splitlines()) == 1
+    assert f"{daemon.pf}:2 other" in past.out
+    assert ask("events", "--since", "2100-01-01").out == ""
+    for name in ("other", "vm-3"):
+        assert ask("delete", name).code == 0
+
+
+def test_every_answer_is_json_when_asked_for(daemon: Daemon, ask: Iplex, vm1: str) -> None:
+    for line in (
+        "show all",
+        "show pfs",
+        "show extended",
+        "show mirrors",
+        f"show {daemon.pf}",
+        f"show {daemon.pf}:1",
+        f"status {vm1}",
+        f"get {vm1}",
+        f"export {vm1}",
+        "export",
+        f"plan {vm1}",
+        f"update {vm1}",
+        f"caps {daemon.pf}",
+        f"mirror {daemon.pf} 1 off",
+        f"clear {daemon.pf}",
+        f"pf set {daemon.pf} --vfs 8",
+        "ping",
+        "dump",
+        "verbose 1",
+        "cpu_alarm 15%",
+        f"delete {vm1}",
+        f"add {vm1}",
+    ):
+        if line.startswith("add"):
+            daemon.write(vm1, daemon.vf(1))
+        for words in ([*line.split(), "--json"], ["--json", *line.split()]):
+            ended = ask(*words)
+            assert (ended.code, ended.err) == (0, ""), words
+            json.loads(ended.out)
+            if line.startswith(("delete", "add")):
+                break
+
+
+def test_a_terminal_gets_colours_and_a_fit_and_a_pipe_gets_neither(
+    daemon: Daemon, ask: Iplex, iplex_on_terminal: Iplex
+) -> None:
+    where = {"VFD_SOCKET": str(daemon.socket)}
+    assert "\x1b" not in ask("show", "all").out
+    assert "\x1b[" in ask("--color=always", "show", "all").out
+    shown = iplex_on_terminal("show", "all", width=80, **where)
+    assert (shown.code, "\x1b[" in shown.out) == (0, True)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown.out)
+    assert max(map(len, plain.splitlines())) <= 80
+    assert "hidden for want of width" in plain
+    wide = iplex_on_terminal("show", "all", width=200, NO_COLOR="1", **where)
+    assert "\x1b" not in wide.out
+    assert "hidden" not in wide.out
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(daemon: Daemon) -> None:
+    command = f"{IPLEX} show extended | head -1"
+    ended = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        env=environment(VFD_SOCKET=str(daemon.socket)),
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.startswith(daemon.pf)
+
+
+def test_names_pfs_and_ports_are_completed_from_the_daemon(daemon: Daemon, vm1: str) -> None:
+    where = {"VFD_SOCKET": str(daemon.socket)}
+    assert in_bash("iplex status ", ["iplex", "status", ""], **where) == [vm1]
+    assert in_bash("iplex caps ", ["iplex", "caps", ""], **where) == [daemon.pf]
+    words = ["iplex", "show", daemon.pf, ":"]
+    assert in_bash(f"iplex show {daemon.pf}:", words, **where) == [str(n) for n in range(8)]
+    other = ["iplex", "--socket", str(daemon.socket), "clear", "c"]
+    assert in_bash(" ".join(other), other, VFD_SOCKET="/nonexistent") == [daemon.pf]
+
+
+def test_a_file_that_is_not_in_force_is_told_by_show_and_status(daemon: Daemon, ask: Iplex) -> None:
+    path = daemon.write("torn", {})
+    path.write_text('{"pciid": "')
+    daemon.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 10
+    while "torn.json is not in force" not in ask("show", "all").out:
+        assert time.monotonic() < deadline
+    told = ask("status", "torn")
+    assert told.code == 4
+    assert "not JSON" in told.err
+    assert ask("delete", "torn").code == 0
+    assert not path.exists()

@@ -14,6 +14,7 @@ import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from vfd.nic.protocol import UnsupportedError
 from vfd.nic.soft import layout
@@ -22,6 +23,7 @@ from vfd.policy.addresses import mac_bytes, mac_text
 from vfd.policy.rate import NONE, Rate
 from vfd.policy.requests import Grants, default_mac, mtu_of, owners
 from vfd.policy.values import (
+    MAX_VFS,
     S_TAG,
     Direction,
     GuestMacs,
@@ -35,6 +37,7 @@ from vfd.policy.values import (
 )
 
 _NO_MAC = bytes(6)
+_NO_GRANTS = Grants()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +174,22 @@ def compile_policy(nic: NicPolicy, grants: Mapping[int, Grants], wiring: Wiring)
     owned = owners(nic, grants, wiring.own_macs)
     ports = {layout.WIRE: bytes(_wire(wiring))}
     for vfid, iface in wiring.vfs.items():
-        vf = policies.get(vfid)
-        port = _closed(vfid, iface, wiring)
-        if vf is not None:
-            _open(port, nic.pf, vf, grants.get(vfid, Grants()), owned, iface, wiring)
-        ports[vfid + 1] = bytes(port)
+        vf, own_mac = policies.get(vfid), wiring.own_macs.get(vfid)
+        if vf is None:
+            ports[vfid + 1] = _closed(iface, own_mac)
+            continue
+        has = grants.get(vfid, _NO_GRANTS)
+        mac = default_mac(vf, has, own_mac)
+        ports[vfid + 1] = _open(
+            nic.pf,
+            vf,
+            has,
+            mac if mac is not None and owned.get(mac) == vfid else None,
+            own_mac,
+            iface,
+            wiring.wire_up or wiring.wire is None,
+            (wiring.shaper or 0) if vfid in wiring.shaped else 0,
+        )
     ifaces = {iface.ifindex: vfid + 1 for vfid, iface in wiring.vfs.items()}
     if wiring.wire is not None:
         ifaces[wiring.wire] = layout.WIRE
@@ -185,7 +199,7 @@ def compile_policy(nic: NicPolicy, grants: Mapping[int, Grants], wiring: Wiring)
         groups=frozenset(
             _mac_key(group, vf.vfid + 1)
             for vf in open_vfs
-            for group in grants.get(vf.vfid, Grants()).groups
+            for group in grants.get(vf.vfid, _NO_GRANTS).groups
         ),
         ifaces=ifaces,
         members=_members(nic.pf, open_vfs),
@@ -199,27 +213,29 @@ def _wire(wiring: Wiring) -> VebPort:
     return VebPort(flags=layout.PORT_CONFIGURED | up, ifindex=wiring.wire or 0)
 
 
-def _closed(vfid: int, iface: Iface, wiring: Wiring) -> VebPort:
+@lru_cache(maxsize=4 * MAX_VFS)
+def _closed(iface: Iface, own_mac: str | None) -> bytes:
     port = VebPort(ifindex=iface.ifindex)
-    if own := wiring.own_macs.get(vfid):
-        port.own_mac[:] = mac_bytes(own)
-    return port
+    if own_mac:
+        port.own_mac[:] = mac_bytes(own_mac)
+    return bytes(port)
 
 
+@lru_cache(maxsize=4 * MAX_VFS)
 def _open(
-    port: VebPort,
     pf: PfPolicy,
     vf: VfPolicy,
     grants: Grants,
-    owned: Mapping[str, int],
+    mac: str | None,
+    own_mac: str | None,
     iface: Iface,
-    wiring: Wiring,
-) -> None:
-    """Fills in what a VF with a configuration has."""
-    up = vf.link_status is LinkStatus.ON or (
-        vf.link_status is LinkStatus.AUTO and (wiring.wire_up or wiring.wire is None)
-    )
-    shaped = wiring.shaper is not None and vf.vfid in wiring.shaped
+    wire_up: bool,
+    shaper: int,
+) -> bytes:
+    """A VF with a configuration. ``mac``: its default MAC, if it is its own; ``shaper``: 0 if its
+    Tx doesn't go there. Cached: a change to one VF leaves 255 others as they were."""
+    port = VebPort.from_buffer_copy(_closed(iface, own_mac))
+    up = vf.link_status is LinkStatus.ON or (vf.link_status is LinkStatus.AUTO and wire_up)
     mirrors = _merged(vf.mirror, source=vf.vfid)
     copied = {mirror.direction for mirror in mirrors}
     port.flags = _bits(
@@ -237,7 +253,7 @@ def _open(
         (layout.PORT_SERVICE, vf.strip_stag),
         (layout.PORT_LOOPBACK, pf.enable_loopback),
         (layout.PORT_PEER, iface.peer),
-        (layout.PORT_SHAPED, shaped),
+        (layout.PORT_SHAPED, bool(shaper)),
         (layout.PORT_SNOOP, iface.snoop),
         (layout.PORT_LEARN, iface.learn),
         (layout.PORT_TX_MIRROR, bool(copied - {Direction.IN})),
@@ -246,11 +262,10 @@ def _open(
     port.mtu = mtu_of(pf, vf, grants)
     port.tpid = vf.tpid(pf.tpid)
     port.vid = vf.access_vid or 0
-    default = default_mac(vf, grants, wiring.own_macs.get(vf.vfid))
-    if default is not None and owned.get(default) == vf.vfid:
-        port.mac[:] = mac_bytes(default)
-    if shaped:
-        port.shaper = wiring.shaper or 0
+    if mac is not None:
+        port.mac[:] = mac_bytes(mac)
+    if shaper:
+        port.shaper = shaper
         port.classid[:] = [class_id(vf.vfid, traffic_class(pf, pcp)) for pcp in range(8)]
     if vf.storm_limit:
         port.storm_ns = 10**9 // vf.storm_limit
@@ -258,6 +273,7 @@ def _open(
     _add_vids(port.vlans, vf.vlans)
     _note(port, vf, grants)
     _fill_mirrors(port, vf, mirrors)
+    return bytes(port)
 
 
 def storm_burst(limit: int) -> int:
@@ -346,7 +362,7 @@ def _macs(
 ) -> dict[bytes, bytes]:
     found = {}
     for vf in vfs:
-        has = grants.get(vf.vfid, Grants())
+        has = grants.get(vf.vfid, _NO_GRANTS)
         default = default_mac(vf, has, own_macs.get(vf.vfid))
         for mac in {default, *vf.macs, *has.macs} - {None}:
             if mac is None or owned.get(mac) != vf.vfid:
@@ -377,7 +393,7 @@ def _sets(vfs: Iterable[VfPolicy], grants: Mapping[int, Grants]) -> dict[int, in
     for vf in vfs:
         if vf.allow_bcast:
             _add_port(found, layout.SET_BCAST, vf.vfid + 1)
-        if vf.allow_mcast or grants.get(vf.vfid, Grants()).groups:
+        if vf.allow_mcast or grants.get(vf.vfid, _NO_GRANTS).groups:
             _add_port(found, layout.SET_MCAST, vf.vfid + 1)
         if vf.allow_un_ucast:
             _add_port(found, layout.SET_UCAST, vf.vfid + 1)
@@ -423,7 +439,7 @@ def decode(tables: Tables) -> NicTables:
         groups.setdefault(entry.port, set()).add(mac_text(bytes(entry.mac)))
     vfs = {
         port - 1: _decode_vf(
-            VebPort.from_buffer_copy(raw), macs.get(port, []), groups.get(port, set())
+            raw, tuple(sorted(macs.get(port, ()))), frozenset(groups.get(port, ()))
         )
         for port, raw in sorted(tables.ports.items())
         if port != layout.WIRE
@@ -437,14 +453,16 @@ def decode(tables: Tables) -> NicTables:
     )
 
 
-def _decode_vf(port: VebPort, macs: list[tuple[str, int]], groups: set[str]) -> VfTables:
+@lru_cache(maxsize=4 * MAX_VFS)
+def _decode_vf(raw: bytes, macs: tuple[tuple[str, int], ...], groups: frozenset[str]) -> VfTables:
+    port = VebPort.from_buffer_copy(raw)
     is_open = bool(port.flags & layout.PORT_CONFIGURED)
     return VfTables(
         rules=_decode_rules(port, macs) if is_open else None,
         grants=Grants(
             default_mac=_mac_or_none(port.granted_mac),
             macs=frozenset(mac for mac, why in macs if why & layout.MAC_GRANTED),
-            groups=frozenset(groups),
+            groups=groups,
             mtu=port.mtu_granted or None,
             promisc=bool(port.said & layout.SAID_PROMISC),
             allmulti=bool(port.said & layout.SAID_ALLMULTI),
@@ -459,7 +477,7 @@ def _decode_vf(port: VebPort, macs: list[tuple[str, int]], groups: set[str]) -> 
     )
 
 
-def _decode_rules(port: VebPort, macs: list[tuple[str, int]]) -> VfRules:
+def _decode_rules(port: VebPort, macs: tuple[tuple[str, int], ...]) -> VfRules:
     def on(bit: int) -> bool:
         return bool(port.flags & bit)
 

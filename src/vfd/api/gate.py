@@ -47,7 +47,7 @@ class Gate:
             await _too_large(noting)
         finally:
             log.log(
-                logging.DEBUG if scope["method"] in ("GET", "HEAD") else logging.INFO,
+                _level(scope["method"], status),
                 "%s %s %d",
                 scope["method"],
                 scope["path"],
@@ -61,6 +61,12 @@ class Gate:
                     }
                 },
             )
+
+
+def _level(method: str, status: int) -> int:
+    if status in (403, 500):
+        return logging.WARNING
+    return logging.DEBUG if method in ("GET", "HEAD") else logging.INFO
 
 
 class _TooLargeError(Exception):

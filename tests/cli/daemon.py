@@ -16,7 +16,7 @@ from vfd.api.client import ApiError, Client, NoDaemonError
 from vfd.nic.soft import destroy
 from vfd.policy.values import PfPolicy
 
-START = 30.0
+START = 60.0
 """Seconds in which a daemon must be ready on a busy machine."""
 
 

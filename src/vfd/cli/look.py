@@ -61,7 +61,7 @@ def status(name: str) -> None:
     state = vf["state"]
     grants = vf["grants"]
     granted = [
-        f"{key.replace('_', ' ')} {shown_value(value) if value is not True else ''}".strip()
+        " ".join([key.replace("_", " "), *_words(value)])
         for key, value in grants.items()
         if value not in (None, [], False)
     ]
@@ -85,6 +85,12 @@ def status(name: str) -> None:
     ]
     lines += ["  " + text for text in warning_texts(vf["warnings"], colour)]
     ask.out("\n".join(lines))
+
+
+def _words(granted: object) -> list[str]:
+    if granted is True:
+        return []
+    return [str(one) for one in (granted if isinstance(granted, list) else [granted])]
 
 
 def _difference(difference: dict[str, Any]) -> str:

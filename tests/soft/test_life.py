@@ -157,7 +157,7 @@ def test_a_vf_that_is_moved_back_is_no_longer_held_and_has_its_name_again() -> N
         seen = w.nic.observe().vfs[0]
         assert seen.held
         assert seen.guest == w.guests[0]
-        ip("-n", w.guests[0], "link", "set", "eth0", "netns", str(os.getpid()))
+        ip("-n", w.guests[0], "link", "set", "eth0", "netns", str(os.getpid()), "name", w.id)
         w.until(lambda e: e.kind is EventKind.GUEST_GONE)
         w.settle()
         assert not w.nic.observe().vfs[0].held

@@ -115,7 +115,7 @@ class World:
     def guest(self, vfid: int, *, up: bool = True) -> str:
         """Gives the VF to a new namespace as ``eth0``; returns the namespace's name."""
         name = f"{self.id}g{vfid}"
-        if name not in self.guests.values():
+        if not namespace.exists(name):
             namespace.create(name)
             self._stack.callback(namespace.remove, name)
         self.guests[vfid] = name

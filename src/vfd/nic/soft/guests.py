@@ -51,6 +51,8 @@ class Guests:
     def __init__(self) -> None:
         self._guests: dict[int, _Guest] = {}
         self._places: dict[Place, int] = {}
+        self._of: dict[int, Place] = {}
+        """The same the other way round."""
         self._stacked: dict[Place, _Stacked] = {}
         self._joined: dict[Place, set[str]] = {}
         """Groups, as MACs, by the device that joined them. A macvlan's may come before it does."""
@@ -60,6 +62,7 @@ class Guests:
         """A VF's guest end is at ``place``, with ``mac`` and ``mtu`` in force."""
         self.remove(vfid)
         self._places[place] = vfid
+        self._of[vfid] = place
         self._guests[vfid] = _Guest(
             mac=mac,
             mtu=mtu,
@@ -72,24 +75,31 @@ class Guests:
     def remove(self, vfid: int) -> None:
         """The VF's guest end is gone, or has moved; what was asked for is forgotten."""
         self._guests.pop(vfid, None)
-        for place in [p for p, v in self._places.items() if v == vfid]:
-            del self._places[place]
-            for upper in [u for u in self._stacked if u[0] == place[0] and self._vf(u) is None]:
-                del self._stacked[upper]
-            if not any(p[0] == place[0] for p in self._places):
-                for device in [d for d in self._joined if d[0] == place[0]]:
-                    del self._joined[device]
+        place = self._of.pop(vfid, None)
+        if place is None:
+            return
+        del self._places[place]
+        for upper in [u for u in self._stacked if u[0] == place[0] and self._vf(u) is None]:
+            del self._stacked[upper]
+        if not any(other[0] == place[0] for other in self._of.values()):
+            for device in [d for d in self._joined if d[0] == place[0]]:
+                del self._joined[device]
 
     def at(self, place: Place) -> int | None:
         return self._places.get(place)
 
     def place(self, vfid: int) -> Place | None:
-        return next((p for p, v in self._places.items() if v == vfid), None)
+        return self._of.get(vfid)
 
     def is_up(self, vfid: int) -> bool:
         """Whether the guest has its interface up."""
         guest = self._guests.get(vfid)
         return guest is not None and guest.up
+
+    def mac(self, vfid: int) -> str:
+        """The MAC that the guest's interface shows, granted or not."""
+        guest = self._guests.get(vfid)
+        return guest.mac if guest else ""
 
     def mtu(self, vfid: int) -> int:
         """The MTU of the guest's interface as it is, granted or not; 0: unknown."""

@@ -26,7 +26,7 @@ from vfd.nic.soft.capabilities import capabilities
 from vfd.nic.soft.datapath import open_datapath, program_version
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
-from vfd.nic.soft.netlink import Netlink
+from vfd.nic.soft.netlink import Message, Netlink
 from vfd.nic.soft.state import State, expressible, from_tables
 from vfd.nic.soft.switch import MAX_ID, Switch
 from vfd.nic.soft.tables import decode
@@ -373,36 +373,50 @@ class SoftNic:
 
     def _dress(self, before: State) -> None:
         """Gives guest ends the MACs and MTUs that changed, as far as they can be reached: what
-        counts is enforced already."""
+        counts is enforced already. Guests of VFs that open are asked what they want."""
+        home: list[Message] = []
         for vfid in self._switch.ports:
             opened = vfid in self._state.vfs and vfid not in before.vfs
-            mac, mtu = self._state.mac(vfid), self._state.mtu(vfid)
-            if opened or mac != before.mac(vfid) or mtu != before.mtu(vfid):
-                self._dress_one(vfid, mac, mtu, opened)
+            changed = self._state.mac(vfid) != before.mac(vfid) or (
+                self._state.mtu(vfid) != before.mtu(vfid)
+            )
+            if opened or changed:
+                home += self._dress_one(vfid, opened)
+        if home:
+            self._switch.root_netlink.send_all(home)
+            self._works.adapt(self._state)
 
-    def _dress_one(self, vfid: int, mac: str | None, mtu: int, opened: bool) -> None:
+    def _dress_one(self, vfid: int, opened: bool) -> list[Message]:
+        """Messages for the daemon's namespace; what is elsewhere is done at once."""
+        mac, mtu = self._state.mac(vfid), self._state.mtu(vfid)
+        place = self._guests.place(vfid)
+        what = f"dressing VF {vfid}"
         if self._switch.tap:
             self._watch.forget(vfid)
             host = self._switch.ports[vfid].host
-            set_mac = rtnl.set_link(host, what=f"naming VF {vfid}'s MAC", mac=mac)
-            self._switch.netlink.send_all([set_mac])
-            return
-        place = self._guests.place(vfid)
+            return [rtnl.set_link(host, what=what, mac=mac)]
         if place is None:
-            return
+            return []
         nsid, index = place
+        worn = self._guests.mac(vfid), self._guests.mtu(vfid)
+        if nsid == self._root_nsid:
+            if opened:
+                self._follow(self._state, vfid, place)
+            self._guests.expect(vfid, mac=mac, mtu=mtu)
+            if opened:
+                asked = self._guests.ask([vfid])
+                self._watch.add([Event(EventKind.REQUEST, vfid, request=r) for r in asked])
+            if worn == (mac, mtu):
+                return []
+            return [rtnl.set_link(index, what=what, mac=mac, mtu=mtu)]
+        vf = self._state.vfs.get(vfid)
+        if vf is not None and vf.vm_mac is not None:
+            self._guests.expect(vfid, mac=vf.vm_mac)
+            self._set_mac_far(nsid, index, vf.vm_mac)
         if opened:
             self._follow(self._state, vfid, place)
-        forced = vfid in self._state.vfs and self._state.vfs[vfid].vm_mac is not None
-        if nsid == self._root_nsid:
-            self._guests.expect(vfid, mac=mac, mtu=mtu)
-            dressed = rtnl.set_link(index, what=f"dressing VF {vfid}", mac=mac, mtu=mtu)
-            self._switch.root_netlink.send_all([dressed])
-        elif forced and mac is not None:
-            self._guests.expect(vfid, mac=mac)
-            self._set_mac_far(nsid, index, mac)
-        if opened:
             self._watch.add(self._watch.sync(vfid))
+        return []
 
     def _set_mac_far(self, nsid: int | None, index: int, mac: str) -> None:
         """Sets a guest end's MAC in its guest's namespace, if that can be reached by a name."""

@@ -1,0 +1,123 @@
+"""What a guest does to its interface is a request; only a granted one has an effect on the wire."""
+
+from __future__ import annotations
+
+import pytest
+from tests.soft.world import World, frame, ip, world
+
+from vfd.nic.protocol import Event, EventKind
+from vfd.policy.requests import RequestKind
+
+PEER = "02:00:00:00:aa:01"
+WANTED = "02:00:00:00:bb:02"
+
+
+def asked(kind: RequestKind, mac: str | None = None) -> object:
+    def matches(event: Event) -> bool:
+        request = event.request
+        return request is not None and request.kind is kind and mac in (None, request.mac)
+
+    return matches
+
+
+def pair(w: World, **fields: object) -> None:
+    """VF 0 with ``fields`` and VF 1, which owns PEER, each with its guest."""
+    w.apply(w.vf(0, **fields), w.vf(1, vm_mac=PEER))
+    w.guest(0)
+    w.guest(1)
+    w.settle()
+
+
+def passes(w: World, source: str) -> bool:
+    """Whether a frame that VF 0 sends from ``source`` reaches VF 1."""
+    out, into = w.port(0), w.port(1)
+    out.send(frame(PEER, source))
+    heard = bool(into.heard(count=1))
+    out.close()
+    into.close()
+    return heard
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_changed_mac_is_used_only_when_it_is_granted(granted: bool) -> None:
+    with world() as w:
+        pair(w, **({} if granted else {"vm_mac": "02:00:00:00:cc:03"}))
+        before = w.mac(0)
+        ip("-n", w.guests[0], "link", "set", "eth0", "address", WANTED)
+        w.until(asked(RequestKind.DEFAULT_MAC, WANTED))
+        assert w.mac(0) == (WANTED if granted else before)
+        assert passes(w, WANTED) is granted
+        assert passes(w, before) is not granted
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_macvlan_talks_only_when_its_mac_is_granted(granted: bool) -> None:
+    with world() as w:
+        pair(w, guest_macs="any" if granted else "none")
+        add = ("link", "add", "link", "eth0", "name", "mv", "address", WANTED, "type", "macvlan")
+        ip("-n", w.guests[0], *add)
+        ip("-n", w.guests[0], "link", "set", "mv", "up")
+        w.until(asked(RequestKind.ADD_MAC, WANTED))
+        assert passes(w, WANTED) is granted
+        ip("-n", w.guests[0], "link", "del", "mv")
+        w.until(asked(RequestKind.REMOVE_MAC, WANTED))
+        assert not passes(w, WANTED)
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_joined_group_reaches_the_guest_only_when_it_is_granted(granted: bool) -> None:
+    group = "01:00:5e:01:02:03"
+    with world() as w:
+        pair(w, allow_mcast=False, guest_groups=granted)
+        ip("-n", w.guests[0], "addr", "add", "239.1.2.3/32", "dev", "eth0", "autojoin")
+        w.until(asked(RequestKind.JOIN_GROUP, group))
+        out, into = w.port(1), w.port(0)
+        out.send(frame(group, PEER))
+        assert bool(into.heard(count=1)) is granted
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_raised_mtu_lets_larger_frames_pass_only_when_it_is_granted(granted: bool) -> None:
+    with world(mtu=9000 if granted else 1500) as w:
+        pair(w)
+        ip("-n", w.guests[1], "link", "set", "eth0", "mtu", "9000")
+        ip("-n", w.guests[0], "link", "set", "eth0", "mtu", "9000")
+        w.until(asked(RequestKind.MTU))
+        w.settle()
+        out, into = w.port(0), w.port(1)
+        out.send(frame(PEER, w.mac(0), bytes(4000)))
+        assert bool(into.heard(count=1)) is granted
+        assert w.nic.counters()[0]["oversize"] == (0 if granted else 1)
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_promiscuous_mode_is_granted_to_trusted_guests(trust: bool) -> None:
+    with world() as w:
+        pair(w, trust=trust)
+        ip("-n", w.guests[0], "link", "set", "eth0", "promisc", "on")
+        w.until(asked(RequestKind.PROMISC))
+        assert w.nic.observe().vfs[0].grants.promisc is trust
+
+
+def test_of_several_quick_changes_the_last_one_holds() -> None:
+    with world() as w:
+        pair(w)
+        macs = [f"02:00:00:00:dd:{n:02x}" for n in range(20)]
+        for mac in macs:
+            ip("-n", w.guests[0], "link", "set", "eth0", "address", mac)
+        w.until(asked(RequestKind.DEFAULT_MAC, macs[-1]))
+        assert w.mac(0) == macs[-1]
+        assert not passes(w, macs[0])
+        assert passes(w, macs[-1])
+
+
+def test_what_was_granted_is_taken_back_when_the_guest_is_gone() -> None:
+    with world() as w:
+        pair(w)
+        ip("-n", w.guests[0], "link", "set", "eth0", "address", WANTED)
+        w.until(asked(RequestKind.DEFAULT_MAC, WANTED))
+        ip("netns", "del", w.guests[0])
+        w.until(lambda e: e.kind is EventKind.VF_RESET)
+        w.settle()
+        assert w.mac(0) != WANTED
+        assert w.nic.observe().vfs[0].grants.default_mac is None

@@ -31,7 +31,7 @@ from vfd.policy.requests import Grants
 from vfd.policy.values import Mirror, NicPolicy, PfPolicy, TrafficClass, VfPolicy
 
 VFS = 5
-CHANGES = 40
+CHANGES = 120
 FRAMES = 12
 IFINDEX = {port: 100 + port for port in range(-1, VFS)}
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from tests.soft.world import World, ip, world
+from tests.soft.world import World, frame, ip, world
 
 
 def addresses(w: World, *vfids: int) -> None:
@@ -56,9 +56,26 @@ def test_a_limit_holds_within_a_tenth(protocol: str, limit: str) -> None:
         options = [] if protocol == "tcp" else ["-u", "-b", "150M", "-l", "1400"]
         got = iperf(w, {0: options}, 1, 2)[0]
         assert 85 < got < 106, f"{got:.1f} Mbit/s of 100"
-        if protocol == "udp":
-            counters = w.nic.counters()
-            assert counters[limited]["rate_dropped"] > 100
+
+
+@pytest.mark.parametrize(("limit", "direction"), [("rate", "tx"), ("max_rx_rate", "rx")])
+def test_what_a_limit_drops_is_counted_and_stays_counted(limit: str, direction: str) -> None:
+    with world() as w:
+        limited = 0 if limit == "rate" else 1
+        w.apply(*(w.vf(v, **({limit: "5Mbps"} if v == limited else {})) for v in (0, 1)))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        out = w.port(0)
+        flood = frame(w.mac(1), w.mac(0), bytes(1400))
+        for _ in range(3000):
+            out.send(flood)
+        dropped = w.nic.counters()[limited]["rate_dropped"]
+        assert dropped > 500
+        assert w.nic.counters()[limited][f"{direction}_dropped"] >= dropped
+        w.apply(w.vf(limited))
+        w.reopen()
+        assert w.nic.counters()[limited]["rate_dropped"] >= dropped
 
 
 def test_a_guarantee_holds_against_a_greedy_neighbour() -> None:

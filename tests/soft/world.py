@@ -45,7 +45,7 @@ class Tap:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self._socket.setsockopt(_SOL_PACKET, _AUXDATA, 1)
         self._socket.bind((netdev, 0))
-        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, 32, 64 << 20)  # SO_SNDBUFFORCE: never wait
 
     def close(self) -> None:
         self._socket.close()
@@ -58,7 +58,7 @@ class Tap:
         seconds, or ``count`` have come."""
         found: list[bytes] = []
         while len(found) < count and select.select([self._socket], [], [], wait)[0]:
-            data, ancillary, _, address = self._socket.recvmsg(70000, 256)
+            data, ancillary, _, address = self._socket.recvmsg(70000, 256, socket.MSG_DONTWAIT)
             if address[2] == socket.PACKET_OUTGOING:
                 continue
             for _, kind, value in ancillary:

@@ -39,8 +39,6 @@ class Enforcement:
         self._decoded_rules: dict[int, VfRules] = {}
         self._tree: dict[int, shaper.Class] = {}
         self._buckets: dict[int, int] = {}
-        self.carried: dict[int, int] = {}
-        """What qdiscs that are gone had dropped, by vfid."""
 
     def read(self) -> None:
         """Looks at the shaper and the Rx limits, as others may have changed them."""
@@ -260,35 +258,49 @@ class Enforcement:
                 raise failed
 
     def _carry_drops(self, vfids: Collection[int | None]) -> None:
-        """Counters must not go back when the qdisc that holds them goes."""
-        now = self.qdisc_drops()
+        """Counters must not go back when the qdisc that holds them goes: they are noted at the
+        host end, where a new daemon finds them."""
+        now = self._qdisc_drops()
+        notes: list[Message] = []
         for vfid in vfids:
-            if vfid is not None and now.get(vfid):
-                self.carried[vfid] = self.carried.get(vfid, 0) + now[vfid]
+            port = self._switch.ports.get(vfid) if vfid is not None else None
+            if port is None or vfid is None or now.get(vfid, (0, 0)) == (0, 0):
+                continue
+            port.drops = _sum(port.drops, now[vfid])
+            alias = f"rate_dropped {port.drops[0]} {port.drops[1]}"
+            notes.append(rtnl.set_link(port.host, what="noting drops", alias=alias))
+        self._send(notes)
 
-    def rate_dropped(self) -> dict[int, int]:
-        """Buffers that found no room before a Tx or Rx limit, by vfid, since the VF was made."""
-        found = dict(self.carried)
-        for vfid, drops in self.qdisc_drops().items():
-            found[vfid] = found.get(vfid, 0) + drops
+    def rate_dropped(self) -> dict[int, tuple[int, int]]:
+        """Buffers that found no room before a limit since the VF was made: vfid → (Tx, Rx)."""
+        now = self._qdisc_drops()
+        found = {}
+        for vfid, port in self._switch.ports.items():
+            total = _sum(port.drops, now.get(vfid, (0, 0)))
+            if total != (0, 0):
+                found[vfid] = total
         return found
 
-    def qdisc_drops(self) -> dict[int, int]:
-        """What the qdiscs that are there now have dropped, by vfid."""
-        found: dict[int, int] = {}
+    def _qdisc_drops(self) -> dict[int, tuple[int, int]]:
+        """What the qdiscs that are there now have dropped: vfid → (Tx, Rx)."""
+        found: dict[int, tuple[int, int]] = {}
         if self._tree:
             _, drops = shaper.read(self._switch.netlink, self._switch.near)
             for classid, count in drops.items():
                 vfid = shaper.vf_of_leaf(classid)
-                if vfid is not None and count:
-                    found[vfid] = found.get(vfid, 0) + count
+                if vfid is not None:
+                    found[vfid] = _sum(found.get(vfid, (0, 0)), (count, 0))
         if self._buckets:
             hosts = {p.host: v for v, p in self._switch.ports.items()}
             for qdisc in rtnl.qdiscs(self._switch.netlink):
                 if qdisc.kind == "tbf" and qdisc.index in hosts:
                     vfid = hosts[qdisc.index]
-                    found[vfid] = found.get(vfid, 0) + qdisc.drops
+                    found[vfid] = _sum(found.get(vfid, (0, 0)), (0, qdisc.drops))
         return found
+
+
+def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    return a[0] + b[0], a[1] + b[1]
 
 
 def _with_wire(state: State, wire: Link | None) -> State:

@@ -187,10 +187,11 @@ class SoftNic:
 
     def counters(self) -> Counters:
         found = self._works.datapath.counters(self._switch.ports)
-        for vfid, drops in self._works.rate_dropped().items():
-            if vfid in found:
-                found[vfid]["rate_dropped"] += drops
-                found[PF_PORT]["rate_dropped"] += drops
+        for vfid, (tx, rx) in self._works.rate_dropped().items():
+            for port in (vfid, PF_PORT):
+                found[port]["rate_dropped"] += tx + rx
+            found[vfid]["tx_dropped"] += tx
+            found[vfid]["rx_dropped"] += rx
         return found
 
     def fileno(self) -> int:

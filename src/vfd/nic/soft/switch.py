@@ -47,6 +47,8 @@ class Vf:
     hooked: bool
     guest: tuple[int | None, int] | None
     carrier: bool
+    drops: tuple[int, int] = (0, 0)
+    """Dropped before Tx and Rx limits that are no longer there."""
 
 
 class Switch:
@@ -140,6 +142,7 @@ class Switch:
                     hooked=hooked.get(link.index) == self.block,
                     guest=self.guest_place(link),
                     carrier=link.carrier,
+                    drops=_noted_drops(link.alias),
                 )
         return links
 
@@ -357,6 +360,13 @@ class Switch:
             _but(self.netlink.send_all([gone]), errno.ENODEV)
         if not self.tap:
             namespace.remove(self.namespace)
+
+
+def _noted_drops(alias: str) -> tuple[int, int]:
+    match alias.split():
+        case ["rate_dropped", tx, rx] if tx.isdigit() and rx.isdigit():
+            return int(tx), int(rx)
+    return 0, 0
 
 
 def _but(errors: Iterable[NetlinkError], *harmless: int) -> None:

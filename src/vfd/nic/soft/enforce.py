@@ -10,10 +10,10 @@ import errno
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from vfd.nic.netlink import Message
 from vfd.nic.soft import rtnl, shaper
 from vfd.nic.soft.datapath import Datapath
 from vfd.nic.soft.guests import Guests
-from vfd.nic.soft.netlink import Message
 from vfd.nic.soft.rtnl import Link
 from vfd.nic.soft.state import DEFAULT_SPEED, State
 from vfd.nic.soft.switch import Switch, speed_of

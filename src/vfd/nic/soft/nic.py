@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from vfd.nic.netlink import Message, Netlink
 from vfd.nic.protocol import (
     PF_PORT,
     Capabilities,
@@ -26,7 +27,6 @@ from vfd.nic.soft.capabilities import capabilities
 from vfd.nic.soft.datapath import open_datapath, program_version
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
-from vfd.nic.soft.netlink import Message, Netlink
 from vfd.nic.soft.state import State, expressible, from_tables
 from vfd.nic.soft.switch import MAX_ID, Switch
 from vfd.nic.soft.tables import decode

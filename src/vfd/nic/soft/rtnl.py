@@ -9,7 +9,7 @@ import errno
 import struct
 from dataclasses import dataclass
 
-from vfd.nic.soft.netlink import (
+from vfd.nic.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vfd.nic.netlink import Message, Netlink
 from vfd.nic.soft import rtnl
-from vfd.nic.soft.netlink import Message, Netlink
 from vfd.nic.soft.tables import class_id, needs_shaper
 from vfd.policy.values import NicPolicy, PfPolicy, TrafficClass
 

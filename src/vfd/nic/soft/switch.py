@@ -24,9 +24,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import NicError
 from vfd.nic.soft import namespace, rtnl, tap
-from vfd.nic.soft.netlink import Message, Netlink, NetlinkError
 from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, Link
 from vfd.policy.values import MAX_VFS
 

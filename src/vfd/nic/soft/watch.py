@@ -11,10 +11,10 @@ import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from vfd.nic.netlink import Listener
 from vfd.nic.protocol import Event, EventKind
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.guests import Guests, Place, TapGuests
-from vfd.nic.soft.netlink import Listener
 from vfd.nic.soft.reports import reports
 from vfd.nic.soft.rtnl import Link
 from vfd.nic.soft.switch import Switch, Vf

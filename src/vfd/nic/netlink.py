@@ -2,7 +2,7 @@
 
 pyroute2 encodes a message in about 200 µs and needs 0.1 s to be imported; a NIC of 256 VFs takes
 some 2000 messages to make and must be adopted in less than 0.5 s, imports included. So the few
-messages that the soft NIC needs are packed here with ``struct``. The layout is that of
+messages that the NICs need are packed here with ``struct``. The layout is that of
 ``include/uapi/linux/netlink.h``; everything is in host byte order.
 """
 

@@ -133,7 +133,7 @@ PF_PORT = -1
 """The key of the PF's own (the wire's) counters beside the vfids."""
 
 Counters = Mapping[int, Mapping[str, int]]
-"""By vfid, and PF_PORT for the PF: counter → value, monotonic. What the NIC can't count is absent."""
+"""By vfid, and PF_PORT for the PF: counter → value, monotonic. What can't be counted is absent."""
 
 
 class EventKind(StrEnum):

@@ -14,7 +14,7 @@ from vfd.nic.kernel.events import EventSource, Heard, Notice
 from vfd.nic.kernel.guests import guest_of
 from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf, VfDevice
-from vfd.nic.kernel.surface import Assignment, Shown, Surface, assign
+from vfd.nic.kernel.surface import TAGGING, Assignment, PfSurface, Shown, Surface, assign
 from vfd.nic.protocol import (
     Capabilities,
     Capability,
@@ -52,7 +52,13 @@ class KernelNic:
     """
 
     def __init__(
-        self, pf: PfPolicy, device: PciPf, netdev: str, ip: IPRoute, surfaces: Sequence[Surface]
+        self,
+        pf: PfPolicy,
+        device: PciPf,
+        netdev: str,
+        ip: IPRoute,
+        surfaces: Sequence[Surface],
+        pf_surfaces: Sequence[PfSurface] = (),
     ) -> None:
         self._pf = pf
         self._device = device
@@ -60,7 +66,7 @@ class KernelNic:
         self._ip = ip
         self._surfaces = tuple(surfaces)
         self._driver: Driver = driver_named(device.driver())
-        self._settings = PfSettings(ip, device, netdev)
+        self._settings = PfSettings(ip, device, netdev, pf_surfaces)
         self._source = EventSource()
         self._link = self.link()
         self._seen: Mapping[int, VfRules | None] | None = None
@@ -103,7 +109,7 @@ class KernelNic:
         return assign(rules, self._surfaces)[1]
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
-        wanted = self._assignments(rules)
+        wanted = _assignments(rules, self._surfaces)
         return _rules(surface.express(wanted[surface.name]) for surface in self._surfaces)
 
     def observe(self) -> NicState:
@@ -115,20 +121,18 @@ class KernelNic:
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
-        undo: list[tuple[Surface, Mapping[int, Assignment]]] = []
+        vf_changes = [change for change in changes if isinstance(change, VfChange)]
         old_pf = self._pf
         try:
             for change in changes:
                 if isinstance(change, PfChange):
                     self._settings.apply(self._pf, change.after)
                     self._pf = change.after
-            vf_changes = [change for change in changes if isinstance(change, VfChange)]
-            for surface in self._surfaces:
-                undo.append((surface, self._wanted(surface, vf_changes, after=False)))
-                surface.write(self._wanted(surface, vf_changes, after=True))
+            write_rules(
+                self._surfaces,
+                {change.vfid: (change.before, change.after) for change in vf_changes},
+            )
         except NicError:
-            for surface, before in reversed(undo[:-1]):
-                surface.write(before)
             if self._pf != old_pf:
                 self._settings.apply(self._pf, old_pf)
                 self._pf = old_pf
@@ -167,22 +171,6 @@ class KernelNic:
     def _require_device(self) -> None:
         if not self._device.exists():
             raise NicGoneError(f"{self._device.address}: the PF is not there any more")
-
-    def _assignments(self, rules: VfRules | None) -> Mapping[str, Assignment]:
-        """Each surface's part of these rules."""
-        parts = {} if rules is None else assign(rules, self._surfaces)[0]
-        return {
-            surface.name: Assignment(rules, parts.get(surface.name, frozenset()))
-            for surface in self._surfaces
-        }
-
-    def _wanted(
-        self, surface: Surface, changes: Iterable[VfChange], *, after: bool
-    ) -> Mapping[int, Assignment]:
-        return {
-            change.vfid: self._assignments(change.after if after else change.before)[surface.name]
-            for change in changes
-        }
 
     def _observe_rules(self) -> Mapping[int, VfRules | None]:
         shown = [surface.read() for surface in self._surfaces]
@@ -248,14 +236,69 @@ def _strongest(all_offers: Iterable[Mapping[str, Capability]]) -> Mapping[str, C
     return best
 
 
+def write_rules(
+    surfaces: Sequence[Surface], changes: Mapping[int, tuple[VfRules | None, VfRules | None]]
+) -> None:
+    """Makes VFs go from rules to rules (None: closed), all or none. Raises NicError.
+
+    VFs that close do so from the weakest surface on, which has the link; the others change and
+    open from the strongest on, so that a VF's link comes up when its filters are there. A VF whose
+    tagging goes from one surface to another is closed in between: the drivers refuse two at once,
+    and neither would filter for a moment.
+    """
+    parts = {
+        vfid: (_assignments(before, surfaces), _assignments(after, surfaces))
+        for vfid, (before, after) in changes.items()
+    }
+    closed = _assignments(None, surfaces)
+    closing = {
+        vfid
+        for vfid, (old, new) in parts.items()
+        if changes[vfid][1] is None or (changes[vfid][0] and _tagger(old) != _tagger(new))
+    }
+    rest = {vfid: new for vfid, (_, new) in parts.items() if changes[vfid][1] is not None}
+    try:
+        for surface in reversed(surfaces):
+            if closing:
+                surface.write(dict.fromkeys(sorted(closing), closed[surface.name]))
+        for surface in surfaces:
+            if rest:
+                surface.write({vfid: new[surface.name] for vfid, new in rest.items()})
+    except NicError:
+        for surface in surfaces:
+            surface.write({vfid: old[surface.name] for vfid, (old, _) in parts.items()})
+        raise
+
+
+def _assignments(rules: VfRules | None, surfaces: Sequence[Surface]) -> Mapping[str, Assignment]:
+    """Each surface's part of these rules."""
+    parts = {} if rules is None else assign(rules, surfaces)[0]
+    return {
+        surface.name: Assignment(rules, parts.get(surface.name, frozenset()))
+        for surface in surfaces
+    }
+
+
+def _tagger(parts: Mapping[str, Assignment]) -> str | None:
+    """The surface that has the VF's VLANs."""
+    return next((name for name, part in parts.items() if "vlans" in part.attributes), None)
+
+
 def _rules(shown: Iterable[Shown]) -> VfRules | None:
-    """Surfaces' parts as one value. A stronger surface's word holds where it says more than the
-    default; a link that is off with nothing else set is a closed VF."""
+    """Surfaces' parts, strongest first, as one value. A surface's word holds over a weaker one's
+    where it says more than the default; a link that is off with nothing else set is a closed VF."""
+    parts = list(shown)
+    having_vlans = [part for part in parts if part.get("vlans")]
+    # The weakest has the port VLAN. A driver with a trunk list shows a port VLAN in the list too.
+    tagging = having_vlans[-1] if having_vlans else None
     merged: dict[str, Any] = {}
-    for part in shown:
+    for part in parts:
         for attribute, value in part.items():
-            if attribute not in merged or value != VfRules.model_fields[attribute].default:
-                merged.setdefault(attribute, value)
+            if attribute in TAGGING and tagging is not None and part is not tagging:
+                continue
+            default = VfRules.model_fields[attribute].default
+            if merged.get(attribute, default) == default:
+                merged[attribute] = value
     rules = VfRules.model_construct(**merged)
     if rules == VfRules.model_construct(link_status=LinkStatus.OFF):
         return None

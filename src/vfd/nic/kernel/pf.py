@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -11,6 +11,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from vfd.nic.kernel.guests import guest_of
 from vfd.nic.kernel.sriov import PciPf
+from vfd.nic.kernel.surface import PfSurface
 from vfd.nic.protocol import Capability, NicError, Support
 from vfd.policy.values import PfPolicy
 
@@ -36,10 +37,13 @@ _ABSENT = {
 class PfSettings:
     """What is set on the PF itself."""
 
-    def __init__(self, ip: IPRoute, device: PciPf, netdev: str) -> None:
+    def __init__(
+        self, ip: IPRoute, device: PciPf, netdev: str, surfaces: Sequence[PfSurface] = ()
+    ) -> None:
         self._ip = ip
         self._device = device
         self._netdev = netdev
+        self._surfaces = tuple(surfaces)
 
     def capabilities(self) -> Mapping[str, Capability]:
         return {
@@ -49,6 +53,11 @@ class PfSettings:
             "mtu": Capability(Support.ENFORCED, by="rtnetlink"),
             "promiscuous": Capability(Support.ENFORCED, by="rtnetlink"),
             **_ABSENT,
+            **{
+                attribute: capability
+                for surface in reversed(self._surfaces)
+                for attribute, capability in surface.pf_capabilities().items()
+            },
         }
 
     def observe(self, wanted: PfPolicy) -> PfPolicy:
@@ -58,6 +67,11 @@ class PfSettings:
                 "vfs": self._device.num_vfs() if wanted.vfs is not None else None,
                 "mtu": self._number("mtu", wanted.mtu),
                 "promiscuous": bool(self._flags() & _IFF_PROMISC),
+                **{
+                    attribute: value
+                    for surface in reversed(self._surfaces)
+                    for attribute, value in surface.observe_pf(wanted).items()
+                },
             }
         )
 
@@ -79,6 +93,8 @@ class PfSettings:
         if after.promiscuous != now.promiscuous:
             # The flag that was set here is counted apart from tcpdump's and a bridge's.
             self._link(flags=_IFF_PROMISC if after.promiscuous else 0, change=_IFF_PROMISC)
+        for surface in self._surfaces:
+            surface.write_pf(now, after)
 
     def refuse_while_held(self, count: int) -> None:
         """A change of the count goes through 0, which takes every VF from its guest."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vfd.nic.protocol import Capability, Support
-from vfd.policy.values import GuestMacs, LinkStatus, VfRules
+from vfd.policy.values import GuestMacs, LinkStatus, PfPolicy, VfRules
 
 Shown = Mapping[str, Any]
 """Attributes of VfRules, as a surface shows them."""
@@ -60,6 +60,26 @@ class Surface(Protocol):
         """Makes these VFs enforce what is assigned, in as few calls as the surface takes.
 
         All or none: raises NicError after putting back what it had changed."""
+        ...
+
+
+class PfSurface(Protocol):
+    """A control surface that also sets the PF itself. Nothing is offered while it is absent."""
+
+    def pf_capabilities(self) -> Mapping[str, Capability]:
+        """The attributes of PfPolicy that it can set."""
+        ...
+
+    def observe_pf(self, wanted: PfPolicy) -> Shown:
+        """Those of its attributes as the PF has them, in place of those of ``wanted``.
+
+        Raises NicError."""
+        ...
+
+    def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:
+        """Makes the PF have what ``after`` asks of its attributes; writes only what differs.
+
+        Raises NicError, perhaps with a part done: the caller writes the old policy again."""
         ...
 
 

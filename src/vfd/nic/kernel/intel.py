@@ -1,0 +1,407 @@
+"""Intel's SR-IOV hypervisor management interface: ``/sys/class/net/PF/device/sriov/``.
+
+Offered by Intel's out-of-tree i40e. This surface takes what rtnetlink has no words for: VLAN
+lists, further MACs, mirrors, broadcast, multicast and unknown unicast, shares of traffic classes,
+and a VF that is truly off. The default MAC, spoof check, trust, rate and link state stay
+rtnetlink's: the same functions of the driver stand behind both, rtnetlink sets all VFs in one
+message, and the ``link_state`` file does not tell ``auto`` from ``enable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vfd.nic.kernel.attributes import Write, read, run, vf_numbers
+from vfd.nic.kernel.intel_files import VfFiles, changes, read_vf
+from vfd.nic.kernel.intel_qos import class_map, classes_in_use, restrictions
+from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
+from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
+from vfd.policy.values import (
+    C_TAG,
+    S_TAG,
+    Direction,
+    LinkStatus,
+    Mirror,
+    PfPolicy,
+    QueueShare,
+    VfRules,
+)
+
+NAME = "sysfs:i40e"
+_LINK = {LinkStatus.AUTO: "auto", LinkStatus.ON: "enable", LinkStatus.OFF: "disable"}
+_NEUTRAL = VfFiles(promisc=frozenset({"mcast"}))
+"""An open VF of which nothing is asked: it gets the multicast that policies allow by default."""
+
+
+class IntelSysfs:
+    """The surface. ``root``: the PF's ``device/sriov``, which exists while the PF has VFs."""
+
+    name = NAME
+
+    def __init__(self, root: Path, pf: PfPolicy) -> None:
+        self._root = root
+        self._pf = pf
+        self._listed: dict[int, frozenset[str]] = {}
+        """The further MACs that this process listed, by VF: the driver's list has the guest's own
+        among them. Before the first write to a VF all that is listed counts as ours."""
+
+    def present(self) -> bool:
+        """Whether the driver offers the interface now."""
+        return any((self._root / f"{vfid}/trunk").exists() for vfid in vf_numbers(self._root)[:1])
+
+    def capabilities(self) -> Mapping[str, Capability]:
+        if not self.present():
+            return {}
+        enforced = Capability(Support.ENFORCED, by=self.name)
+        trunk = Capability(Support.LIMITED, by=self.name, limit="at least one VLAN, none inserted")
+        first = self._root / str(vf_numbers(self._root)[0])
+        offers = dict.fromkeys(TAGGING - {"vlan_anti_spoof"}, trunk)
+        offers |= dict.fromkeys(("macs", "allow_mcast", "allow_un_ucast"), enforced)
+        offers["mirror"] = Capability(
+            Support.LIMITED, by=self.name, limit="one target for each direction, all VLANs"
+        )
+        offers["queues"] = Capability(
+            Support.LIMITED,
+            by=self.name,
+            limit="whole percents, at least 1; a change restarts all VFs of the PF",
+        )
+        if (first / "vlan_anti_spoof").exists():
+            offers["vlan_anti_spoof"] = trunk
+        if (first / "allow_bcast").exists():
+            offers["allow_bcast"] = enforced
+        return offers
+
+    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
+        short: dict[str, Capability] = {}
+        if reason := self._no_trunk(rules):
+            short = dict.fromkeys(TAGGING, Capability(Support.ABSENT, reason=reason))
+        if reason := _no_mirror(rules):
+            short["mirror"] = Capability(Support.ABSENT, reason=reason)
+        return short
+
+    def express(self, assigned: Assignment) -> Shown:
+        files = self._target(_NEUTRAL, assigned)
+        return self._shown(files, files.macs, None, self._outer_tpid())
+
+    def read(self) -> Mapping[int, Shown]:
+        outer = self._outer_tpid()
+        return {
+            vfid: self._shown(files, files.macs, self._listed.get(vfid), outer)
+            for vfid, files in self._files().items()
+        }
+
+    def write(self, wanted: Mapping[int, Assignment]) -> None:
+        before = self._files()
+        if missing := wanted.keys() - before.keys():
+            raise NicError(
+                f"{self._root}: no VF {', '.join(map(str, sorted(missing)))};"
+                f" the driver shows {len(before)}"
+            )
+        after = {
+            vfid: self._target(self._own(vfid, before[vfid]), assigned)
+            for vfid, assigned in wanted.items()
+        }
+        links = {
+            vfid: _LINK[assigned.rules.link_status] if assigned.rules else "disable"
+            for vfid, assigned in wanted.items()
+        }
+        try:
+            self._converge(after, links)
+        except NicError:
+            self._converge({vfid: before[vfid] for vfid in after}, dict.fromkeys(after, "auto"))
+            raise
+        for vfid, files in after.items():
+            self._listed[vfid] = files.macs
+
+    def _converge(self, after: Mapping[int, VfFiles], links: Mapping[int, str]) -> None:
+        """Writes what differs, and looks whether it holds: the driver drops some commands with a
+        line in its log only (a MAC too many), and resets VFs that it enables."""
+        for attempt in (1, 2):
+            now = self._files()
+            writes = [
+                write
+                for vfid, want in after.items()
+                for write in self._vf_writes(vfid, now[vfid], want, links[vfid])
+            ]
+            writes += self._share_writes(now, after)
+            if not writes:
+                return
+            if attempt == 1:
+                run(writes)
+        refused = "; ".join(f"{write.path}: {write.text}" for write in writes)
+        raise NicError(f"the driver took these without effect: {refused}")
+
+    def _vf_writes(self, vfid: int, now: VfFiles, want: VfFiles, link: str) -> Iterator[Write]:
+        return changes(self._root / str(vfid), self._own(vfid, now, want), want, link)
+
+    def _own(self, vfid: int, files: VfFiles, want: VfFiles | None = None) -> VfFiles:
+        """Without the MACs that the guest asked for itself."""
+        if vfid not in self._listed:
+            return files
+        ours = self._listed[vfid] | (want.macs if want else frozenset())
+        return replace(files, macs=files.macs & ours)
+
+    def _files(self) -> Mapping[int, VfFiles]:
+        classes = classes_in_use(self._root)
+        try:
+            return {
+                vfid: read_vf(self._root / str(vfid), classes) for vfid in vf_numbers(self._root)
+            }
+        except FileNotFoundError as error:
+            raise NicGoneError(f"{error.filename}: it is not there any more") from error
+        except (OSError, ValueError) as error:
+            raise NicError(f"{self._root}: {error}") from error
+
+    def _target(self, now: VfFiles, assigned: Assignment) -> VfFiles:
+        """What the files are to say; what is not this surface's stays as it is."""
+        rules, mine = assigned.rules, assigned.attributes
+        neutral = replace(
+            now,
+            macs=frozenset(),
+            promisc=_NEUTRAL.promisc,
+            ingress_mirror=None,
+            egress_mirror=None,
+            vlan_mirror=frozenset(),
+            allow_bcast=None if now.allow_bcast is None else True,
+        )
+        if rules is None:
+            return replace(
+                neutral,
+                enable=False,
+                trunk=frozenset(),
+                allow_untagged=True,
+                promisc=frozenset(),
+            )
+        want = replace(neutral, enable=True)
+        if "vlans" in mine:
+            want = replace(
+                want,
+                trunk=frozenset(rules.vlans),
+                allow_untagged=rules.allow_untagged,
+                vlan_strip=rules.strip_stag or rules.strip_ctag,
+                vlan_anti_spoof=rules.vlan_anti_spoof if "vlan_anti_spoof" in mine else None,
+            )
+        modes = {"mcast"} if "allow_mcast" not in mine or rules.allow_mcast else set()
+        if "allow_un_ucast" in mine and rules.allow_un_ucast:
+            modes.add("ucast")
+        want = replace(want, promisc=frozenset(modes))
+        if "allow_bcast" in mine:
+            want = replace(want, allow_bcast=rules.allow_bcast)
+        if "macs" in mine:
+            want = replace(want, macs=frozenset(rules.macs))
+        if "mirror" in mine:
+            targets = _mirror_targets(rules)
+            want = replace(
+                want,
+                ingress_mirror=targets.get(Direction.IN),
+                egress_mirror=targets.get(Direction.OUT),
+            )
+        if "queues" in mine and self._pf.enable_qos and rules.queues:
+            want = replace(want, shares=_whole_shares(rules))
+        return want
+
+    def _share_writes(
+        self, now: Mapping[int, VfFiles], after: Mapping[int, VfFiles]
+    ) -> list[Write]:
+        """Shares that differ and the one write that applies them. A share can't go back to 0, so a
+        VF that is closed keeps the least, 1 %, from the next change on."""
+        if not self._pf.enable_qos:
+            return []
+        wanted = {vfid: after.get(vfid, files) for vfid, files in now.items()}
+        changed = [
+            Write(self._root / f"{vfid}/qos/{tc}/share", str(share))
+            for vfid, files in wanted.items()
+            for tc, share in files.shares
+            if files.enable and dict(now[vfid].shares).get(tc) not in (None, share)
+        ]
+        if not changed:
+            return []
+        spared = [
+            Write(self._root / f"{vfid}/qos/{tc}/share", "1")
+            for vfid, files in wanted.items()
+            for tc, share in now[vfid].shares
+            if not files.enable and share > 1
+        ]
+        return [*spared, *changed, Write(self._root / "qos/apply", "1")]
+
+    def _shown(
+        self, files: VfFiles, macs: frozenset[str], listed: frozenset[str] | None, outer: int
+    ) -> Shown:
+        """Files as attributes of VfRules."""
+        if not files.enable:
+            return {"link_status": LinkStatus.OFF}
+        shown: dict[str, Any] = {
+            "macs": tuple(sorted(macs if listed is None else macs & listed)),
+            "mirror": _mirrors(files),
+            "allow_mcast": "mcast" in files.promisc,
+            "allow_un_ucast": "ucast" in files.promisc,
+        }
+        if files.trunk:
+            shown["vlans"] = tuple(sorted(files.trunk - {0}))
+            shown["allow_untagged"] = files.allow_untagged
+            shown["strip_stag"] = files.vlan_strip and outer == S_TAG
+            shown["strip_ctag"] = files.vlan_strip and outer == C_TAG
+            if files.vlan_anti_spoof is not None:
+                shown["vlan_anti_spoof"] = files.vlan_anti_spoof
+        if files.allow_bcast is not None:
+            shown["allow_bcast"] = files.allow_bcast
+        if self._pf.enable_qos:
+            shown["queues"] = tuple(
+                QueueShare.model_construct(priority=tc, share=share)
+                for tc, share in files.shares
+                if share
+            )
+        return shown
+
+    def _no_trunk(self, rules: VfRules) -> str:
+        if rules.access_vid is not None:
+            return "i40e's sysfs strips tags but inserts none: that is rtnetlink's port VLAN"
+        if not rules.vlans:
+            return "i40e's trunk without a VLAN lets every VLAN pass: name at least one"
+        outer = self._outer_tpid()
+        if not rules.strip_stag and outer != C_TAG:
+            return (
+                f"the PF's tpid is {outer:#x}, and i40e has one TPID for the lists of all its VFs"
+            )
+        return ""
+
+    def _outer_tpid(self) -> int:
+        """The TPID that VLAN lists are about. Where the device has none to set: 0x8100."""
+        try:
+            return int(read(self._root / "tpid"), 16)
+        except (OSError, ValueError):
+            return C_TAG
+
+    # -- the PF's own settings: see PfSurface ------------------------------------------------
+
+    def pf_capabilities(self) -> Mapping[str, Capability]:
+        if not self.present():
+            return {}
+        offers = {
+            "enable_loopback": Capability(Support.ENFORCED, by=self.name),
+            "tclasses": Capability(
+                Support.LIMITED,
+                by=self.name,
+                limit="pri, lsp and max_bw in steps of 50 Mbit/s; not min_bw, bsp or bw_grps;"
+                " a change restarts all VFs of the PF, and 8 classes stay until the driver is"
+                " loaded anew",
+            ),
+        }
+        try:
+            read(self._root / "tpid")
+        except OSError:
+            reason = "this device's outer TPID can't be set (X722)"
+            offers["tpid"] = Capability(
+                Support.ABSENT, reason=reason, consequence="service tags are 0x8100"
+            )
+        else:
+            offers["tpid"] = Capability(
+                Support.LIMITED,
+                by=self.name,
+                limit="of the whole device; a change restarts all VFs",
+            )
+        return offers
+
+    def observe_pf(self, wanted: PfPolicy) -> Mapping[str, Any]:
+        if not self.present():
+            return {}
+        shown: dict[str, Any] = {"enable_loopback": any(self._loopback().values())}
+        if wanted.tpid != self._outer_tpid():
+            shown["tpid"] = self._outer_tpid()
+        if wanted.enable_qos and class_map(self._root) != restrictions(wanted, self._link_mbps()):
+            shown["enable_qos"] = False
+        return shown
+
+    def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:
+        """Raises NicError; the caller then writes the old policy again."""
+        self._pf = after
+        if not self.present():
+            return
+        on = "on" if after.enable_loopback else "off"
+        writes = [
+            Write(self._root / f"{vfid}/loopback", on)
+            for vfid, is_on in self._loopback().items()
+            if is_on != after.enable_loopback
+        ]
+        if after.tpid != now.tpid and after.tpid != self._outer_tpid():
+            writes.append(Write(self._root / "tpid", f"{after.tpid:x}"))
+        if after.enable_qos:
+            wanted = restrictions(after, self._link_mbps())
+            have = class_map(self._root)
+            classes = [tc for tc in wanted if have.get(tc) != wanted[tc]]
+            for tc in classes:
+                folder = self._root / f"qos/{tc}"
+                writes.append(Write(folder / "priority", ",".join(map(str, wanted[tc].pcps))))
+                writes.append(Write(folder / "lsp", "on" if wanted[tc].lsp else "off"))
+                writes.append(Write(folder / "max_bw", str(wanted[tc].max_mbps)))
+            if classes:
+                writes.append(Write(self._root / "qos/apply", "1"))
+        run(writes)
+        if after.enable_qos and class_map(self._root) != restrictions(after, self._link_mbps()):
+            raise NicError(
+                f"{self._root}/qos: the driver did not take the traffic classes: it can't go back"
+                " to fewer until it is loaded anew"
+            )
+
+    def _loopback(self) -> Mapping[int, bool]:
+        try:
+            return {
+                vfid: read(self._root / f"{vfid}/loopback") == "on"
+                for vfid in vf_numbers(self._root)
+            }
+        except OSError as error:
+            raise NicError(f"{self._root}: {error}") from error
+
+    def _link_mbps(self) -> int:
+        """The PF's speed; 0 while its link is down."""
+        for netdev in sorted((self._root.parent / "net").glob("*")):
+            try:
+                return max(0, int(read(netdev / "speed")))
+            except (OSError, ValueError):
+                continue
+        return 0
+
+
+def _mirror_targets(rules: VfRules) -> Mapping[Direction, int]:
+    targets = {}
+    for mirror in rules.mirror:
+        for direction in (Direction.IN, Direction.OUT):
+            if mirror.direction in (direction, Direction.ALL):
+                targets[direction] = mirror.target
+    return targets
+
+
+def _mirrors(files: VfFiles) -> tuple[Mirror, ...]:
+    into, out = files.ingress_mirror, files.egress_mirror
+    if into is not None and into == out:
+        return (Mirror(target=into, direction=Direction.ALL),)
+    pairs = ((into, Direction.IN), (out, Direction.OUT))
+    return tuple(
+        Mirror(target=target, direction=direction)
+        for target, direction in pairs
+        if target is not None
+    )
+
+
+def _no_mirror(rules: VfRules) -> str:
+    if any(mirror.vlans for mirror in rules.mirror):
+        return (
+            "by VLAN, i40e copies the frames of every VF in that VLAN (vlan_mirror), not this VF's:"
+            " mirror all of this VF's VLANs"
+        )
+    directions = [
+        direction
+        for mirror in rules.mirror
+        for direction in (Direction.IN, Direction.OUT)
+        if mirror.direction in (direction, Direction.ALL)
+    ]
+    if len(directions) != len(set(directions)):
+        return "i40e has one mirror target for each direction of a VF"
+    return ""
+
+
+def _whole_shares(rules: VfRules) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted((queue.priority, max(1, int(queue.share))) for queue in rules.queues))

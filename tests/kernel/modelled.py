@@ -1,0 +1,81 @@
+"""Vendors' models mounted for tests: where they are, what was written to them, what they do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vfd.nic.kernel.surface import Assignment, Surface
+from vfd.policy.values import VfRules
+
+START = 30.0
+"""Seconds that a model may take to start on a busy machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Modelled:
+    """A mounted model."""
+
+    root: Path
+
+    def log(self) -> list[tuple[str, str, int]]:
+        """Every write so far: path, text, errno."""
+        return [tuple(json.loads(line)) for line in self._control("log").splitlines()]
+
+    def state(self) -> Any:
+        return json.loads(self._control("state"))
+
+    def vf(self, vfid: int) -> Any:
+        return self.state()["vfs"][vfid]
+
+    def act(self, name: str, text: str) -> None:
+        """Something that happens beside the interface; ``fail``: a fault to come."""
+        (self.root / ".model" / name).write_text(text)
+
+    def text(self, path: str) -> str:
+        return (self.root / path).read_text().strip()
+
+    def _control(self, name: str) -> str:
+        return (self.root / ".model" / name).read_text()
+
+
+@contextmanager
+def modelled(vendor: str, *options: str, vfs: int = 4) -> Iterator[Modelled]:
+    """A model in a process of its own, mounted in a folder of its own."""
+    if not Path("/dev/fuse").exists() or os.geteuid():
+        pytest.skip("a model needs /dev/fuse and root to mount it")
+    folder = Path(tempfile.mkdtemp(prefix="vfd-model-"))
+    command = [sys.executable, "-m", "lab.models", vendor, str(folder), f"--vfs={vfs}", *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as server:
+        try:
+            deadline = time.monotonic() + START
+            while not (folder / ".model").exists():
+                assert server.poll() is None, "the model ended at once"
+                assert time.monotonic() < deadline, "the model was not mounted in time"
+                time.sleep(0.05)
+            yield Modelled(folder)
+        finally:
+            assert server.stdin
+            server.stdin.close()
+            server.wait(timeout=10)
+            folder.rmdir()
+
+
+def part(surface: Surface, rules: VfRules) -> Assignment:
+    """What of these rules the surface would be given if it were the only one."""
+    short = surface.shortfalls(rules)
+    return Assignment(rules, frozenset(surface.capabilities().keys() - short.keys()))
+
+
+CLOSED = Assignment(None, frozenset())

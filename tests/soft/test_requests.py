@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from tests.soft.world import World, frame, ip, world
 
 from vfd.nic.protocol import Event, EventKind
+from vfd.nic.soft import namespace
 from vfd.policy.requests import RequestKind
 
 PEER = "02:00:00:00:aa:01"
@@ -62,6 +65,16 @@ def test_a_macvlan_talks_only_when_its_mac_is_granted(granted: bool) -> None:
         ip("-n", w.guests[0], "link", "del", "mv")
         w.until(asked(RequestKind.REMOVE_MAC, WANTED))
         assert not passes(w, WANTED)
+
+
+def test_a_further_address_of_the_interface_itself_is_a_request() -> None:
+    with world() as w:
+        pair(w)
+        with namespace.inside(w.guests[0]):
+            add = ["bridge", "fdb", "add", WANTED, "dev", "eth0", "self"]
+            subprocess.run(add, check=True, capture_output=True)
+        w.until(asked(RequestKind.ADD_MAC, WANTED))
+        assert passes(w, WANTED)
 
 
 @pytest.mark.parametrize("granted", [True, False])

@@ -9,6 +9,7 @@ messages that the NICs need are packed here with ``struct``. The layout is that 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
@@ -284,6 +285,7 @@ class Listener:
             self._socket.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        _attach_filter(self._socket)
         self._socket.bind((0, 0))
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
@@ -316,3 +318,25 @@ class Listener:
                     nsid = struct.unpack_from("=i", value)[0]
             for message, _, _, sender, body in split_with_sender(data):
                 heard.append((nsid, message, sender, body))
+
+
+def _attach_filter(listener: socket.socket) -> None:
+    """Keeps neighbour notifications other than of a bridge's or device's own address lists from
+    waking the daemon: traffic alone makes ARP and ND entries change all the time. Classic BPF;
+    the type of a message (28, 29: RTM_NEWNEIGH, RTM_DELNEIGH) is in host byte order."""
+    added, removed = (int.from_bytes(struct.pack("=H", kind), "big") for kind in (28, 29))
+    program = b"".join(
+        struct.pack("=HBBI", code, yes, no, value)
+        for code, yes, no, value in (
+            (0x28, 0, 0, 4),  # ldh [4]: nlmsg_type
+            (0x15, 1, 0, added),  # jeq
+            (0x15, 0, 2, removed),  # jeq, else accept
+            (0x30, 0, 0, 16),  # ldb [16]: ndm_family
+            (0x15, 0, 1, 7),  # jeq AF_BRIDGE, else drop
+            (0x06, 0, 0, 0xFFFFFFFF),  # accept
+            (0x06, 0, 0, 0),  # drop
+        )
+    )
+    buffer = ctypes.create_string_buffer(program, len(program))
+    bound = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+    listener.setsockopt(socket.SOL_SOCKET, 26, bound)  # SO_ATTACH_FILTER

@@ -63,6 +63,9 @@ class SoftNic:
             self._works = Enforcement(self._switch, datapath, self._guests)
             self._watch = Watch(self._switch, self._guests, self, datapath.ring, datapath.drain)
             self._state = self._adopt(pf)
+        except NicError:
+            self._switch.close()
+            raise
         except OSError as e:
             self._switch.close()
             raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e

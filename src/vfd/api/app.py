@@ -41,7 +41,7 @@ class _StrictJson(Request):
 
     async def json(self) -> Any:
         try:
-            value = json.loads(await self.body(), parse_constant=_no_constant)
+            value = json.loads(await self.body(), parse_constant=_no_constant, parse_float=_number)
             json.dumps(value, ensure_ascii=False).encode()
         except (UnicodeError, RecursionError) as error:
             raise HTTPException(400, f"the body is no JSON text: {error}") from None
@@ -50,6 +50,14 @@ class _StrictJson(Request):
 
 def _no_constant(name: str) -> Any:
     raise json.JSONDecodeError(f"{name} is no JSON number", name, 0)
+
+
+def _number(text: str) -> float | int:
+    """JSON Schema knows one kind of number: 4.0 is the integer 4."""
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise json.JSONDecodeError(f"{text} is too large", text, 0)
+    return int(value) if value.is_integer() else value
 
 
 class _Route(APIRoute):
@@ -89,6 +97,7 @@ def make_app(daemon: Daemon, group: int | None) -> FastAPI:
     )
     app.router.route_class = _Route
     errors.install(app)
+    errors.describe(app)
     _daemon_routes(app, daemon)
     _pf_routes(app, daemon)
     _vf_routes(app, daemon)

@@ -8,7 +8,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from vfd.api import schema, views
 from vfd.config.errors import shown
@@ -51,6 +53,29 @@ def some(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def describe(app: FastAPI) -> None:
+    """Has ``app`` describe its errors as they are, not as the framework's own would be."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        document = generate()
+        schemas = document["components"]["schemas"]
+        error = schema.Error.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(error.pop("$defs"))
+        schemas["Error"] = error
+        for path in document["paths"].values():
+            for operation in path.values():
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
 def answer(
     status: int,
     detail: str,
@@ -78,8 +103,18 @@ def install(app: FastAPI) -> None:
     """Has ``app`` answer every exception with an ``Error``."""
 
     @app.exception_handler(HTTPException)
-    async def by_framework(_: Request, error: HTTPException) -> Response:
-        return answer(error.status_code, str(error.detail), headers=error.headers)
+    async def by_framework(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            # Each method is a route of its own, and the framework names only the first one's.
+            methods = {
+                method
+                for route in app.routes
+                if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE
+                for method in route.methods or ()
+            }
+            headers["allow"] = ", ".join(sorted(methods))
+        return answer(error.status_code, str(error.detail), headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> Response:

@@ -330,6 +330,23 @@ class VfList(Answer):
 class VfBody(Asked):
     """Which configuration: a file in ``config_dir``, or the content itself. One of the two."""
 
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string"}, "config": {"type": "null"}},
+                },
+                {
+                    "required": ["config"],
+                    "properties": {"config": {"type": "object"}, "file": {"type": "null"}},
+                },
+            ]
+        },
+    )
+
     file: Name | None = None
     """Under ``config_dir``, with or without ``.json``."""
     name: Name | None = None

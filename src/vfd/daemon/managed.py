@@ -65,6 +65,8 @@ class Aim:
     scale: float
     warnings: Mapping[int | None, tuple[str, ...]]
     """By vfid; None: of the PF."""
+    short: Mapping[int, tuple[str, ...]]
+    """Those of the warnings that say what the NIC can't enforce."""
 
 
 @dataclass(slots=True)
@@ -177,17 +179,23 @@ class Managed:
             )
         resolved = resolve(asked, link_bps or DEFAULT_LINK)
         rules = {vf.vfid: vf for vf in resolved.nic.vfs}
+        short = dict(self.aim.short) if self.aim else {}
+        admitted = self._admitted_before(pf, resolved.nic)
         for one in everyone:
+            if admitted.get(one.policy.vfid) is one:
+                continue
             verdict = admit(
                 one.policy, one.stated, nic.shortfalls(rules[one.policy.vfid].rules), pf.strict
             )
-            warnings[one.policy.vfid] += verdict.warnings
+            short[one.policy.vfid] = verdict.warnings
             problems += [
                 Problem(one.file, s.field, shown(s.value), s.rule) for s in verdict.refused
             ]
         if problems:
             raise RefusedError(problems)
         vfid_of = {c.policy.name: c.policy.vfid for c in everyone}
+        for one in everyone:
+            warnings[one.policy.vfid] += short.get(one.policy.vfid, ())
         for remark in remarks(asked, link_bps=link_bps):
             if (vfid := vfid_of.get(remark.vf)) is not None or not remark.vf:
                 warnings[vfid].append(f"{remark.field}: {remark.rule}")
@@ -197,7 +205,19 @@ class Managed:
             resolved.nic,
             resolved.scale,
             {vfid: tuple(dict.fromkeys(texts)) for vfid, texts in warnings.items()},
+            {one.policy.vfid: short.get(one.policy.vfid, ()) for one in everyone},
         )
+
+    def _admitted_before(self, pf: PfPolicy, desired: NicPolicy) -> Mapping[int, Configured]:
+        """VFs that passed the door as they are: what a NIC can enforce was not asked twice."""
+        if self.aim is None or self.aim.pf != pf:
+            return {}
+        old = self.aim.desired.by_vfid()
+        return {
+            vf.vfid: self.aim.vfs[vf.vfid]
+            for vf in desired.vfs
+            if vf.vfid in self.aim.vfs and old.get(vf.vfid) == vf
+        }
 
     def _counted(self, pf: PfPolicy) -> PfPolicy:
         """With the number of VFs that the NIC has, where the configuration leaves it open."""

@@ -114,11 +114,20 @@ class Enforcement:
 
     def _decoded(self) -> dict[int, VfRules]:
         """The rules that the tables hold; decoded again only where the tables changed."""
-        tables = self.datapath.tables
-        if tables is not self._decoded_from:
-            self._decoded_rules = {
-                vfid: vf.rules for vfid, vf in decode(tables).vfs.items() if vf.rules is not None
-            }
+        tables, before = self.datapath.tables, self._decoded_from
+        if tables is not before:
+            changed = tables
+            if before is not None and before.macs == tables.macs:
+                differ = {p: raw for p, raw in tables.ports.items() if before.ports.get(p) != raw}
+                changed = replace(tables, ports=differ, note=b"")
+            else:
+                self._decoded_rules = {}
+            for vfid, vf in decode(changed).vfs.items():
+                self._decoded_rules.pop(vfid, None)
+                if vf.rules is not None:
+                    self._decoded_rules[vfid] = vf.rules
+            for vfid in [v for v in self._decoded_rules if v + 1 not in tables.ports]:
+                del self._decoded_rules[vfid]
             self._decoded_from = tables
         return self._decoded_rules
 

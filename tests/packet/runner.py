@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import pytest
+
 from vfd.nic.protocol import Counters
 
 from .bench import Bench
@@ -125,6 +127,12 @@ class Runner:
                 elif sent := self._sent.get(marker):
                     self._late.append(f"{sent.case.name}: late at {_port(port)}: {describe(raw)}")
         return ours
+
+
+def say(faults: list[str]) -> None:
+    """Fails the test with all that is wrong, a line each."""
+    if faults:
+        pytest.fail("\n".join(faults), pytrace=False)
 
 
 def _batches(steps: tuple[Step, ...]) -> Iterator[list[Step]]:

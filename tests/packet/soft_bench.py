@@ -19,7 +19,7 @@ from vfd.nic import soft
 from vfd.nic.protocol import Counters, Event, EventKind, Nic, Support
 from vfd.nic.soft import namespace
 from vfd.plan.plan import Observed, plan
-from vfd.policy.requests import Request, RequestKind, decide
+from vfd.policy.requests import Decision, Request, RequestKind, decide
 from vfd.policy.resolve import resolve
 from vfd.policy.values import NicPolicy, PfPolicy
 
@@ -112,8 +112,23 @@ class SoftBench:
                     subprocess.run(command, check=True)
             self._undo = {}
             self._pump(0.02)
+        if self._guest == "veth":
+            self._wear_own_macs([vf.vfid for vf in nic.vfs if vf.vm_mac is None])
         self.become(nic)
         self._learn_own_macs()
+
+    def _wear_own_macs(self, vfids: list[int]) -> None:
+        """These guests start with the NIC's own MAC, whatever theirs was before."""
+        if not vfids:
+            return
+        keep = tuple(vf for vf in self._desired.vfs if vf.vfid not in vfids)
+        self._apply(self._desired.model_copy(update={"vfs": keep}))
+        self._pump(0.02)
+        state = self._nic.observe()
+        for vfid in vfids:
+            netns, name = self.guest(vfid)
+            self._ip("-n", netns, "link", "set", name, "address", str(state.vfs[vfid].mac))
+        self._pump(0.02)
 
     def become(self, nic: NicPolicy) -> None:
         self._apply(nic.model_copy(update={"pf": self._pf(nic.pf)}))
@@ -284,6 +299,10 @@ class SoftBench:
             self._nic.revoke(event.vfid)
         if event.request is None:
             return None
+        if self._guest == "tap":
+            # a VM asks by sending; the cases' false sources are no requests
+            self._nic.answer(event.request, Decision(False, "nobody asks here"))
+            return event.request, False
         state = self._nic.observe()
         decision = decide(
             self._desired,

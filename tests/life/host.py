@@ -1,0 +1,198 @@
+"""A host for one daemon: a wire, guests in namespaces, the NIC's VFs moved into them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.life.daemon import Daemon
+from tests.life.stream import Stream, Traffic
+from tests.packet.frames import ALL, STRANGER, WORLD, c, frame, from_vf, mac
+from tests.packet.ports import PacketPort
+
+from vfd.nic.soft import namespace
+
+WIRE = -1
+VFS = 8
+PPS = 400
+"""Frames a second of each stream."""
+
+
+class Host:
+    """VFs 0 and 1 are tenants of VLAN 100, VF 2 one of VLAN 200: nobody touches these.
+    VFs 3 … are there to be changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.id = f"l{os.urandom(3).hex()}"
+        self.ports: dict[int, PacketPort] = {}
+        self._namespaces: dict[int, str] = {}
+        self.cleanup = contextlib.ExitStack()
+        self.wire_ns = f"{self.id}-wire"
+        self._new_namespace(self.wire_ns)
+        self.uplink, self.wire_name = f"{self.id}u", f"{self.id}w"
+        self.cleanup.callback(quietly, "ip", "netns", "del", f"vfd-{self.id}")
+        ip("link", "add", self.uplink, "type", "veth", "peer", "name", self.wire_name)
+        self.cleanup.callback(quietly, "ip", "link", "del", self.uplink)
+        ip("link", "set", self.wire_name, "netns", self.wire_ns)
+        ip("-n", self.wire_ns, "link", "set", self.wire_name, "up", "arp", "off")
+        self.ports[WIRE] = PacketPort(self.wire_ns, self.wire_name)
+        self.daemon = Daemon(folder, self.pf())
+        self.cleanup.callback(self.daemon.kill)
+        for vfid in (0, 1, 2):
+            self.daemon.write(f"tenant{vfid}", self.untouched(vfid))
+
+    def pf(self, **changes: object) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "backend": "soft",
+            "vfs": VFS,
+            "link_speed": "10Gbps",
+            "uplink": self.uplink,
+            "enable_loopback": True,
+        } | changes
+
+    def untouched(self, vfid: int) -> dict[str, object]:
+        return self.vf(vfid, vlans=[200 if vfid == 2 else 100], strip_ctag=True, link_status="on")
+
+    def vf(self, vfid: int, **config: object) -> dict[str, object]:
+        """A VF's configuration."""
+        return {"pciid": self.id, "vfid": vfid, "vm_mac": mac(vfid), "vlans": [300]} | config
+
+    def start(self) -> None:
+        """Starts the daemon for the first time and seats the untouched guests."""
+        self.daemon.start()
+        for vfid in (0, 1, 2):
+            self.seat(vfid)
+
+    def netdev(self, vfid: int) -> str:
+        return f"{self.id}v{vfid}"
+
+    def seat(self, vfid: int, *, listen: bool = True) -> None:
+        """Moves a VF into a new guest's namespace."""
+        netns, name = f"{self.id}-g{vfid}", self.netdev(vfid)
+        self._new_namespace(netns)
+        self._namespaces[vfid] = netns
+        ip("link", "set", name, "netns", netns)
+        ip("-n", netns, "link", "set", name, "up", "arp", "off")
+        if listen:
+            self.ports[vfid] = PacketPort(netns, name)
+
+    def unseat(self, vfid: int) -> None:
+        """Deletes the guest's namespace, and its VF with it."""
+        namespace.remove(self._namespaces.pop(vfid))
+
+    def guest(self, vfid: int, *command: str) -> None:
+        """``ip`` in the guest's namespace."""
+        ip("-n", self._namespaces[vfid], *command)
+
+    def guest_batch(self, vfid: int, commands: list[str]) -> None:
+        subprocess.run(
+            ["ip", "-n", self._namespaces[vfid], "-force", "-batch", "-"],
+            input="\n".join(commands),
+            text=True,
+            check=False,
+            capture_output=True,
+        )
+
+    def is_there(self, vfid: int) -> bool:
+        return Path(f"/sys/class/net/{self.netdev(vfid)}").exists()
+
+    def traffic(self) -> Traffic:
+        """The untouched tenants' streams, and the tell-tales."""
+        a_to_b, b_to_a = from_vf(0, mac(1)), from_vf(1, mac(0))
+        out, back = from_vf(0, WORLD), frame(mac(1), WORLD, c(100))
+        alone = from_vf(2, WORLD)
+        streams = (
+            Stream("VF 0 to VF 1", 0, a_to_b, {1: a_to_b}),
+            Stream("VF 1 to VF 0", 1, b_to_a, {0: b_to_a}),
+            Stream("VF 0 to the wire", 0, out, {WIRE: out.tagged(c(100))}),
+            Stream("VF 2 to the wire", 2, alone, {WIRE: alone.tagged(c(200))}),
+            Stream("the wire to VF 1", WIRE, back, {1: back.tagged()}, over_wire=True),
+            Stream(
+                "VF 1's broadcast",
+                1,
+                from_vf(1, ALL),
+                {0: from_vf(1, ALL), WIRE: from_vf(1, ALL, c(100))},
+            ),
+            Stream("TELL-TALE a false source at VF 0", 0, frame(mac(1), STRANGER)),
+            Stream("TELL-TALE VF 2 as VF 0", 2, from_vf(0, mac(1))),
+            Stream("TELL-TALE VF 2's tag of VLAN 100", 2, from_vf(2, mac(1), c(100))),
+            Stream("TELL-TALE VLAN 200 to VF 1", WIRE, frame(mac(1), WORLD, c(200))),
+            Stream("TELL-TALE an untagged frame to VF 0", WIRE, frame(mac(0), WORLD)),
+            Stream("TELL-TALE a nobody from the wire", WIRE, frame(STRANGER, WORLD, c(100))),
+        )
+        return Traffic(streams, {port: self.ports[port] for port in (WIRE, 0, 1, 2)}, PPS)
+
+    def counters(self) -> dict[int | None, dict[str, int]]:
+        """vfid (None: the PF) → counters, as the operator's table shows them."""
+        rows = self.daemon.must("GET", f"/v1/show?pf={self.id}")["rows"]
+        return {row["vfid"]: row["counters"] for row in rows}
+
+    def converged(self) -> list[str]:
+        """What differs between the files in config_dir and what the NIC enforces."""
+        files = {
+            path.stem: json.loads(path.read_text())
+            for path in self.daemon.config_dir.glob("*.json")
+        }
+        answer = self.daemon.must("GET", "/v1/vfs")
+        in_force = {vf["name"]: vf for vf in answer["vfs"]}
+        found = [f"{bad['file']}: {bad['problems']}" for bad in answer["bad_files"]]
+        if files.keys() != in_force.keys():
+            found.append(f"files {sorted(files)}, in force {sorted(in_force)}")
+        for name in files.keys() & in_force.keys():
+            found += [f"{name}: {d}" for d in _differences(files[name], in_force[name])]
+        rows = self.daemon.must("GET", f"/v1/show?pf={self.id}")["rows"]
+        open_vfs = {row["vfid"] for row in rows if row["vfid"] is not None and row["name"]}
+        named = {config["vfid"] for config in files.values()}
+        if open_vfs != named:
+            found.append(f"VFs {sorted(open_vfs)} are open, files name {sorted(named)}")
+        return found
+
+    def close(self) -> None:
+        for port in self.ports.values():
+            port.close()
+        self.cleanup.close()
+
+    def _new_namespace(self, name: str) -> None:
+        namespace.create(name)
+        self.cleanup.callback(namespace.remove, name)
+        with namespace.inside(name):
+            for which in ("all", "default"):
+                Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
+
+
+def _differences(file: dict[str, Any], answer: dict[str, Any]) -> Iterator[str]:
+    yield from (str(difference) for difference in answer["differences"])
+    if answer["in_force"] is None:
+        yield "closed"
+        return
+    for attribute in ("vlans", "strip_ctag", "vm_mac", "allow_untagged", "macs"):
+        if attribute in file and answer["in_force"][attribute] != file[attribute]:
+            yield f"{attribute}: {answer['in_force'][attribute]}, the file says {file[attribute]}"
+    mirrors = [m["target"] for m in answer["in_force"]["mirror"]]
+    wanted = file.get("mirror") or []
+    wanted = [m["target"] for m in (wanted if isinstance(wanted, list) else [wanted])]
+    if mirrors != wanted:
+        yield f"mirrors to {mirrors}, the file says {wanted}"
+
+
+def ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+
+
+def quietly(*command: str) -> None:
+    subprocess.run(command, check=False, capture_output=True)
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.01)

@@ -1,0 +1,136 @@
+"""Whatever changes elsewhere on the NIC, an untouched VF loses no frame and gets no wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.life.host import VFS, WIRE, Host, ip, wait_for
+from tests.packet.frames import mac
+
+UNTOUCHED = (0, 1, 2, None)
+
+
+@contextmanager
+def untouched(host: Host, *, wire_was_down: bool = False) -> Iterator[None]:
+    """The block happens under traffic, of which nothing is lost, nothing wrongly passed, and in
+    which no counter of an untouched VF goes backwards."""
+    traffic = host.traffic()
+    before = host.counters()
+    with traffic.running():
+        yield
+    after = host.counters()
+    assert traffic.sent > 100
+    assert traffic.faults(wire_was_down=wire_was_down) == []
+    for vfid in UNTOUCHED:
+        backwards = [n for n, value in before[vfid].items() if after[vfid][n] < value]
+        assert backwards == [], f"VF {vfid}: {backwards} went backwards"
+    # the tell-tales were sent, and refused for the right reason
+    assert after[0]["spoofed"] > before[0]["spoofed"]
+    assert after[2]["spoofed"] > before[2]["spoofed"]
+    assert after[1]["dropped_vlan"] > before[1]["dropped_vlan"]
+
+
+def test_others_are_added_updated_and_deleted(host: Host) -> None:
+    with untouched(host):
+        for round in range(5):
+            for vfid in (3, 4):
+                body = {"name": f"other{vfid}", "config": host.vf(vfid)}
+                host.daemon.must("POST", "/v1/vfs", body)
+            for vlans in ([100], [100, 200], [300 + round]):
+                body = {"config": host.vf(3, vlans=vlans, allow_un_ucast=True)}
+                host.daemon.must("PUT", host.daemon.vf("other3"), body)
+            for vfid in (3, 4):
+                host.daemon.must("DELETE", host.daemon.vf(f"other{vfid}"))
+    assert host.converged() == []
+
+
+def test_what_is_refused_changes_nothing(host: Host) -> None:
+    with untouched(host):
+        for config in (
+            host.vf(3, vlans=[5000]),
+            host.vf(3, vm_mac=mac(0)),
+            host.vf(0),
+            host.vf(3, vlans=[7], min_rate="11Gbps"),
+        ):
+            status, answer = host.daemon.ask(
+                "POST", "/v1/vfs", {"name": "refused", "config": config}
+            )
+            assert status in (409, 422), answer
+    assert host.converged() == []
+
+
+def test_an_untouched_vf_is_mirrored_on_and_off(host: Host) -> None:
+    host.daemon.must("POST", "/v1/vfs", {"name": "probe", "config": host.vf(3, vlans=[999])})
+    try:
+        with untouched(host):
+            for direction in ("in", "all", "out", "off", "all", "off"):
+                body = {"direction": direction, "target": None if direction == "off" else 3}
+                host.daemon.must("PUT", f"/v1/pfs/{host.id}/vfs/0/mirror", body)
+    finally:
+        host.daemon.must("DELETE", host.daemon.vf("probe"))
+    assert host.converged() == []
+
+
+def test_the_number_of_vfs_changes(host: Host) -> None:
+    with untouched(host):
+        for number in (12, 5, VFS):
+            host.daemon.must("PATCH", f"/v1/pfs/{host.id}", {"vfs": number, "force": True})
+            wait_for(
+                lambda number=number: host.is_there(number - 1),  # type: ignore[misc]
+                f"VF {number - 1}",
+            )
+            assert not host.is_there(number)
+    assert host.converged() == []
+
+
+def test_another_guest_is_gone_with_its_namespace_and_its_vf_comes_back(host: Host) -> None:
+    body = {"name": "gone", "config": host.vf(3, vlans=[100], strip_ctag=True)}
+    host.daemon.must("POST", "/v1/vfs", body)
+    try:
+        with untouched(host):
+            for _ in range(3):
+                host.seat(3, listen=False)
+                assert not host.is_there(3)
+                host.unseat(3)
+                wait_for(lambda: host.is_there(3), "VF 3 back in the root namespace")
+    finally:
+        host.daemon.must("DELETE", host.daemon.vf("gone"))
+    assert host.converged() == []
+
+
+def test_the_wire_goes_down_and_comes_up_and_vfs_go_on_talking(host: Host) -> None:
+    def link() -> bool:
+        return bool(host.daemon.must("GET", f"/v1/pfs/{host.id}")["link_up"])
+
+    with untouched(host, wire_was_down=True):
+        for state in ("down", "up", "down", "up"):
+            ip("-n", host.wire_ns, "link", "set", host.wire_name, state)
+            wait_for(lambda state=state: link() == (state == "up"), f"the wire {state}")  # type: ignore[misc]
+    with untouched(host):
+        pass  # and now the wire carries everything again
+    assert host.ports[WIRE]
+
+
+def test_the_daemon_is_stopped_and_started(host: Host) -> None:
+    with untouched(host):
+        for _ in range(3):
+            assert host.daemon.stop() == 0
+            host.daemon.start()
+    assert host.converged() == []
+
+
+def test_the_daemon_reads_its_configuration_again(host: Host) -> None:
+    assert host.daemon.process
+    with untouched(host):
+        host.daemon.write("late", host.vf(3, vlans=[42]))
+        host.daemon.process.send_signal(1)
+        wait_for(lambda: "late" in _names(host), "the new file in force after SIGHUP")
+        (host.daemon.config_dir / "late.json").unlink()
+        host.daemon.process.send_signal(1)
+        wait_for(lambda: "late" not in _names(host), "the VF closed after SIGHUP")
+    assert host.converged() == []
+
+
+def _names(host: Host) -> set[str]:
+    return {vf["name"] for vf in host.daemon.must("GET", "/v1/vfs")["vfs"]}

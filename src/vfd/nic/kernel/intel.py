@@ -9,7 +9,7 @@ message, and the ``link_state`` file does not tell ``auto`` from ``enable``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,29 @@ _NEUTRAL = VfFiles(promisc=frozenset({"mcast"}))
 """An open VF of which nothing is asked: it gets the multicast that policies allow by default."""
 
 
+OPTIONAL_FILES = ("vlan_anti_spoof", "allow_bcast")
+"""Files, named as the attributes, that older versions of the driver lack."""
+
+
+def offers(files: Iterable[str] = OPTIONAL_FILES) -> Mapping[str, Capability]:
+    """What the interface enforces with these of the optional files."""
+    enforced = Capability(Support.ENFORCED, by=NAME)
+    trunk = Capability(Support.LIMITED, by=NAME, limit="at least one VLAN, none inserted")
+    found = dict.fromkeys(TAGGING - {"vlan_anti_spoof"}, trunk)
+    found |= dict.fromkeys(("macs", "allow_mcast", "allow_un_ucast"), enforced)
+    found["mirror"] = Capability(
+        Support.LIMITED, by=NAME, limit="one target for each direction, all VLANs"
+    )
+    found["queues"] = Capability(
+        Support.LIMITED,
+        by=NAME,
+        limit="whole percents, at least 1; a change restarts all VFs of the PF",
+    )
+    for name in files:
+        found[name] = trunk if name in TAGGING else enforced
+    return found
+
+
 class IntelSysfs:
     """The surface. ``root``: the PF's ``device/sriov``, which exists while the PF has VFs."""
 
@@ -55,24 +78,8 @@ class IntelSysfs:
     def capabilities(self) -> Mapping[str, Capability]:
         if not self.present():
             return {}
-        enforced = Capability(Support.ENFORCED, by=self.name)
-        trunk = Capability(Support.LIMITED, by=self.name, limit="at least one VLAN, none inserted")
         first = self._root / str(vf_numbers(self._root)[0])
-        offers = dict.fromkeys(TAGGING - {"vlan_anti_spoof"}, trunk)
-        offers |= dict.fromkeys(("macs", "allow_mcast", "allow_un_ucast"), enforced)
-        offers["mirror"] = Capability(
-            Support.LIMITED, by=self.name, limit="one target for each direction, all VLANs"
-        )
-        offers["queues"] = Capability(
-            Support.LIMITED,
-            by=self.name,
-            limit="whole percents, at least 1; a change restarts all VFs of the PF",
-        )
-        if (first / "vlan_anti_spoof").exists():
-            offers["vlan_anti_spoof"] = trunk
-        if (first / "allow_bcast").exists():
-            offers["allow_bcast"] = enforced
-        return offers
+        return offers(name for name in OPTIONAL_FILES if (first / name).exists())
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
         short: dict[str, Capability] = {}

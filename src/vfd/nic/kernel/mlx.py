@@ -24,6 +24,13 @@ UNTAGGED = 0
 """The VID that stands for untagged frames in a trunk list."""
 
 
+OFFERS: Mapping[str, Capability] = dict.fromkeys(
+    TAGGING - {"strip_stag", "strip_ctag"},
+    Capability(Support.LIMITED, by=NAME, limit="C-tags that the guest tags itself (VGT+)"),
+)
+"""What VGT+ enforces."""
+
+
 class MlxSysfs:
     """The surface. ``root``: the PF's ``device/sriov``."""
 
@@ -37,12 +44,7 @@ class MlxSysfs:
         return any((self._root / f"{vfid}/trunk").exists() for vfid in vf_numbers(self._root)[:1])
 
     def capabilities(self) -> Mapping[str, Capability]:
-        if not self.present():
-            return {}
-        trunk = Capability(
-            Support.LIMITED, by=self.name, limit="C-tags that the guest tags itself (VGT+)"
-        )
-        return dict.fromkeys(TAGGING - {"strip_stag", "strip_ctag"}, trunk)
+        return OFFERS if self.present() else {}
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
         if rules.strip_stag or rules.strip_ctag:

@@ -75,7 +75,8 @@ class SoftNic:
         switch, works = self._switch, self._works
         links = switch.look()
         state = from_tables(decode(works.datapath.tables), pf)
-        works.wire = links.get(state.pf.uplink or "")
+        # a tap NIC's uplink is in sight before it is taken
+        works.wire = links.get(state.pf.uplink or "") if state.configured else None
         works.read()
         self._root_nsid = switch.root_nsid()
         if not state.configured:

@@ -1,8 +1,8 @@
 """The ``vfd`` command: puts the parts together, in the order that safety and speed ask for.
 
 The socket is locked first, then all capabilities but the needed ones are dropped, then the NICs are
-locked and adopted in their own thread, while this one imports the HTTP library: what guests
-were promised must not wait for it.
+locked and adopted, and only then is the HTTP library imported: what guests were promised must not
+wait for it.
 """
 
 from __future__ import annotations
@@ -159,20 +159,19 @@ async def _serve(
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
-    starting = asyncio.create_task(daemon.start())
-    await asyncio.sleep(0)  # the NICs' thread is at work now; this one imports meanwhile
+    loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(daemon.reload()))
+    await daemon.start()
+    # The NICs enforce and the socket takes connections, which are answered in a moment.
+    notify(READY="1", STATUS=daemon.status())
 
     from vfd.api.app import make_app
     from vfd.api.server import Server
 
     server = Server(make_app(daemon, group))
-    await starting
     serving = asyncio.create_task(server.run_on(sock))
     gc.freeze()
     gc.enable()
-    loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(daemon.reload()))
     journal.emit("ready", f"vfd {vfd.__version__}: {daemon.status()}")
-    notify(READY="1", STATUS=daemon.status())
     ending = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
     await daemon.stop()

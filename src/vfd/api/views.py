@@ -164,11 +164,12 @@ def show(service: Service, pf: str | None, vf: int | None, extended: bool) -> sc
     rows: list[schema.Row] = []
     for managed in nics:
         counters = _counters(service, managed)
+        copies = mirrors(managed) if extended else None
         if vf is None:
             rows.append(_pf_row(managed, counters.get(PF_PORT, {}), extended))
         for vfid in _vfids(managed):
             if vf is None or vf == vfid:
-                rows.append(_vf_row(managed, vfid, counters.get(vfid, {}), extended))
+                rows.append(_vf_row(managed, vfid, counters.get(vfid, {}), copies))
     return schema.Show.model_construct(rows=rows)
 
 
@@ -216,7 +217,13 @@ def vf_condition(managed: Managed, vfid: int) -> schema.State:
     return schema.State.CLOSED if managed.is_closed(vfid) else schema.State.OK
 
 
-def _vf_row(managed: Managed, vfid: int, counters: dict[str, int], extended: bool) -> schema.Row:
+def _vf_row(
+    managed: Managed,
+    vfid: int,
+    counters: dict[str, int],
+    copies: list[schema.MirrorRow] | None,
+) -> schema.Row:
+    """``copies``: the PF's mirrors, where the row is to be extended."""
     state, one = managed.vf_state(vfid), managed.vfs.get(vfid)
     return schema.Row.model_construct(
         kind="vf",
@@ -230,11 +237,13 @@ def _vf_row(managed: Managed, vfid: int, counters: dict[str, int], extended: boo
         mac=state.mac if state else None,
         counters=counters,
         warnings=_warnings(managed, vfid),
-        extended=_extended(managed, vfid, state) if extended else None,
+        extended=_extended(managed, vfid, state, copies) if copies is not None else None,
     )
 
 
-def _extended(managed: Managed, vfid: int, state: VfState | None) -> schema.Extended:
+def _extended(
+    managed: Managed, vfid: int, state: VfState | None, copies: list[schema.MirrorRow]
+) -> schema.Extended:
     rules = state.rules if state else None
     grants = state.grants if state else Grants()
     more = schema.Extended(
@@ -244,8 +253,8 @@ def _extended(managed: Managed, vfid: int, state: VfState | None) -> schema.Exte
         groups=sorted(grants.groups),
         promisc=grants.promisc,
         allmulti=grants.allmulti,
-        mirrors=[m for m in mirrors(managed) if m.vfid == vfid],
-        mirror_target_of=sorted({m.vfid for m in mirrors(managed) if m.target == vfid}),
+        mirrors=[m for m in copies if m.vfid == vfid],
+        mirror_target_of=sorted({m.vfid for m in copies if m.target == vfid}),
     )
     if rules is None or managed.is_closed(vfid):
         return more

@@ -35,8 +35,9 @@ test-lab: venv lab  ## what runs in that machine
 test: venv bpf lint lab ## everything: style, types, tests on this machine; needs root
 	@$(PY) -m pytest
 
-docs: venv       ## docs/configuration.md and the JSON Schemas, from the types; then what man says
+docs: venv       ## docs/configuration.md, the JSON Schemas and docs/nics.md, from the types; then what man says
 	@$(PY) tools/gen_reference.py
+	@$(PY) tools/gen_nics.py
 	@$(PY) tools/gen_man.py
 
 man: docs        ## man pages, docs/iplex.md and shell completion, from the commands and docs/man/*.md

@@ -1,8 +1,9 @@
 """What each Linux PF driver does with the VF operations of rtnetlink: facts that no read tells.
 
 A driver that is not listed is taken to implement every operation; the kernel's refusal
-(EOPNOTSUPP) then comes back as an error that undoes the change. Sources name the kernel's file;
-statements about igb were also seen in the lab (docs/lab.md).
+(EOPNOTSUPP) then comes back as an error that undoes the change. Sources name the kernel's file and,
+in the notes, the function, as of 6.12; statements about igb were also seen in the lab
+(docs/lab.md). docs/nics.md is written from here.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ class Driver:
     """``IFLA_VF_STATS`` are counted (not always 0)."""
     mac_needs_rebind: bool = False
     """A new MAC reaches the guest only when its VF driver binds again or resets."""
+    vfs_need_bounce: bool = False
+    """After the PF was down and up, VFs show a link and pass nothing until they were, too."""
+
+    bridge_modes: bool = False
+    """The PF's bridge is VEB or VEPA, as asked (``ndo_bridge_setlink``)."""
+    notes: tuple[str, ...] = ()
+    """What the driver asks for or leaves out beyond these, with the function that says so."""
 
 
 DRIVERS = {
@@ -39,26 +47,86 @@ DRIVERS = {
         link_state=False,
         statistics=False,
         mac_needs_rebind=True,
+        notes=(
+            "a rate only on the 82576, with the link up, at most its speed (igb_ndo_set_vf_bw)",
+            "a rate is gone when the link's speed changes (igb_check_vf_rate_limit)",
+            "spoof check is of MAC and VLAN together (igb_ndo_set_vf_spoofchk)",
+        ),
+        vfs_need_bounce=True,
     ),
-    "ixgbe": Driver("drivers/net/ethernet/intel/ixgbe/ixgbe_sriov.c", mac_needs_rebind=True),
+    "ixgbe": Driver(
+        "drivers/net/ethernet/intel/ixgbe/ixgbe_sriov.c",
+        mac_needs_rebind=True,
+        bridge_modes=True,
+        notes=(
+            (
+                "a rate only on a link of 10 Gbit/s that is up, and above 10 Mbit/s"
+                " (ixgbe_ndo_set_vf_bw)"
+            ),
+            "spoof check is of MAC and VLAN together (ixgbe_ndo_set_vf_spoofchk)",
+            "VEB or VEPA for the whole PF (ixgbe_ndo_bridge_setlink)",
+        ),
+    ),
     "i40e": Driver(
         "drivers/net/ethernet/intel/i40e/i40e_virtchnl_pf.c",
-        spoofchk_vlan=False,
+        bridge_modes=True,
+        notes=(
+            (
+                "a rate holds in steps of 50 Mbit/s, at least 50, and reads back as it was asked"
+                " (i40e_set_bw_limit)"
+            ),
+            "spoof check is of MAC and VLAN together (i40e_ndo_set_vf_spoofchk)",
+            "changing between VEB and VEPA resets the PF (i40e_ndo_bridge_setlink)",
+            (
+                "private flags vf-vlan-pruning and vf-true-promisc-support, while no VF is active"
+                " (i40e_set_priv_flags)"
+            ),
+        ),
     ),
     "ice": Driver(
         "drivers/net/ethernet/intel/ice/ice_sriov.c",
         vlan_tpids=(C_TAG, S_TAG),
         min_tx_rate=True,
+        bridge_modes=True,
+        notes=(
+            (
+                "802.1ad only where the device is in double VLAN mode"
+                " (ice_is_supported_port_vlan_proto)"
+            ),
+            "a new MAC or trust resets the VF (ice_set_vf_mac, ice_set_vf_trust)",
+            "no guarantee while DCB is active, and none beyond the link (ice_set_vf_bw)",
+            "spoof check is of MAC, and of VLAN once the VF is in one (ice_vsi_ena_spoofchk)",
+            "VEB or VEPA for the whole PF (ice_bridge_setlink)",
+            (
+                "private flags vf-vlan-pruning, vf-true-promisc-support and mdd-auto-reset-vf"
+                " (ice_gstrings_priv_flags)"
+            ),
+        ),
     ),
     "mlx5_core": Driver(
         "drivers/net/ethernet/mellanox/mlx5/core/esw/legacy.c",
-        vlan_tpids=(C_TAG,),
+        spoofchk_vlan=False,
         min_tx_rate=True,
+        bridge_modes=True,
+        notes=(
+            "802.1Q only (mlx5e_set_vf_vlan); 802.1ad with MLNX_OFED",
+            "spoof check is of the default MAC alone (esw_acl_ingress_lgcy_setup)",
+            "in switchdev mode none of these (mlx5_eswitch_set_vport_vlan: EOPNOTSUPP)",
+            "VEB or VEPA for the whole PF (mlx5e_bridge_setlink)",
+        ),
     ),
     "bnxt_en": Driver(
         "drivers/net/ethernet/broadcom/bnxt/bnxt_sriov.c",
+        vlan_tpids=(C_TAG, S_TAG),
+        spoofchk_vlan=False,
         min_tx_rate=True,
         statistics=False,
+        bridge_modes=True,
+        notes=(
+            "802.1ad only with firmware that has DFLT_VLAN_TPID_PCP (bnxt_set_vf_vlan)",
+            "spoof check is of the MAC alone (bnxt_set_vf_spoofchk)",
+            "VEB or VEPA only where the port has one PF (bnxt_bridge_setlink)",
+        ),
     ),
     "netdevsim": Driver(
         "drivers/net/netdevsim/netdev.c",

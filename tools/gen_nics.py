@@ -98,7 +98,8 @@ What the `kernel` backend enforces on each family of NICs, and by which *control
 | – | nothing enforces it: refused where a file states it |
 
 The models (`lab/models/`) were written from the vendors' documents and share no code with the
-backend. A stated attribute that is not enforced is refused with the reason and what would provide it.
+backend. A stated attribute that is not enforced is refused with the reason and what would
+provide it.
 
 virtio-net (`virtio_net`, `virtio-pci`) has VFs and not one VF operation (drivers/net/virtio_net.c,
 kernel 6.12): such a PF is refused. Put the software NIC before it.
@@ -120,7 +121,8 @@ KNOWN_LIMITS = """
 * **Link state** on the X710 is set through rtnetlink: the sysfs file does not tell `auto` from
   `enable`.
 * **Further MACs** on the X710: the driver's list has the guest's own MACs among them. Those that
-  vfd did not list are left alone; after a restart all that it finds counts as its own until it writes.
+  vfd did not list are left alone; after a restart all that it finds counts as its own until it
+  writes.
 * **Between port VLAN and trunk** a VF is closed for a moment, on every NIC that has both: the
   drivers refuse the two at once, or let one undo the other.
 * **VGT+** lets a VLAN pass once the guest has asked for a filter on it, as Linux's driver does by

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from vfd.nic.kernel.surface import Assignment, Surface
+from vfd.nic.kernel.surface import TAGGING, Assignment, Shown, Surface
+from vfd.nic.protocol import Capability, Support
 from vfd.policy.values import VfRules
 
 START = 30.0
@@ -76,6 +77,36 @@ def part(surface: Surface, rules: VfRules) -> Assignment:
     """What of these rules the surface would be given if it were the only one."""
     short = surface.shortfalls(rules)
     return Assignment(rules, frozenset(surface.capabilities().keys() - short.keys()))
+
+
+class PortVlan:
+    """The part of rtnetlink that matters to a vendor's trunk, on its model: one VLAN that the NIC
+    inserts and strips. ``key``: where the model's state has it."""
+
+    name = "port-vlan"
+
+    def __init__(self, model: Modelled, key: str) -> None:
+        self._model = model
+        self._key = key
+
+    def capabilities(self) -> Mapping[str, Capability]:
+        return dict.fromkeys(TAGGING, Capability(Support.LIMITED, by=self.name))
+
+    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
+        return {} if rules.access_vid else dict.fromkeys(TAGGING, Capability(Support.ABSENT))
+
+    def express(self, assigned: Assignment) -> Shown:
+        raise NotImplementedError
+
+    def read(self) -> Mapping[int, Shown]:
+        raise NotImplementedError
+
+    def write(self, wanted: Mapping[int, Assignment]) -> None:
+        for vfid, assigned in wanted.items():
+            mine = assigned.rules if "vlans" in assigned.attributes else None
+            vid = mine.access_vid if mine else 0
+            if vid != self._model.vf(vfid)[self._key]:
+                self._model.act("port_vlan", f"{vfid} {vid}")
 
 
 CLOSED = Assignment(None, frozenset())

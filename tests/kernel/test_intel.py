@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.kernel.modelled import CLOSED, Modelled, modelled, part
+from tests.kernel.modelled import CLOSED, Modelled, PortVlan, modelled, part
 
 from vfd.nic.kernel.intel import IntelSysfs
+from vfd.nic.kernel.nic import write_rules
 from vfd.nic.protocol import NicError, Support
 from vfd.policy.values import PfPolicy, VfRules
 
@@ -269,6 +270,29 @@ def test_after_any_policies_what_is_read_is_what_was_expressible(
             assert len(vf["mirror_rules"]) == len(
                 {(name, target) for name, target in vf["mirror_rules"]}
             )
+
+
+ACCESS = st.builds(VfRules, vlans=st.tuples(st.integers(1, 12)).map(list), strip_ctag=st.just(True))
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.none() | ACCESS | RULES, min_size=1, max_size=6))
+def test_a_vf_goes_between_trunk_and_port_vlan_whatever_came_before(
+    model: Modelled, steps: list[VfRules | None]
+) -> None:
+    """The driver lets a port VLAN replace the trunk, its end empty it, and a trunk end it."""
+    surfaces = (IntelSysfs(model.root, PF), PortVlan(model, "port_vlan"))
+    now: VfRules | None = None
+    for rules in [*steps, None]:
+        write_rules(surfaces, {1: (now, rules)})
+        now = rules
+        vf = model.vf(1)
+        access = rules.access_vid if rules else None
+        assert vf["enable"] is (rules is not None)
+        assert vf["port_vlan"] == (access or 0)
+        assert vf["trunk"] == (sorted(rules.vlans) if rules else [])
 
 
 def test_each_attribute_says_by_what_it_is_enforced(surface: IntelSysfs) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.kernel.modelled import CLOSED, Modelled, modelled, part
+from tests.kernel.modelled import CLOSED, Modelled, PortVlan, modelled, part
 
 from vfd.nic.kernel.mlx import MlxSysfs
 from vfd.nic.kernel.nic import write_rules
-from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
-from vfd.nic.protocol import Capability, NicError, Support
+from vfd.nic.kernel.surface import TAGGING
+from vfd.nic.protocol import NicError
 from vfd.policy.values import VfRules
 
 pytestmark = pytest.mark.root
@@ -85,34 +85,6 @@ def test_access_and_stripping_are_not_this_surfaces(surface: MlxSysfs) -> None:
     assert "vlan_anti_spoof" in surface.shortfalls(VfRules(vlans=[5], vlan_anti_spoof=False))
 
 
-class PortVlan:
-    """The part of rtnetlink that matters here, on the model: one VLAN, inserted and stripped."""
-
-    name = "port-vlan"
-
-    def __init__(self, model: Modelled) -> None:
-        self._model = model
-
-    def capabilities(self) -> Mapping[str, Capability]:
-        return dict.fromkeys(TAGGING, Capability(Support.LIMITED, by=self.name))
-
-    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
-        return {} if rules.access_vid else dict.fromkeys(TAGGING, Capability(Support.ABSENT))
-
-    def express(self, assigned: Assignment) -> Shown:
-        raise NotImplementedError
-
-    def read(self) -> Mapping[int, Shown]:
-        raise NotImplementedError
-
-    def write(self, wanted: Mapping[int, Assignment]) -> None:
-        for vfid, assigned in wanted.items():
-            mine = assigned.rules if "vlans" in assigned.attributes else None
-            vid = mine.access_vid if mine else 0
-            if vid != self._model.vf(vfid)["vlan"]:
-                self._model.act("port_vlan", f"{vfid} {vid}")
-
-
 RULES = st.none() | st.one_of(
     st.builds(
         VfRules,
@@ -131,7 +103,7 @@ def test_a_vf_goes_between_trunk_and_port_vlan_whatever_came_before(
     model: Modelled, steps: list[VfRules | None]
 ) -> None:
     """The driver refuses either while there is the other: the old one goes first."""
-    surfaces = (MlxSysfs(model.root), PortVlan(model))
+    surfaces = (MlxSysfs(model.root), PortVlan(model, "vlan"))
     now: VfRules | None = None
     for rules in [*steps, None]:
         write_rules(surfaces, {1: (now, rules)})

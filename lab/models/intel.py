@@ -64,6 +64,8 @@ class Vf:
     num_queues: int = 4
     port_vlan: int = 0
     resets: int = 0
+    exposed: int = 0
+    """Commands after which the VF was on without a trunk or a port VLAN: every VLAN passed."""
     requested_share: list[int] = field(default_factory=lambda: [0] * CLASSES)
     applied_share: list[int] = field(default_factory=lambda: [0] * CLASSES)
     tc_rate: list[int] = field(default_factory=lambda: [0] * CLASSES)
@@ -113,7 +115,7 @@ class IntelModel:
             "apply": File(store=self._apply),
             **{str(tc): self._class_files(tc) for tc in range(CLASSES)},
         }
-        return {**pf, **{str(vf.number): self._vf_files(vf) for vf in self.vfs}}
+        return {**pf, **{str(vf.number): _watched(vf, self._vf_files(vf)) for vf in self.vfs}}
 
     def control(self) -> Tree:
         """What others do: ``port_vlan`` takes ``VF VID`` as ``ip link set … vf … vlan`` would;
@@ -406,6 +408,24 @@ class IntelModel:
     def _show_link(self, vf: Vf) -> str:
         """K: whether the link is up and its speed; ``auto`` is not told from ``enable``."""
         return "down\n" if vf.link == "disable" else "up, 10 Gbps\n"
+
+
+def _watched(vf: Vf, files: Tree) -> Tree:
+    """The files, with an eye on what the VF can do after each command."""
+
+    def watched(file: File | Tree) -> File | Tree:
+        if not isinstance(file, File) or file.store is None:
+            return file
+        taken = file.store
+
+        def store(text: str) -> None:
+            taken(text)
+            if vf.enable and vf.link != "disable" and not vf.trunk and not vf.port_vlan:
+                vf.exposed += 1
+
+        return File(file.show, store)
+
+    return {name: watched(file) for name, file in files.items()}
 
 
 def _unsupported() -> str:

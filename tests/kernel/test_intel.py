@@ -259,6 +259,8 @@ def test_after_any_policies_what_is_read_is_what_was_expressible(
     model: Modelled, steps: list[tuple[int, VfRules | None]]
 ) -> None:
     surface = IntelSysfs(model.root, PF)
+    surface.write({0: CLOSED, 1: CLOSED})
+    exposed = [vf["exposed"] for vf in model.state()["vfs"]]
     for vfid, rules in steps:
         assigned = CLOSED if rules is None else part(surface, rules)
         surface.write({vfid: assigned})
@@ -270,6 +272,7 @@ def test_after_any_policies_what_is_read_is_what_was_expressible(
             assert len(vf["mirror_rules"]) == len(
                 {(name, target) for name, target in vf["mirror_rules"]}
             )
+    assert [vf["exposed"] for vf in model.state()["vfs"]] == exposed
 
 
 ACCESS = st.builds(VfRules, vlans=st.tuples(st.integers(1, 12)).map(list), strip_ctag=st.just(True))

@@ -20,6 +20,7 @@ _PACKET_AUXDATA, _PACKET_IGNORE_OUTGOING = 8, 23
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _VLAN_VALID, _VLAN_TPID_VALID = 1 << 4, 1 << 6
 _AUXDATA = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata, linux/if_packet.h
+_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _VNET_HDR = bytes(10)  # struct virtio_net_hdr: no offload
@@ -32,6 +33,8 @@ class Port(Protocol):
     def receive(self) -> bytes | None:
         """The next frame, or None if none waits."""
         ...
+
+    def is_running(self) -> bool: ...
 
     def close(self) -> None: ...
 
@@ -47,6 +50,7 @@ class PacketPort:
         # what waits in the NIC's queues is the sender's: it must not be held back by its own
         for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
             self._socket.setsockopt(socket.SOL_SOCKET, option, 32 << 20)
+        self._name = name
         self._socket.bind((name, _ETH_P_ALL))
         self._socket.setblocking(False)
 
@@ -73,6 +77,13 @@ class PacketPort:
                     raw = raw[:12] + struct.pack("!HH", tpid, tci) + raw[12:]
         return raw
 
+    def is_running(self) -> bool:
+        """Whether frames go out: a netdev whose carrier came sends only once the kernel's link
+        watch has seen it, up to a second later; until then they are lost in it."""
+        asked = struct.pack("16sH14x", self._name.encode(), 0)
+        answer = fcntl.ioctl(self._socket, _SIOCGIFFLAGS, asked)
+        return bool(struct.unpack_from("16xH", answer)[0] & _IFF_RUNNING)
+
     def close(self) -> None:
         self._socket.close()
 
@@ -96,6 +107,9 @@ class TapPort:
             return os.read(self._fd, _LONGEST)[len(_VNET_HDR) :]
         except BlockingIOError:
             return None
+
+    def is_running(self) -> bool:
+        return True
 
     def close(self) -> None:
         os.close(self._fd)

@@ -133,11 +133,21 @@ class SoftBench:
     def become(self, nic: NicPolicy) -> None:
         self._apply(nic.model_copy(update={"pf": self._pf(nic.pf)}))
         self._pump(0)
+        self._wait_for_links()
+
+    def _wait_for_links(self) -> None:
+        """Until every port whose link is up sends."""
+        up = [vfid for vfid, state in self._nic.observe().vfs.items() if state.link_up]
+        if self._has_wire and self._wire_up:
+            up.append(WIRE)
+        ports = [self._ports[port] for port in up if port in self._ports]
+        self._wait(lambda: all(port.is_running() for port in ports), "all links to run")
 
     def wire(self, up: bool) -> None:
         self._ip("-n", self._wire_ns, "link", "set", self._wire_name, "up" if up else "down")
         self._wire_up = up
         self._wait(lambda: self._nic.link().up == up, f"the wire's link {up=}")
+        self._wait_for_links()
 
     def ask(self, request: Request) -> bool:
         do, undo = self._deed(request)

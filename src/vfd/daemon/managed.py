@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from vfd.config.errors import Problem, shown
@@ -17,7 +17,7 @@ from vfd.daemon.exclusive import Lock, lock_nic
 from vfd.daemon.failures import RefusedError
 from vfd.nic.discovery import address_of, open_nic
 from vfd.nic.protocol import Link, Nic, NicError, NicGoneError, NicState, Support, VfState
-from vfd.plan.changes import Change, VfChange
+from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.plan.plan import PF_FIELDS, Observed, plan
 from vfd.policy.remarks import remarks
 from vfd.policy.resolve import resolve
@@ -261,9 +261,10 @@ class Managed:
             only=only,
         )
 
-    def go(self, aim: Aim) -> tuple[Change, ...]:
+    def go(self, aim: Aim, *, force: bool = False) -> tuple[Change, ...]:
         """Makes ``aim`` true, wholly or not at all, and reads it back.
 
+        ``force``: VFs may be taken from guests that hold them.
         Raises NicError with everything as it was (or says what could not be undone).
         """
         nic = self.working()
@@ -271,6 +272,10 @@ class Managed:
         only = self._touched(aim)
         before, seen_before = self.aim, self.seen
         changes = self.changes(aim, seen_before, only)
+        if force:
+            changes = tuple(
+                replace(c, force=True) if isinstance(c, PfChange) else c for c in changes
+            )
         if changes:
             nic.apply(aim.desired, changes)
             try:

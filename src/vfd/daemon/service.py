@@ -348,11 +348,11 @@ class Service:
         except OSError as error:
             raise StorageError(f"{self.files.main_file}: {error}") from error
         try:
-            changes = managed.go(aim)
+            changes = managed.go(aim, force=force)
             staged.commit()
         except OSError as error:
             if before is not None:
-                managed.go(before)
+                managed.go(before, force=force)
             raise StorageError(f"{self.files.main_file} can't be kept: {error}") from error
         finally:
             staged.abandon()
@@ -377,12 +377,14 @@ class Service:
     def _in_the_way(self, managed: Managed, vfs: int) -> list[Problem]:
         assert managed.seen is not None
         problems = []
+        takes_all = managed.working().capabilities.count_takes_all and vfs != len(managed.seen.vfs)
         for vfid, state in managed.seen.vfs.items():
-            if vfid < vfs:
+            if vfid < vfs and not (takes_all and state.held):
                 continue
             one = managed.vfs.get(vfid)
             if state.held:
-                rule = f"VF {vfid} would go, and {state.guest or 'a guest'} holds it"
+                why = "go" if vfid >= vfs else "go and come back, as all VFs of this NIC do"
+                rule = f"VF {vfid} would {why}, and {state.guest or 'a guest'} holds it"
             elif one is not None:
                 rule = f"VF {vfid} would go, and {one.policy.name} configures it"
             else:

@@ -66,6 +66,11 @@ class Capabilities:
     max_vlans: int
     max_macs: int
     max_groups: int
+    closed: Capability = Capability(Support.ENFORCED)
+    """Whether a VF without a configuration is closed."""
+    count_takes_all: bool = False
+    """A change of the number of VFs takes every VF from its guest for a moment, not only those
+    that go. ``apply`` refuses it while guests hold any, but with ``PfChange.force``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,12 @@ class VfState:
     held: bool = False
     """A guest holds the VF now: taking it away would hurt."""
     grants: Grants = field(default_factory=Grants)
+    driver: str = ""
+    """The driver that the VF is bound to on this host; '' where none is."""
+    iommu_group: int | None = None
+    numa_node: int | None = None
+    msix: int | None = None
+    """Interrupt vectors of the VF."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ class PfChange:
 
     before: PfPolicy | None
     after: PfPolicy
+    force: bool = False
+    """VFs may be taken from guests that hold them."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -25,7 +27,7 @@ class PfChange:
 
     def inverse(self) -> PfChange | None:
         """None: there is no going back to "never configured"."""
-        return PfChange(self.after, self.before) if self.before else None
+        return PfChange(self.after, self.before, self.force) if self.before else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ class Driver:
     """A new MAC reaches the guest only when its VF driver binds again or resets."""
     vfs_need_bounce: bool = False
     """After the PF was down and up, VFs show a link and pass nothing until they were, too."""
-
+    rate_needs_link: bool = False
+    """A rate is refused while the link is down."""
     bridge_modes: bool = False
     """The PF's bridge is VEB or VEPA, as asked (``ndo_bridge_setlink``)."""
     notes: tuple[str, ...] = ()
@@ -53,10 +54,12 @@ DRIVERS = {
             "spoof check is of MAC and VLAN together (igb_ndo_set_vf_spoofchk)",
         ),
         vfs_need_bounce=True,
+        rate_needs_link=True,
     ),
     "ixgbe": Driver(
         "drivers/net/ethernet/intel/ixgbe/ixgbe_sriov.c",
         mac_needs_rebind=True,
+        rate_needs_link=True,
         bridge_modes=True,
         notes=(
             (

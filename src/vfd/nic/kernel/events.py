@@ -9,19 +9,17 @@ import socket
 from dataclasses import dataclass
 from enum import Enum
 
-from pyroute2.netlink.rtnl import ifinfmsg
+from vfd.nic.kernel.vfinfo import RTM_NEWLINK, link_head
+from vfd.nic.netlink import split
 
 NETLINK_KOBJECT_UEVENT = 15
 RTMGRP_LINK = 1
-_NLMSG_HEADER = 16
-_RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _BUFFER = 1 << 20
 
 
 class Heard(Enum):
-    PF_LINK = "pf-link"
-    """The PF's netdev changed: link, flags, or somebody's ``ip link set … vf``."""
-    PF_NETDEV_GONE = "pf-netdev-gone"
+    LINK = "link"
+    """A netdev changed: name, link, flags, or somebody's ``ip link set … vf``."""
     DEVICE = "device"
     """A uevent of the PF or one of its VFs."""
     OVERRUN = "overrun"
@@ -34,6 +32,12 @@ class Notice:
     """DEVICE: ``add``, ``remove``, ``bind``, ``unbind``, ``change``."""
     address: str = ""
     """DEVICE: the PCI address."""
+    driver: str = ""
+    """DEVICE: the driver that binds or unbinds."""
+    index: int = 0
+    """LINK: the netdev's ifindex, name now and IFF_ flags."""
+    name: str = ""
+    flags: int = 0
 
 
 class EventSource:
@@ -54,11 +58,11 @@ class EventSource:
         self._links.close()
         self._devices.close()
 
-    def read(self, netdev: str) -> list[Notice]:
-        """All that has come, without waiting. Link news of other netdevs is left out."""
+    def read(self) -> list[Notice]:
+        """All that has come, without waiting."""
         notices: list[Notice] = []
         for data in _drain(self._links, notices):
-            notices += _links(data, netdev)
+            notices += _links(data)
         for data in _drain(self._devices, notices):
             notices += _uevent(data)
         return notices
@@ -86,25 +90,13 @@ def _drain(source: socket.socket, notices: list[Notice]) -> list[bytes]:
             notices.append(Notice(Heard.OVERRUN))
 
 
-def _links(data: bytes, netdev: str) -> list[Notice]:
+def _links(data: bytes) -> list[Notice]:
     found = []
-    offset = 0
-    while offset + _NLMSG_HEADER <= len(data):
-        length = int.from_bytes(data[offset : offset + 4], "little")
-        kind = int.from_bytes(data[offset + 4 : offset + 6], "little")
-        if length < _NLMSG_HEADER:
-            break
-        if kind in (_RTM_NEWLINK, _RTM_DELLINK) and _name(data[offset : offset + length]) == netdev:
-            heard = Heard.PF_LINK if kind == _RTM_NEWLINK else Heard.PF_NETDEV_GONE
-            found.append(Notice(heard))
-        offset += (length + 3) & ~3
+    for kind, _, _, body in split(data):
+        if kind == RTM_NEWLINK:
+            index, name, flags = link_head(body)
+            found.append(Notice(Heard.LINK, index=index, name=name, flags=flags))
     return found
-
-
-def _name(message: bytes) -> str:
-    parsed = ifinfmsg.ifinfmsg(message)
-    parsed.decode()
-    return str(parsed.get_attr("IFLA_IFNAME") or "")
 
 
 def _uevent(data: bytes) -> list[Notice]:
@@ -118,4 +110,4 @@ def _uevent(data: bytes) -> list[Notice]:
     if pairs.get("SUBSYSTEM") != "pci":
         return []
     address = pairs.get("PCI_SLOT_NAME") or pairs.get("DEVPATH", "").rpartition("/")[2]
-    return [Notice(Heard.DEVICE, pairs.get("ACTION", ""), address)]
+    return [Notice(Heard.DEVICE, pairs.get("ACTION", ""), address, pairs.get("DRIVER", ""))]

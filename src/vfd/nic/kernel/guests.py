@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfd.nic.kernel.sriov import PCI_DEVICES, VfDevice
+from vfd.nic.kernel.sriov import NETDEVS, PCI_DEVICES, VfDevice, write
+from vfd.nic.protocol import NicError
+
+log = logging.getLogger("vfd.nic")
 
 VFIO = "vfio-pci"
 
@@ -18,12 +22,13 @@ class Guest:
     """Taking the VF away would hurt somebody."""
 
 
-def guest_of(vf: VfDevice) -> Guest:
+def guest_of(vf: VfDevice, mac: str | None = None) -> Guest:
     """The VF's driver tells the kind of guest, and the driver's own objects whether it is in use.
 
     A VF on vfio-pci is held while a process has its group or device open. A VF on a network
     driver is held when its netdev is up here, or is not here: then it is in another namespace,
     whose sysfs shows it (``net`` is namespaced, kernel net/core/net-sysfs.c).
+    ``mac``: the one that was forced on it; a guest that has another is said to.
     """
     if not vf.driver:
         return Guest("", held=False)
@@ -33,19 +38,46 @@ def guest_of(vf: VfDevice) -> Guest:
             return Guest(f"{VFIO}: {', '.join(holders)}", held=True)
         return Guest(VFIO, held=False)
     if vf.netdev:
-        up = _is_up(vf.netdev)
-        return Guest(f"{vf.driver}: {vf.netdev}{'' if up else ' (down)'}", held=up)
+        up = is_up(vf.netdev)
+        text = f"{vf.driver}: {vf.netdev}{'' if up else ' (down)'}"
+        if mac is not None and (own := _mac(vf.netdev)) not in ("", mac):
+            text += f", with {own} until its driver binds again"
+        return Guest(text, held=up)
     if (PCI_DEVICES / vf.address / "net").exists():
         return Guest(f"{vf.driver}: in another network namespace", held=True)
     return Guest(vf.driver, held=False)
 
 
-def _is_up(netdev: str) -> bool:
+def rebind_for_mac(vf: VfDevice, mac: str | None) -> None:
+    """Lets an idle VF's driver bind again, so that its netdev has the MAC that was forced on it.
+
+    For drivers that ask for the MAC only then. A netdev that is up, or in another namespace,
+    stays as it is: ``guest_of`` says so.
+    """
+    if mac is None or not vf.netdev or is_up(vf.netdev) or _mac(vf.netdev) in ("", mac):
+        return
+    driver = Path("/sys/bus/pci/drivers") / vf.driver
     try:
-        flags = int((Path("/sys/class/net") / netdev / "flags").read_text(), 16)
+        write(driver / "unbind", vf.address)
+        write(driver / "bind", vf.address)
+    except NicError as error:
+        log.warning("%s does not get its MAC %s yet: %s", vf.address, mac, error)
+
+
+def is_up(netdev: str) -> bool:
+    """Whether somebody set the netdev up, whatever its link."""
+    try:
+        flags = int((NETDEVS / netdev / "flags").read_text(), 16)
     except (OSError, ValueError):
         return False
     return bool(flags & 1)  # IFF_UP
+
+
+def _mac(netdev: str) -> str:
+    try:
+        return (NETDEVS / netdev / "address").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _vfio_nodes(vf: VfDevice) -> frozenset[str]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-from pyroute2 import IPRoute
 
 from vfd.nic.kernel import counters
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
-from vfd.nic.kernel.guests import guest_of
+from vfd.nic.kernel.guests import guest_of, is_up, rebind_for_mac
 from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf, VfDevice
-from vfd.nic.kernel.surface import TAGGING, Assignment, PfSurface, Shown, Surface, assign
+from vfd.nic.kernel.surface import (
+    CONSEQUENCES,
+    TAGGING,
+    Assignment,
+    PfSurface,
+    Shown,
+    Surface,
+    assign,
+)
+from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import (
     Capabilities,
     Capability,
@@ -41,36 +48,53 @@ from vfd.policy.values import (
     VfRules,
 )
 
+_DEFAULTS: Mapping[str, Any] = {n: f.default for n, f in VfRules.model_fields.items()}
+"""Given to model_construct, which would copy each of them deeply."""
+_CLOSED = {**_DEFAULTS, "link_status": LinkStatus.OFF}
 _RANK = {Support.ENFORCED: 2, Support.LIMITED: 1, Support.ABSENT: 0}
 
 
+FindSurfaces = Callable[
+    [PfPolicy, PciPf, Netlink, int], tuple[Sequence[Surface], Sequence[PfSurface]]
+]
+"""Finds the control surfaces of a PF's netdev, strongest first, and those that set the PF too."""
+
+_IFF_UP = 1
+LINK_PATIENCE = 5.0
+"""Seconds for a link that was up to come back: 1000BASE-T takes two to four to negotiate."""
+
+
 class KernelNic:
-    """One PF, opened; ``surfaces`` are its control surfaces, strongest first.
+    """One PF, opened; ``find`` finds its control surfaces, now and when the PF comes back.
 
     Implements ``vfd.nic.protocol.Nic``. It remembers nothing that the NIC could tell, but which
     MACs it forced (see ``Rtnetlink``) and what it last saw, to tell drift from its own echo.
     """
 
-    def __init__(
-        self,
-        pf: PfPolicy,
-        device: PciPf,
-        netdev: str,
-        ip: IPRoute,
-        surfaces: Sequence[Surface],
-        pf_surfaces: Sequence[PfSurface] = (),
-    ) -> None:
+    def __init__(self, pf: PfPolicy, device: PciPf, find: FindSurfaces) -> None:
         self._pf = pf
         self._device = device
-        self._netdev = netdev
-        self._ip = ip
-        self._surfaces = tuple(surfaces)
-        self._driver: Driver = driver_named(device.driver())
-        self._settings = PfSettings(ip, device, netdev, pf_surfaces)
+        self._find = find
         self._source = EventSource()
-        self._link = self.link()
+        self._netlink = Netlink()
         self._seen: Mapping[int, VfRules | None] | None = None
         self._lost = False
+        try:
+            self._take_up()
+        except NicError:
+            self.close()
+            raise
+
+    def _take_up(self) -> None:
+        """Finds the PF's netdev and its surfaces: at the start, and when the PF is back, with
+        another netdev, index and perhaps driver. Raises NicError, NicGoneError."""
+        self._driver: Driver = driver_named(self._device.driver())
+        self._netdev, self._index = self._device.uplink()
+        surfaces, pf_surfaces = self._find(self._pf, self._device, self._netlink, self._index)
+        self._surfaces = tuple(surfaces)
+        self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
+        self._link = self.link()
+        self._is_up = is_up(self._netdev)
 
     @property
     def identity(self) -> Identity:
@@ -86,24 +110,21 @@ class KernelNic:
 
     @property
     def capabilities(self) -> Capabilities:
+        offers = _strongest(surface.capabilities() for surface in self._surfaces)
         return Capabilities(
-            vf=_strongest(surface.capabilities() for surface in self._surfaces),
+            vf={name: offers.get(name) or _absent(name) for name in VfRules.model_fields},
             pf=self._settings.capabilities(),
             counters=counters.names(self._driver),
             max_vfs=self._device.total_vfs(),
             max_vlans=MAX_VLANS,
             max_macs=MAX_MACS,
             max_groups=MAX_GROUPS,
+            closed=_closing(offers.get("link_status")),
+            count_takes_all=True,
         )
 
     def link(self) -> Link:
-        path = Path("/sys/class/net") / self._netdev
-        try:
-            up = (path / "operstate").read_text().strip() in ("up", "unknown")
-            speed = int((path / "speed").read_text())
-        except (OSError, ValueError):
-            return Link(up=False, speed_bps=None)
-        return Link(up, speed * 10**6 if speed > 0 else None)
+        return self._device.link(self._netdev)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
         return assign(rules, self._surfaces)[1]
@@ -121,24 +142,49 @@ class KernelNic:
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
-        vf_changes = [change for change in changes if isinstance(change, VfChange)]
-        old_pf = self._pf
+        steps = {c.vfid: (c.before, c.after) for c in changes if isinstance(c, VfChange)}
+        old_pf, forced = self._pf, False
         try:
             for change in changes:
                 if isinstance(change, PfChange):
-                    self._settings.apply(self._pf, change.after)
+                    forced, was_up = change.force, self.link().up
+                    new = self._settings.apply(self._pf, change.after, force=change.force)
                     self._pf = change.after
-            write_rules(
-                self._surfaces,
-                {change.vfid: (change.before, change.after) for change in vf_changes},
-            )
+                    if new:
+                        steps = self._as_new(desired)
+                        if was_up and self._driver.rate_needs_link:
+                            self._await_link()
+            write_rules(self._surfaces, steps)
+        except NicGoneError:
+            raise
         except NicError:
             if self._pf != old_pf:
-                self._settings.apply(self._pf, old_pf)
+                self._settings.apply(self._pf, old_pf, force=forced)
                 self._pf = old_pf
             raise
         self._pf = desired.pf
         self._seen = self._observe_rules()
+        if self._driver.mac_needs_rebind:
+            macs = {vfid: after.vm_mac for vfid, (_, after) in steps.items() if after}
+            for vf in self._device.vfs():
+                rebind_for_mac(vf, macs.get(vf.vfid))
+
+    def _await_link(self) -> None:
+        """Creating VFs resets the PF, whose link comes back after some seconds."""
+        deadline = time.monotonic() + LINK_PATIENCE
+        while not self.link().up and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _as_new(self, desired: NicPolicy) -> dict[int, tuple[VfRules | None, VfRules | None]]:
+        """What makes VFs that have just been created what they are to be, the closed ones too."""
+        wanted = desired.by_vfid()
+        return {
+            vf.vfid: (
+                None,
+                self.expressible(vf.vfid, wanted[vf.vfid].rules) if vf.vfid in wanted else None,
+            )
+            for vf in self._device.vfs()
+        }
 
     def answer(self, request: Request, decision: Decision) -> None:
         """A Linux PF driver answers its guests itself; their requests never get here."""
@@ -147,26 +193,33 @@ class KernelNic:
         """The PF driver takes a guest's own MACs and groups back when its VF is reset."""
 
     def counters(self) -> Counters:
-        return counters.read(self._ip, self._netdev, self._driver)
+        return counters.read(self._netlink, self._index, self._driver)
 
     def fileno(self) -> int:
         return self._source.fileno()
 
     def events(self) -> list[Event]:
-        notices = self._source.read(self._netdev)
+        notices = self._source.read()
         events: list[Event] = []
+        settings_may_differ = count_may_differ = False
         for notice in notices:
-            if notice.heard is Heard.OVERRUN:
-                events.append(Event(EventKind.OVERRUN, text="netlink messages were lost"))
-            elif notice.heard is Heard.DEVICE:
-                events += self._device_events(notice)
-        if any(notice.heard in (Heard.PF_LINK, Heard.PF_NETDEV_GONE) for notice in notices):
-            events += self._link_events()
+            match notice.heard:
+                case Heard.OVERRUN:
+                    events.append(Event(EventKind.OVERRUN, text="netlink messages were lost"))
+                case Heard.DEVICE:
+                    events += self._device_events(notice)
+                    count_may_differ |= notice.action in ("add", "remove")
+                case Heard.LINK if notice.index == self._index and not self._lost:
+                    settings_may_differ = True
+                    self._netdev = notice.name
+                    events += self._up_events(notice)
+        if not self._lost and (settings_may_differ or count_may_differ):
+            events += self._look(settings=settings_may_differ)
         return events
 
     def close(self) -> None:
         self._source.close()
-        self._ip.close()
+        self._netlink.close()
 
     def _require_device(self) -> None:
         if not self._device.exists():
@@ -178,7 +231,7 @@ class KernelNic:
         return {vfid: _rules(by_vf.get(vfid, {}) for by_vf in shown) for vfid in sorted(vfids)}
 
     def _state(self, vf: VfDevice, rules: VfRules | None) -> VfState:
-        guest = guest_of(vf)
+        guest = guest_of(vf, rules.vm_mac if rules else None)
         status = rules.link_status if rules else LinkStatus.OFF
         up = status is LinkStatus.ON or (status is LinkStatus.AUTO and self._link.up)
         return VfState(
@@ -190,41 +243,104 @@ class KernelNic:
             address=vf.address,
             guest=guest.text,
             held=guest.held,
+            driver=vf.driver,
+            iommu_group=vf.iommu_group,
+            numa_node=vf.numa_node,
+            msix=vf.msix,
         )
 
-    def _link_events(self) -> list[Event]:
-        """Link news, and drift where the VFs' settings are not those last seen."""
-        if not (Path("/sys/class/net") / self._netdev).exists():
-            return []  # the uevent of the device tells
+    def _up_events(self, notice: Notice) -> list[Event]:
+        """The PF was set down or up by somebody."""
+        up = bool(notice.flags & _IFF_UP)
+        if up == self._is_up:
+            return []
+        self._is_up = up
+        if not up:
+            return [
+                Event(EventKind.LINK, text=f"{notice.name} was set down: no VF passes anything")
+            ]
+        text = f"{notice.name} was set up again"
+        if self._driver.vfs_need_bounce:
+            text += (
+                f": with {self._device.driver()} a VF shows a link but passes nothing"
+                " until its guest takes it down and up"
+            )
+        return [Event(EventKind.VF_RESET, text=text)]
+
+    def _look(self, *, settings: bool) -> list[Event]:
+        """Link news, and drift where the VFs are not those last seen."""
         events = []
         link = self.link()
         if link != self._link:
             self._link = link
             events.append(Event(EventKind.LINK, text=f"link {'up' if link.up else 'down'}"))
-        if self._seen is not None and (now := self._observe_rules()) != self._seen:
-            changed = sorted(vfid for vfid in now if now[vfid] != self._seen.get(vfid))
-            self._seen = now
-            events += [
-                Event(EventKind.DRIFT, vfid, "its settings were changed from outside")
-                for vfid in changed
-            ] or [Event(EventKind.DRIFT, text="the number of VFs was changed from outside")]
+        if self._seen is None:
+            return events
+        if not settings and len(self._seen) == self._device.num_vfs():
+            return events
+        try:
+            now = self._observe_rules()
+        except NicGoneError:
+            return events  # the uevent of the device tells
+        if now.keys() != self._seen.keys():
+            text = f"the number of VFs was changed from outside, from {len(self._seen)}"
+            events.append(Event(EventKind.DRIFT, text=f"{text} to {len(now)}"))
+        events += [
+            Event(EventKind.DRIFT, vfid, "its settings were changed from outside")
+            for vfid in now.keys() & self._seen.keys()
+            if now[vfid] != self._seen[vfid]
+        ]
+        self._seen = now
         return events
 
     def _device_events(self, notice: Notice) -> list[Event]:
         if notice.address == self._device.address:
-            if notice.action in ("remove", "unbind") and not self._lost:
-                self._lost = True
-                return [Event(EventKind.LOST, text=f"{notice.address}: {notice.action}")]
-            if notice.action in ("add", "bind") and self._device.netdevs() and self._lost:
-                self._lost = False
-                self._netdev = self._device.netdevs()[0]
-                return [Event(EventKind.BACK, text=f"{notice.address}: {notice.action}")]
+            return self._pf_events(notice.action)
+        if notice.action not in ("bind", "unbind") or self._lost:
             return []
-        for vf in self._device.vfs():
-            if vf.address == notice.address and notice.action in ("bind", "unbind"):
-                kind = EventKind.GUEST_COME if notice.action == "bind" else EventKind.GUEST_GONE
-                return [Event(kind, vf.vfid, f"{vf.address}: driver {vf.driver or 'none'}")]
+        vfid = self._device.vfid_of(notice.address)
+        if vfid is None:
+            return []
+        come = notice.action == "bind"
+        kind = EventKind.GUEST_COME if come else EventKind.GUEST_GONE
+        text = f"has driver {notice.driver}" if come else "has no driver any more"
+        return [Event(kind, vfid, f"{notice.address} {text}")]
+
+    def _pf_events(self, action: str) -> list[Event]:
+        address = self._device.address
+        if action in ("remove", "unbind") and not self._lost:
+            self._lost = True
+            why = "the device is gone" if action == "remove" else "its driver was unbound"
+            return [Event(EventKind.LOST, text=f"{address}: {why}")]
+        if action == "bind" and self._lost:
+            try:
+                self._take_up()
+            except NicError as error:
+                return [Event(EventKind.LOST, text=str(error))]
+            self._lost, self._seen = False, None
+            text = f"{address} is there again, as {self._netdev}"
+            return [Event(EventKind.BACK, text=text)]
         return []
+
+
+def _absent(attribute: str) -> Capability:
+    return Capability(
+        Support.ABSENT,
+        reason=f"no control surface of this NIC's driver offers {attribute}",
+        consequence=CONSEQUENCES[attribute],
+    )
+
+
+def _closing(link_status: Capability | None) -> Capability:
+    """How well a VF is closed: its link is what closes it."""
+    if link_status is not None and link_status.support is Support.ENFORCED:
+        return Capability(Support.ENFORCED, by=link_status.by)
+    return Capability(
+        Support.LIMITED,
+        by="rtnetlink",
+        limit="its MAC, VLAN and trust are taken away, but its driver can't set its link down",
+        consequence="a guest that holds this closed VF may choose a MAC, and send and receive",
+    )
 
 
 def _strongest(all_offers: Iterable[Mapping[str, Capability]]) -> Mapping[str, Capability]:
@@ -291,15 +407,13 @@ def _rules(shown: Iterable[Shown]) -> VfRules | None:
     having_vlans = [part for part in parts if part.get("vlans")]
     # The weakest has the port VLAN. A driver with a trunk list shows a port VLAN in the list too.
     tagging = having_vlans[-1] if having_vlans else None
-    merged: dict[str, Any] = {}
+    merged = dict(_DEFAULTS)
     for part in parts:
         for attribute, value in part.items():
             if attribute in TAGGING and tagging is not None and part is not tagging:
                 continue
-            default = VfRules.model_fields[attribute].default
-            if merged.get(attribute, default) == default:
+            if merged[attribute] == _DEFAULTS[attribute]:
                 merged[attribute] = value
-    rules = VfRules.model_construct(**merged)
-    if rules == VfRules.model_construct(link_status=LinkStatus.OFF):
+    if merged == _CLOSED:
         return None
-    return rules
+    return VfRules.model_construct(**merged)

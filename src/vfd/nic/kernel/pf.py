@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from vfd.nic.kernel.guests import guest_of
+from vfd.nic.kernel.legacy import WANTED_FLAGS, flag_capabilities, set_private_flags
+from vfd.nic.kernel.rtnl import read_link
 from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.surface import PfSurface
-from vfd.nic.protocol import Capability, NicError, Support
+from vfd.nic.kernel.vfinfo import RTM_SETLINK, set_link
+from vfd.nic.netlink import Message, Netlink, NetlinkError
+from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
 from vfd.policy.values import PfPolicy
 
 _IFF_PROMISC = 0x100
@@ -31,6 +32,24 @@ _ABSENT = {
         reason="traffic classes per VF need the vendor's sysfs (i40e out of tree) or switchdev",
         consequence="all traffic is in one class",
     ),
+    "bw_grps": Capability(
+        Support.ABSENT,
+        reason="bandwidth groups need traffic classes, which this driver doesn't offer per VF",
+        consequence="all traffic is in one class",
+    ),
+    "enable_qos": Capability(
+        Support.ABSENT,
+        reason="traffic classes per VF need the vendor's sysfs (i40e out of tree) or switchdev",
+        consequence="all traffic is in one class",
+    ),
+    **dict.fromkeys(
+        ("link_speed", "uplink", "guest"),
+        Capability(
+            Support.ABSENT,
+            reason="a setting of software NICs: a real NIC has its own wire and its own VFs",
+            consequence="it has no meaning here",
+        ),
+    ),
 }
 
 
@@ -38,11 +57,11 @@ class PfSettings:
     """What is set on the PF itself."""
 
     def __init__(
-        self, ip: IPRoute, device: PciPf, netdev: str, surfaces: Sequence[PfSurface] = ()
+        self, netlink: Netlink, device: PciPf, index: int, surfaces: Sequence[PfSurface] = ()
     ) -> None:
-        self._ip = ip
+        self._netlink = netlink
         self._device = device
-        self._netdev = netdev
+        self._index = index
         self._surfaces = tuple(surfaces)
 
     def capabilities(self) -> Mapping[str, Capability]:
@@ -53,6 +72,7 @@ class PfSettings:
             "mtu": Capability(Support.ENFORCED, by="rtnetlink"),
             "promiscuous": Capability(Support.ENFORCED, by="rtnetlink"),
             **_ABSENT,
+            **flag_capabilities(self._index),
             **{
                 attribute: capability
                 for surface in reversed(self._surfaces)
@@ -61,12 +81,15 @@ class PfSettings:
         }
 
     def observe(self, wanted: PfPolicy) -> PfPolicy:
-        """``wanted`` with what the PF shows in place of what can be set on it."""
+        """``wanted`` with what the PF shows in place of what can be set on it.
+
+        Raises NicError, NicGoneError."""
+        link = read_link(self._netlink, self._index)
         return wanted.model_copy(
             update={
                 "vfs": self._device.num_vfs() if wanted.vfs is not None else None,
-                "mtu": self._number("mtu", wanted.mtu),
-                "promiscuous": bool(self._flags() & _IFF_PROMISC),
+                "mtu": link.mtu,
+                "promiscuous": bool(link.flags & _IFF_PROMISC),
                 **{
                     attribute: value
                     for surface in reversed(self._surfaces)
@@ -75,18 +98,29 @@ class PfSettings:
             }
         )
 
-    def apply(self, before: PfPolicy, after: PfPolicy) -> None:
-        """Raises NicError with the settings of ``before`` in place."""
+    def apply(self, before: PfPolicy, after: PfPolicy, *, force: bool) -> bool:
+        """Whether the VFs are new ones now: a change of their number takes all of them away.
+
+        ``force``: from guests that hold them too. Raises NicError with the settings of ``before``
+        in place.
+        """
         now = self.observe(before)
         try:
-            self._set(now, after)
+            return self._set(now, after, force=force)
+        except NicGoneError:
+            raise
         except NicError:
-            self._set(self.observe(before), before)
+            self._set(self.observe(before), before, force=True)
             raise
 
-    def _set(self, now: PfPolicy, after: PfPolicy) -> None:
-        if after.vfs is not None and after.vfs != now.vfs:
-            self.refuse_while_held(after.vfs)
+    def _set(self, now: PfPolicy, after: PfPolicy, *, force: bool) -> bool:
+        recreated = after.vfs is not None and after.vfs != self._device.num_vfs()
+        if recreated:
+            assert after.vfs is not None
+            if not force:
+                self.refuse_while_held(after.vfs)
+            if now.vfs == 0:  # drivers take these only while no VF is active
+                set_private_flags(self._index, WANTED_FLAGS)
             self._device.set_num_vfs(after.vfs)
         if after.mtu != now.mtu:
             self._link(mtu=after.mtu)
@@ -95,6 +129,7 @@ class PfSettings:
             self._link(flags=_IFF_PROMISC if after.promiscuous else 0, change=_IFF_PROMISC)
         for surface in self._surfaces:
             surface.write_pf(now, after)
+        return recreated
 
     def refuse_while_held(self, count: int) -> None:
         """A change of the count goes through 0, which takes every VF from its guest."""
@@ -111,24 +146,13 @@ class PfSettings:
                 f" all VFs away, and guests hold {', '.join(held)}: stop them first, or force it"
             )
 
-    def _flags(self) -> int:
-        path = Path("/sys/class/net") / self._netdev / "flags"
+    def _link(self, *, flags: int = 0, change: int = 0, mtu: int | None = None) -> None:
+        what = f"MTU {mtu}" if mtu is not None else "promiscuous mode"
+        body = set_link(self._index, flags=flags, change=change, mtu=mtu)
         try:
-            return int(path.read_text(), 16)
-        except (OSError, ValueError):
-            return 0
-
-    def _number(self, name: str, default: int) -> int:
-        path = Path("/sys/class/net") / self._netdev / name
-        try:
-            return int(path.read_text())
-        except (OSError, ValueError):
-            return default
-
-    def _link(self, **what: int) -> None:
-        try:
-            index = self._ip.link_lookup(ifname=self._netdev)[0]
-            self._ip.link("set", index=index, **what)
-        except (NetlinkError, IndexError) as error:
-            why = os.strerror(error.code) if isinstance(error, NetlinkError) else "no such netdev"
-            raise NicError(f"{self._netdev}: setting {what}: {why}") from error
+            self._netlink.send([Message(RTM_SETLINK, body, what=what)])
+        except NetlinkError as error:
+            if error.errno == errno.ENODEV:
+                raise NicGoneError(f"{self._device.address}: the PF's netdev is gone") from error
+            why = os.strerror(error.errno or 0)
+            raise NicError(f"{self._device.address}: setting {what}: {why}") from error

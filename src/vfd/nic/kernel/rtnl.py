@@ -10,14 +10,22 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from vfd.nic.kernel.drivers import Driver
 from vfd.nic.kernel.surface import Assignment, Shown
+from vfd.nic.kernel.vfinfo import (
+    RTM_GETLINK,
+    RTM_SETLINK,
+    LinkInfo,
+    VfSettings,
+    differ,
+    parse_link,
+    request,
+    set_vfs,
+)
+from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
 from vfd.policy.rate import Rate
 from vfd.policy.values import C_TAG, S_TAG, LinkStatus, VfRules
@@ -26,36 +34,16 @@ ZERO_MAC = "00:00:00:00:00:00"
 MBPS = 10**6
 _LINK_STATES = {LinkStatus.AUTO: 0, LinkStatus.ON: 1, LinkStatus.OFF: 2}
 _LINK_STATUS = {number: status for status, number in _LINK_STATES.items()}
-_UNKNOWN = 0xFFFFFFFF
-"""What the kernel reports for spoof check and trust where the driver says nothing."""
-RTEXT_FILTER_VF = 1
-RTEXT_FILTER_SKIP_STATS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class VfSettings:
-    """One VF's settings in rtnetlink's own terms. None: the driver has no such operation."""
-
-    mac: str | None = None
-    """None: left as it is, the guest's own choice."""
-    vlan: int = 0
-    qos: int = 0
-    tpid: int = C_TAG
-    spoofchk: bool | None = None
-    trust: bool | None = None
-    max_tx_mbps: int = 0
-    min_tx_mbps: int = 0
-    link_state: int | None = None
 
 
 class Rtnetlink:
-    """The surface. ``netdev`` is the PF's, in the namespace of the socket."""
+    """The surface. ``index`` is the PF's netdev, in the namespace of the socket."""
 
     name = "rtnetlink"
 
-    def __init__(self, ip: IPRoute, netdev: str, driver: Driver) -> None:
-        self._ip = ip
-        self._netdev = netdev
+    def __init__(self, netlink: Netlink, index: int, driver: Driver) -> None:
+        self._netlink = netlink
+        self._index = index
         self._driver = driver
         self._forced: dict[int, str | None] = {}
         """The MAC that was forced on each VF, None where none was. A MAC that a guest chose looks
@@ -143,42 +131,43 @@ class Rtnetlink:
 
     def settings(self) -> Mapping[int, VfSettings]:
         """Every VF's settings, read from the kernel. Raises NicError, NicGoneError."""
-        link = self._link()
-        infos = link.get_attr("IFLA_VFINFO_LIST")
-        found = {}
-        for info in infos.get_attrs("IFLA_VF_INFO") if infos else ():
-            vfid, settings = _parse(info, self._driver)
-            found[vfid] = settings
-        return found
+        return {
+            vfid: replace(
+                settings,
+                spoofchk=settings.spoofchk if self._driver.spoofchk else None,
+                trust=settings.trust if self._driver.trust else None,
+                link_state=settings.link_state if self._driver.link_state else None,
+            )
+            for vfid, settings in read_link(self._netlink, self._index).vfs.items()
+        }
 
     def write(self, wanted: Mapping[int, Assignment]) -> None:
         before = self.settings()
         after = {vfid: self._settings(vfid, assigned) for vfid, assigned in wanted.items()}
-        missing = after.keys() - before.keys()
-        if missing:
-            raise NicError(
-                f"{self._netdev}: no VF {', '.join(map(str, sorted(missing)))};"
-                f" the PF has {len(before)}"
-            )
-        changes = {
-            vfid: (before[vfid], settings)
-            for vfid, settings in after.items()
-            if _spec(vfid, before[vfid], settings).keys() != {"vf"}
-        }
-        if changes:
-            try:
-                self._send(changes)
-            except NicError:
-                self._send({vfid: (new, old) for vfid, (old, new) in changes.items()})
-                raise
+        if missing := sorted(after.keys() - before.keys()):
+            raise NicError(f"no VF {', '.join(map(str, missing))}: the PF has {len(before)} VFs")
+        try:
+            self._send({vfid: (before[vfid], settings) for vfid, settings in after.items()})
+        except NicGoneError:
+            raise
+        except NicError:
+            now = self.settings()
+            self._send({vfid: (now[vfid], before[vfid]) for vfid in after.keys() & now.keys()})
+            raise
         for vfid, settings in after.items():
             self._forced[vfid] = None if settings.mac in (None, ZERO_MAC) else settings.mac
 
     def _settings(self, vfid: int | None, assigned: Assignment) -> VfSettings:
         """What is assigned, in rtnetlink's terms; neutral where nothing is."""
         has, rules, mine = self._driver, assigned.rules, assigned.attributes
+        # A closed VF loses whatever MAC it had; an open one keeps what its guest chose.
+        taken = (
+            self._forced.get(vfid, ZERO_MAC if rules is None else None)
+            if vfid is not None
+            else None
+        )
         neutral = VfSettings(
-            mac=ZERO_MAC if vfid is not None and self._forced.get(vfid) else None,
+            mac=ZERO_MAC if taken else None,
             spoofchk=has.spoofchk or None,
             trust=False if has.trust else None,
             link_state=_LINK_STATES[LinkStatus.AUTO] if has.link_state else None,
@@ -208,28 +197,41 @@ class Rtnetlink:
 
     def _send(self, changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> None:
         """All the changes in one message."""
-        index = self._link()["index"]
-        spec = [_spec(vfid, before, after) for vfid, (before, after) in sorted(changes.items())]
+        changes = {vfid: change for vfid, change in changes.items() if differ(*change)}
+        if not changes:
+            return
+        vfs = ", ".join(map(str, sorted(changes)))
+        message = Message(RTM_SETLINK, set_vfs(self._index, changes), what=f"settings of VF {vfs}")
         try:
-            self._ip.link("set", index=index, vf=spec)
+            self._netlink.send([message])
         except NetlinkError as error:
+            if error.errno == errno.ENODEV:
+                raise NicGoneError("the PF's netdev is gone") from error
             raise NicError(
-                f"{self._netdev}: the driver refused the settings of"
-                f" VF {', '.join(map(str, sorted(changes)))}: {os.strerror(error.code)}"
+                f"the driver refused the settings of VF {vfs} ({_asked(changes)}): {error.strerror}"
             ) from error
 
-    def _link(self) -> Any:
-        try:
-            links = self._ip.get_links(
-                ifname=self._netdev, ext_mask=RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS
-            )
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
-                raise NicGoneError(f"{self._netdev}: the PF's netdev is gone") from error
-            raise NicError(f"{self._netdev}: {os.strerror(error.code)}") from error
-        for link in links:
-            return link
-        raise NicGoneError(f"{self._netdev}: the PF's netdev is gone")
+
+def read_link(netlink: Netlink, index: int, *, stats: bool = False) -> LinkInfo:
+    """The PF's netdev with its VFs, in one request. Raises NicError, NicGoneError."""
+    try:
+        return parse_link(netlink.get(RTM_GETLINK, request(index, stats=stats), "the PF's VFs"))
+    except NetlinkError as error:
+        if error.errno == errno.ENODEV:
+            raise NicGoneError("the PF's netdev is gone") from error
+        raise NicError(f"reading the PF's VFs: {os.strerror(error.errno or 0)}") from error
+
+
+def _asked(changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> tuple[str, ...]:
+    """The kinds of settings that a message changes."""
+    return tuple(
+        name
+        for name in VfSettings.__dataclass_fields__
+        if any(
+            getattr(new, name) is not None and getattr(old, name) != getattr(new, name)
+            for old, new in changes.values()
+        )
+    )
 
 
 def _mbps(rate: Rate) -> int:
@@ -238,67 +240,14 @@ def _mbps(rate: Rate) -> int:
     return max(1, round(bps / MBPS)) if bps else 0
 
 
-def _spec(vfid: int, before: VfSettings, after: VfSettings) -> dict[str, Any]:
-    """pyroute2's form of what differs."""
-    spec: dict[str, Any] = {"vf": vfid}
-    if after.mac is not None and before.mac != after.mac:
-        spec["mac"] = after.mac
-    if (before.vlan, before.qos, before.tpid) != (after.vlan, after.qos, after.tpid):
-        spec["vlan"] = (
-            {"vlan": after.vlan, "qos": after.qos}
-            if after.tpid == C_TAG
-            else [{"vlan": after.vlan, "qos": after.qos, "proto": after.tpid}]
-        )
-    rates = after.min_tx_mbps, after.max_tx_mbps
-    if (before.min_tx_mbps, before.max_tx_mbps) != rates:
-        spec["rate"] = {"min_tx_rate": after.min_tx_mbps, "max_tx_rate": after.max_tx_mbps}
-    for key in ("spoofchk", "trust", "link_state"):
-        value = getattr(after, key)
-        if value is not None and getattr(before, key) != value:
-            spec[key] = int(value)
-    return spec
-
-
-def _parse(info: Any, driver: Driver) -> tuple[int, VfSettings]:
-    mac = info.get_attr("IFLA_VF_MAC")
-    vlan = info.get_attr("IFLA_VF_VLAN") or {"vlan": 0, "qos": 0}
-    tagged = _vlan_info(info)
-    rate = info.get_attr("IFLA_VF_RATE") or {"min_tx_rate": 0, "max_tx_rate": 0}
-
-    def flag(name: str, key: str, offered: bool) -> bool | None:
-        found = info.get_attr(name)
-        if not offered or found is None or found[key] in (_UNKNOWN, -1):
-            return None
-        return bool(found[key])
-
-    state = info.get_attr("IFLA_VF_LINK_STATE")
-    return mac["vf"], VfSettings(
-        mac=mac["mac"][:17],
-        vlan=vlan["vlan"],
-        qos=vlan["qos"],
-        tpid=tagged if vlan["vlan"] and tagged else C_TAG,
-        spoofchk=flag("IFLA_VF_SPOOFCHK", "spoofchk", driver.spoofchk),
-        trust=flag("IFLA_VF_TRUST", "trust", driver.trust),
-        max_tx_mbps=rate["max_tx_rate"],
-        min_tx_mbps=rate["min_tx_rate"],
-        link_state=state["link_state"] if state and driver.link_state else None,
-    )
-
-
-def _vlan_info(info: Any) -> int | None:
-    """The TPID of the VF's port VLAN, from IFLA_VF_VLAN_LIST."""
-    listed = info.get_attr("IFLA_VF_VLAN_LIST")
-    first = listed.get_attr("IFLA_VF_VLAN_INFO") if listed else None
-    return int(first["proto"]) if first else None
-
-
 def _shown(settings: VfSettings, driver: Driver) -> Shown:
     """Settings as attributes of VfRules; a closed VF (link off) as such."""
     shown: dict[str, Any] = {
         "vm_mac": None if settings.mac in (None, ZERO_MAC) else settings.mac,
         "vlans": (settings.vlan,) if settings.vlan else (),
-        "strip_stag": bool(settings.vlan) and settings.tpid == S_TAG,
-        "strip_ctag": bool(settings.vlan) and settings.tpid == C_TAG,
+        "strip_stag": bool(settings.vlan) and settings.tpid == S_TAG and not settings.qos,
+        # With a priority it is somebody else's port VLAN: ours have none.
+        "strip_ctag": bool(settings.vlan) and settings.tpid == C_TAG and not settings.qos,
         "rate": Rate(bps=settings.max_tx_mbps * MBPS),
         "min_rate": Rate(bps=settings.min_tx_mbps * MBPS),
     }

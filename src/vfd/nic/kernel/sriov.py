@@ -9,11 +9,13 @@ import errno
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from vfd.nic.protocol import NicError, NicGoneError
+from vfd.nic.protocol import Link, NicError, NicGoneError
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
+NETDEVS = Path("/sys/class/net")
 _ADDRESS = re.compile(r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
 
 
@@ -30,7 +32,7 @@ class VfDevice:
     iommu_group: int | None
     numa_node: int | None
     msix: int | None
-    """Interrupt vectors the VF has (``sriov_vf_msix_count`` where the driver lets it be set)."""
+    """Interrupt vectors the VF has: the size of its MSI-X table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,25 @@ class PciPf:
         except OSError:
             return ()
 
+    def uplink(self) -> tuple[str, int]:
+        """The name and ifindex of the PF's own netdev. Raises NicGoneError where it has none."""
+        for name in self.netdevs():
+            port = _text(NETDEVS / name / "phys_port_name")
+            index = _number(NETDEVS / name / "ifindex")
+            if "vf" not in port and index is not None:  # pf0vf3: a VF's representor
+                return name, index
+        driver = self.driver()
+        raise NicGoneError(
+            f"{self.address}: its driver is {driver or 'none'}, and it has no netdev here: bind it"
+            " to its kernel driver, or choose the dpdk backend"
+        )
+
+    def link(self, netdev: str) -> Link:
+        """The wire's link, as the PF's netdev shows it."""
+        up = _text(NETDEVS / netdev / "operstate") in ("up", "unknown")
+        speed = _number(NETDEVS / netdev / "speed") if up else None
+        return Link(up, speed * 10**6 if speed is not None and speed > 0 else None)
+
     def total_vfs(self) -> int:
         """``sriov_totalvfs``: how many VFs the driver allows; 0 where it has no SR-IOV."""
         return _number(self.path / "sriov_totalvfs") or 0
@@ -82,6 +103,13 @@ class PciPf:
                 continue
             found.append(_vf(vfid, address))
         return tuple(found)
+
+    def vfid_of(self, address: str) -> int | None:
+        """The vfid of the VF at this address; None where it is no VF of this PF."""
+        for link in self.path.glob("virtfn*"):
+            if _link_name(link) == address:
+                return int(link.name.removeprefix("virtfn"))
+        return None
 
     def set_num_vfs(self, count: int) -> None:
         """Makes the PF have ``count`` VFs. From one count to another goes through 0
@@ -129,14 +157,15 @@ def find_pf(name: str) -> PciPf:
         if not pf.exists():
             raise NicGoneError(f"{name}: no PCI device at that address")
         return pf
-    device = Path("/sys/class/net") / name / "device"
     try:
-        address = device.resolve(strict=True).name
+        device = (NETDEVS / name / "device").resolve(strict=True)
     except OSError as error:
         raise NicGoneError(f"{name}: no netdev of that name with a device behind it") from error
-    if not _ADDRESS.match(address):
-        raise NicError(f"{name}: its device {address} is not a PCI function")
-    return PciPf(address)
+    # A virtio netdev's device is one on the virtio bus, whose parent is the PCI function.
+    for function in (device, *device.parents):
+        if _ADDRESS.match(function.name):
+            return PciPf(function.name)
+    raise NicError(f"{name}: its device {device.name} is not a PCI function")
 
 
 def bind(address: str, driver: str) -> None:
@@ -189,17 +218,48 @@ def _vf(vfid: int, address: str) -> VfDevice:
         netdevs = sorted(entry.name for entry in (path / "net").iterdir())
     except OSError:
         netdevs = []
-    group = _link_name(path / "iommu_group")
-    node = _number(path / "numa_node")
+    try:
+        group, node, msix = _facts(path, path.stat().st_ino)
+    except OSError:
+        group, node, msix = None, None, None
     return VfDevice(
         vfid=vfid,
         address=address,
         driver=_link_name(path / "driver"),
         netdev=netdevs[0] if netdevs else "",
-        iommu_group=int(group) if group.isdigit() else None,
-        numa_node=node if node is not None and node >= 0 else None,
-        msix=_number(path / "sriov_vf_msix_count"),
+        iommu_group=group,
+        numa_node=node,
+        msix=msix,
     )
+
+
+@lru_cache(maxsize=1024)
+def _facts(path: Path, inode: int) -> tuple[int | None, int | None, int | None]:  # noqa: ARG001
+    """IOMMU group, NUMA node and interrupt vectors of a function, which hold while it lives:
+    the inode of its folder is another when it is made again."""
+    group = _link_name(path / "iommu_group")
+    node = _number(path / "numa_node")
+    return (
+        int(group) if group.isdigit() else None,
+        node if node is not None and node >= 0 else None,
+        _msix(path / "config"),
+    )
+
+
+def _msix(config: Path) -> int | None:
+    """The size of a function's MSI-X table, from its capability (PCI Local Bus 3.0, 6.8.2)."""
+    try:
+        space = config.read_bytes()[:256]
+    except OSError:
+        return None
+    at = space[0x34] if len(space) == 256 else 0
+    for _ in range(48):  # a broken list must not hold us up
+        if not 0x40 <= at <= 0xFC:
+            break
+        if space[at] == 0x11:
+            return (int.from_bytes(space[at + 2 : at + 4], "little") & 0x7FF) + 1
+        at = space[at + 1]
+    return None
 
 
 def _link_name(link: Path) -> str:
@@ -209,15 +269,19 @@ def _link_name(link: Path) -> str:
         return ""
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
 def _number(path: Path) -> int | None:
     try:
-        return int(path.read_text().strip())
-    except (OSError, ValueError):
+        return int(_text(path))
+    except ValueError:
         return None
 
 
 def _hex(path: Path) -> str:
-    try:
-        return path.read_text().strip().removeprefix("0x")
-    except OSError:
-        return ""
+    return _text(path).removeprefix("0x")

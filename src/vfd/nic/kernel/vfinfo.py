@@ -1,0 +1,200 @@
+"""``IFLA_VFINFO_LIST`` on the wire: what the kernel tells of a PF's VFs, and takes for them.
+
+Layouts and numbers are those of ``include/uapi/linux/if_link.h``. One RTM_GETLINK tells all VFs of
+a PF, one RTM_SETLINK sets them, in the message's order (net/core/rtnetlink.c, do_setvfinfo).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from vfd.nic.netlink import attr, attr_u32, nest, parse_attrs
+from vfd.policy.addresses import mac_bytes, mac_text
+from vfd.policy.values import C_TAG
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+IFLA_IFNAME, IFLA_MTU, IFLA_VFINFO_LIST, IFLA_STATS64, IFLA_EXT_MASK = 3, 4, 22, 23, 29
+RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
+UNKNOWN = 0xFFFFFFFF
+"""What the kernel reports for spoof check and trust where the driver says nothing."""
+
+_VF_INFO, _VF_VLAN_INFO = 1, 1
+_MAC, _VLAN, _SPOOFCHK, _LINK_STATE, _RATE, _STATS, _TRUST, _VLAN_LIST = 1, 2, 4, 5, 6, 8, 9, 12
+_IFINFO = struct.Struct("=BxHiII")
+_VF_MAC = struct.Struct("=I32s")
+_TWO, _THREE = struct.Struct("=II"), struct.Struct("=III")
+_TAGGED = struct.Struct("=III2s2x")
+_U64 = struct.Struct("=Q")
+_STAT_NUMBERS = {
+    "rx_packets": 0,
+    "tx_packets": 1,
+    "rx_bytes": 2,
+    "tx_bytes": 3,
+    "rx_dropped": 7,
+    "tx_dropped": 8,
+}
+VF_COUNTERS = frozenset(_STAT_NUMBERS)
+_STATS64 = (
+    "rx_packets", "tx_packets", "rx_bytes", "tx_bytes",
+    "rx_errors", "tx_errors", "rx_dropped", "tx_dropped",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class VfSettings:
+    """One VF's settings in rtnetlink's own terms. None: the driver has no such operation."""
+
+    mac: str | None = None
+    """To set: None leaves it as it is, the guest's own choice."""
+    vlan: int = 0
+    qos: int = 0
+    tpid: int = C_TAG
+    spoofchk: bool | None = None
+    trust: bool | None = None
+    max_tx_mbps: int = 0
+    min_tx_mbps: int = 0
+    link_state: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """A netdev as RTM_NEWLINK shows it."""
+
+    index: int
+    flags: int
+    name: str
+    mtu: int
+    vfs: Mapping[int, VfSettings]
+    """Where the request asked for them."""
+    vf_counters: Mapping[int, Mapping[str, int]]
+    counters: Mapping[str, int]
+
+
+def request(index: int, *, stats: bool = False) -> bytes:
+    """RTM_GETLINK of one netdev with its VFs."""
+    mask = RTEXT_FILTER_VF | (0 if stats else RTEXT_FILTER_SKIP_STATS)
+    return _IFINFO.pack(0, 0, index, 0, 0) + attr_u32(IFLA_EXT_MASK, mask)
+
+
+def link_head(body: bytes) -> tuple[int, str, int]:
+    """(ifindex, name, flags) of an RTM_NEWLINK or RTM_DELLINK."""
+    _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    name = parse_attrs(body, _IFINFO.size).get(IFLA_IFNAME, b"")
+    return index, name.rstrip(b"\0").decode(errors="replace"), flags
+
+
+def parse_link(body: bytes) -> LinkInfo:
+    _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    attrs = parse_attrs(body, _IFINFO.size)
+    vfs: dict[int, VfSettings] = {}
+    vf_counters: dict[int, Mapping[str, int]] = {}
+    for raw in _repeated(attrs.get(IFLA_VFINFO_LIST, b""), _VF_INFO):
+        info = parse_attrs(raw)
+        vfid = _TWO.unpack_from(info[_SPOOFCHK])[0] if _SPOOFCHK in info else _vfid(info)
+        vfs[vfid] = _settings(info)
+        if _STATS in info:
+            stats = parse_attrs(info[_STATS])
+            vf_counters[vfid] = {
+                name: _U64.unpack_from(stats[number])[0]
+                for name, number in _STAT_NUMBERS.items()
+                if number in stats
+            }
+    values = struct.unpack_from("=8Q", attrs[IFLA_STATS64]) if IFLA_STATS64 in attrs else ()
+    return LinkInfo(
+        index=index,
+        flags=flags,
+        name=attrs.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        mtu=int.from_bytes(attrs.get(IFLA_MTU, b"")[:4], "little"),
+        vfs=vfs,
+        vf_counters=vf_counters,
+        counters=dict(zip(_STATS64, values, strict=False)),
+    )
+
+
+def set_link(index: int, *, flags: int = 0, change: int = 0, mtu: int | None = None) -> bytes:
+    """RTM_SETLINK of the netdev itself."""
+    body = _IFINFO.pack(0, 0, index, flags, change)
+    return body if mtu is None else body + attr_u32(IFLA_MTU, mtu)
+
+
+def set_vfs(index: int, changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> bytes:
+    """RTM_SETLINK that takes each VF from one setting to the other; only what differs is sent."""
+    vfs = [
+        nest(_VF_INFO, *differing)
+        for vfid, (before, after) in sorted(changes.items())
+        if (differing := _differing(vfid, before, after))
+    ]
+    return _IFINFO.pack(0, 0, index, 0, 0) + nest(IFLA_VFINFO_LIST, *vfs)
+
+
+def differ(before: VfSettings, after: VfSettings) -> bool:
+    """Whether there is anything to send."""
+    return bool(_differing(0, before, after))
+
+
+def _differing(vfid: int, before: VfSettings, after: VfSettings) -> list[bytes]:
+    found = []
+    if after.mac is not None and before.mac != after.mac:
+        found.append(attr(_MAC, _VF_MAC.pack(vfid, mac_bytes(after.mac))))
+    if (before.vlan, before.qos, before.tpid) != (after.vlan, after.qos, after.tpid):
+        # IFLA_VF_VLAN carries no TPID; drivers without 802.1ad are given what they know.
+        if after.tpid == C_TAG:
+            found.append(attr(_VLAN, _THREE.pack(vfid, after.vlan, after.qos)))
+        else:
+            tpid = after.tpid.to_bytes(2, "big")
+            tagged = attr(_VF_VLAN_INFO, _TAGGED.pack(vfid, after.vlan, after.qos, tpid))
+            found.append(nest(_VLAN_LIST, tagged))
+    rates = after.min_tx_mbps, after.max_tx_mbps
+    if (before.min_tx_mbps, before.max_tx_mbps) != rates:
+        found.append(attr(_RATE, _THREE.pack(vfid, *rates)))
+    for kind, name in ((_SPOOFCHK, "spoofchk"), (_LINK_STATE, "link_state"), (_TRUST, "trust")):
+        value = getattr(after, name)
+        if value is not None and getattr(before, name) != value:
+            found.append(attr(kind, _TWO.pack(vfid, int(value))))
+    return found
+
+
+def _settings(info: Mapping[int, bytes]) -> VfSettings:
+    _, vlan, qos = _THREE.unpack_from(info[_VLAN]) if _VLAN in info else (0, 0, 0)
+    _, low, high = _THREE.unpack_from(info[_RATE]) if _RATE in info else (0, 0, 0)
+    return VfSettings(
+        mac=mac_text(info[_MAC][4:10]) if _MAC in info else None,
+        vlan=vlan,
+        qos=qos,
+        tpid=_tpid(info) if vlan else C_TAG,
+        spoofchk=_flag(info, _SPOOFCHK),
+        trust=_flag(info, _TRUST),
+        max_tx_mbps=high,
+        min_tx_mbps=low,
+        link_state=_TWO.unpack_from(info[_LINK_STATE])[1] if _LINK_STATE in info else None,
+    )
+
+
+def _vfid(info: Mapping[int, bytes]) -> int:
+    return int.from_bytes(info[_MAC][:4], "little")
+
+
+def _flag(info: Mapping[int, bytes], kind: int) -> bool | None:
+    value = _TWO.unpack_from(info[kind])[1] if kind in info else UNKNOWN
+    return None if value == UNKNOWN else bool(value)
+
+
+def _tpid(info: Mapping[int, bytes]) -> int:
+    """Of the VF's port VLAN, from IFLA_VF_VLAN_LIST."""
+    for raw in _repeated(info.get(_VLAN_LIST, b""), _VF_VLAN_INFO):
+        return int.from_bytes(_TAGGED.unpack_from(raw)[3], "big")
+    return C_TAG
+
+
+def _repeated(data: bytes, kind: int) -> Iterator[bytes]:
+    """Every attribute of a list whose members all have one number."""
+    offset = 0
+    while offset + 4 <= len(data):
+        size, found = struct.unpack_from("=HH", data, offset)
+        if size < 4:
+            return
+        if found & 0x3FFF == kind:
+            yield data[offset + 4 : offset + size]
+        offset += (size + 3) & ~3

@@ -127,6 +127,15 @@ KNOWN_LIMITS = """
   drivers refuse the two at once, or let one undo the other.
 * **VGT+** lets a VLAN pass once the guest has asked for a filter on it, as Linux's driver does by
   itself.
+
+## Trying a vendor's interface without the NIC
+
+    python3 -m lab.models intel --vfs 4 /mnt      # or mellanox; serves until its stdin ends
+    echo add 2,10-20 > /mnt/1/trunk
+    cat /mnt/.model/log /mnt/.model/state         # what was written, and what the device would do
+
+It needs root, `/dev/fuse` and what `make deps` installs. It is a model: what it shows is what the
+vendor's documents say, not what a card does.
 """
 
 

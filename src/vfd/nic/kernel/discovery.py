@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vfd.nic.kernel import netdevsim
 from vfd.nic.kernel.drivers import NO_VF_OPERATIONS, driver_named
 from vfd.nic.kernel.intel import IntelSysfs
 from vfd.nic.kernel.legacy import BridgeMode
@@ -10,6 +11,7 @@ from vfd.nic.kernel.nic import KernelNic
 from vfd.nic.kernel.rtnl import Rtnetlink
 from vfd.nic.kernel.sriov import PciPf, find_pf
 from vfd.nic.kernel.surface import PfSurface, Surface
+from vfd.nic.kernel.switchdev_find import find_eswitch
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import NicError
 from vfd.policy.values import PfPolicy
@@ -17,7 +19,7 @@ from vfd.policy.values import PfPolicy
 
 def open_pf(pf: PfPolicy) -> KernelNic:
     """See ``vfd.nic.kernel.open``."""
-    device = find_pf(pf.id)
+    device = netdevsim.find(pf.id) or find_pf(pf.id)
     driver = device.driver()
     if driver in NO_VF_OPERATIONS:
         raise NicError(
@@ -32,6 +34,9 @@ def find_surfaces(
 ) -> tuple[list[Surface], list[PfSurface]]:
     """The control surfaces that the PF has now, strongest first; those that also set the PF."""
     driver = device.driver()
+    eswitch = find_eswitch(pf, device, netlink, index, driver_named(driver))
+    if eswitch is not None:
+        return eswitch
     surfaces: list[Surface] = [Rtnetlink(netlink, index, driver_named(driver))]
     pf_surfaces: list[PfSurface] = []
     # The vendors' files come and go with the VFs, so these surfaces look for them at each call.

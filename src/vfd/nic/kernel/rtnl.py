@@ -137,6 +137,9 @@ class Rtnetlink:
                 spoofchk=settings.spoofchk if self._driver.spoofchk else None,
                 trust=settings.trust if self._driver.trust else None,
                 link_state=settings.link_state if self._driver.link_state else None,
+                # Not ours where another surface sets the same rates (devlink).
+                max_tx_mbps=settings.max_tx_mbps if self._driver.max_tx_rate else 0,
+                min_tx_mbps=settings.min_tx_mbps if self._driver.min_tx_rate else 0,
             )
             for vfid, settings in read_link(self._netlink, self._index).vfs.items()
         }

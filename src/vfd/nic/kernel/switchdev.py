@@ -1,0 +1,276 @@
+"""A NIC in switchdev mode: policies as tc flower rules at its representors.
+
+The switch enforces what the rules say and nothing else, so this surface takes all that a frame can
+be judged by; the MAC that a guest is given, its link and its rates are others'. What is enforced
+is read back from the kernel's own rules. Each rule is asked for with ``skip_sw``: it is
+in hardware or refused. Where the NIC refuses one, all rules are set without that flag, the CPU does
+what the NIC does not, and the capabilities say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vfd.nic.kernel.flower import Place, Rules
+from vfd.nic.kernel.flower_netlink import SKIP_HW, SKIP_SW, Found, Tc
+from vfd.nic.kernel.representors import Representors
+from vfd.nic.kernel.surface import Assignment, Shown
+from vfd.nic.kernel.switchdev_compile import Eswitch, compile_rules
+from vfd.nic.kernel.switchdev_record import RECORD, record, recorded
+from vfd.nic.kernel.switchdev_steps import Put, Step, steps
+from vfd.nic.netlink import NetlinkError
+from vfd.nic.protocol import PF_PORT, Capability, NicError, Support
+from vfd.policy.requests import owners
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
+
+NAME = "switchdev"
+_OFFERS = (
+    "vlans", "strip_stag", "strip_ctag", "allow_untagged", "vlan_anti_spoof",
+    "macs", "mac_anti_spoof", "allow_bcast", "allow_mcast", "allow_un_ucast",
+    "mirror", "storm_limit",
+)  # fmt: skip
+_DEFAULTS = {name: field.default for name, field in VfRules.model_fields.items()}
+_BROKEN = {"vlans": (), "allow_untagged": False, "mac_anti_spoof": False, "vlan_anti_spoof": False}
+"""What is shown of a VF whose rules are not those of any policy: no policy is like this."""
+_SOFTWARE = "in software (CPU): the NIC did not take the rules"
+_UNTRIED = "in hardware if the NIC takes the rules, else in software (CPU): known once some are set"
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What was read: the rules, and the policies that they were made of."""
+
+    ports: Representors
+    found: Found
+    pf: Mapping[str, Any]
+    vfs: Mapping[int, VfRules]
+    """The VFs with a note, as noted."""
+
+
+class SwitchdevSurface:
+    """The surface.
+
+    ``ports``: finds the representors; VFs come and go with their number.
+    ``own_macs``: the MACs that VFs have now, by vfid, for those on which none is forced.
+    ``takes_links``: nobody else can take a VF's link down, so frames of such a VF are dropped.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        tc: Tc,
+        pf: PfPolicy,
+        ports: Callable[[], Representors],
+        own_macs: Callable[[], Mapping[int, str]],
+        *,
+        takes_links: bool,
+    ) -> None:
+        self._tc = tc
+        self._pf = pf
+        self._ports = ports
+        self._own_macs = own_macs
+        self._offers = (*_OFFERS, "link_status") if takes_links else _OFFERS
+        self._in_hardware: bool | None = None
+
+    # -- As a surface ---------------------------------------------------------------------------
+
+    def capabilities(self) -> Mapping[str, Capability]:
+        if self._in_hardware:
+            can = Capability(Support.ENFORCED, by=self.name)
+        else:
+            limit = _UNTRIED if self._in_hardware is None else _SOFTWARE
+            can = Capability(Support.LIMITED, by=self.name, limit=limit)
+        offers = dict.fromkeys(self._offers, can)
+        if "link_status" in offers:
+            offers["link_status"] = Capability(
+                Support.LIMITED, by=self.name, limit="off: nothing passes, but the link shows up"
+            )
+        return offers
+
+    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:  # noqa: ARG002
+        return {}
+
+    def express(self, assigned: Assignment) -> Shown:
+        return self._shown(self._noted(assigned))
+
+    def read(self) -> Mapping[int, Shown]:
+        """Raises NicError."""
+        state = self._read()
+        self._in_hardware = not state.found.in_software if state.vfs else self._in_hardware
+        broken = self._broken(state)
+        return {
+            vfid: _BROKEN if vfid in broken else self._shown(state.vfs.get(vfid))
+            for vfid in state.ports.vfids
+        }
+
+    def write(self, wanted: Mapping[int, Assignment]) -> None:
+        state = self._read()
+        if missing := sorted(wanted.keys() - set(state.ports.vfids)):
+            raise NicError(f"no representor of VF {', '.join(map(str, missing))}")
+        asked = {vfid: self._noted(assigned) for vfid, assigned in wanted.items()}
+        vfs = {**state.vfs, **{vfid: rules for vfid, rules in asked.items() if rules is not None}}
+        for vfid, rules in asked.items():
+            if rules is None:
+                vfs.pop(vfid, None)
+        self._go(state, self._rules(state.ports, state.pf, vfs, _forced(state.vfs)))
+
+    # -- As a surface of the PF -----------------------------------------------------------------
+
+    def pf_capabilities(self) -> Mapping[str, Capability]:
+        can = next(iter(self.capabilities().values()))
+        return {"enable_loopback": can, "tpid": can}
+
+    def observe_pf(self, wanted: PfPolicy) -> Shown:  # noqa: ARG002
+        return dict(self._read().pf)
+
+    def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:  # noqa: ARG002
+        self._pf = after
+        state = self._read()
+        self._go(state, self._rules(state.ports, _pf_part(after), state.vfs, _forced(state.vfs)))
+
+    # -- Reading --------------------------------------------------------------------------------
+
+    def _read(self) -> _State:
+        ports = self._ports()
+        try:
+            found = self._tc.read(ports.ifindexes)
+        except NetlinkError as error:
+            raise NicError(f"reading the flower rules: {error.strerror}") from error
+        noted = {vfid: recorded(vfid, found.rules) for vfid in ports.vfids}
+        return _State(
+            ports,
+            found,
+            pf=recorded(PF_PORT, found.rules) or _pf_part(self._pf),
+            vfs={
+                vfid: VfRules.model_validate(content)
+                for vfid, content in noted.items()
+                if content is not None
+            },
+        )
+
+    def _broken(self, state: _State) -> frozenset[int]:
+        """The VFs whose rules are not all there, or not alone."""
+        wanted = self._rules(state.ports, state.pf, state.vfs, {})
+        found = state.found.rules
+        places = {place for place in wanted.keys() | found.keys()
+                  if wanted.get(place) != found.get(place)}  # fmt: skip
+        ports = {place.port for place in places}
+        ports |= {port for port, _ in state.found.foreign if port != PF_PORT}
+        if PF_PORT in ports:  # the rules of the wire are everybody's
+            return frozenset(state.ports.vfids)
+        return frozenset(ports)
+
+    def _rules(
+        self,
+        ports: Representors,
+        pf: Mapping[str, Any],
+        vfs: Mapping[int, VfRules],
+        forced: Mapping[int, str],
+    ) -> Rules:
+        """All rules, notes included, of these policies. ``forced``: MACs that are forced now."""
+        here = {vfid: rules for vfid, rules in vfs.items() if vfid in ports.vfids}
+        own = {vfid: mac for vfid, mac in self._own_macs().items() if forced.get(vfid) != mac}
+        eswitch = Eswitch(
+            loopback=pf["enable_loopback"],
+            tpid=pf["tpid"],
+            vfs=here,
+            closed=frozenset(ports.vfids) - here.keys(),
+            owners=owners(_nic(self._pf, here), {}, own),
+            id=ports.ifindexes[PF_PORT],
+        )
+        rules = compile_rules(eswitch) | record(PF_PORT, pf)
+        for vfid, policy in here.items():
+            rules |= record(vfid, policy.model_dump(mode="json", exclude_defaults=True))
+        return rules
+
+    def _noted(self, assigned: Assignment) -> VfRules | None:
+        """What this surface is to do, and the MAC that another forces; the rest at its default."""
+        rules = assigned.rules
+        if rules is None:
+            return None
+        mine = assigned.attributes & set(self._offers)
+        kept = {name: getattr(rules, name) for name in (*sorted(mine), "vm_mac", "link_status")}
+        return VfRules.model_construct(**{**_DEFAULTS, **kept})
+
+    def _shown(self, rules: VfRules | None) -> Shown:
+        if rules is None:
+            return {name: _DEFAULTS[name] for name in self._offers}
+        return {name: getattr(rules, name) for name in self._offers}
+
+    # -- Writing --------------------------------------------------------------------------------
+
+    def _go(self, state: _State, new: Rules) -> None:
+        """From the rules that are there to ``new``; all or none."""
+        way = steps(state.found.rules, new)
+        if not way and not state.found.foreign:
+            return
+        try:
+            self._tc.prepare(state.ports.ifindexes.values())
+            try:
+                self._run(state, way, SKIP_SW if self._in_hardware is not False else 0)
+            except NetlinkError:
+                if self._in_hardware:  # it took rules before: these it refuses
+                    raise
+                self._back(state)
+                self._run(self._read(), steps(state.found.rules, new), 0)
+                self._in_hardware = False
+            else:
+                self._in_hardware = self._in_hardware is not False
+        except NetlinkError as error:
+            self._back(state)
+            raise NicError(f"the kernel refused a rule, and all is as before: {error.strerror}"
+                           ) from error  # fmt: skip
+
+    def _back(self, state: _State) -> None:
+        now = self._read()
+        self._run(now, steps(now.found.rules, state.found.rules),
+                  SKIP_SW if self._in_hardware else 0)  # fmt: skip
+
+    def _run(self, state: _State, way: list[Step], flags: int) -> None:
+        """All that is added, and if that went well all that goes. Raises NetlinkError."""
+        ports = state.ports.ifindexes
+        puts = [step.rule for step in way if isinstance(step, Put)]
+        gone = [step.place for step in way if not isinstance(step, Put)]
+        handles = state.found.handles
+        messages = [
+            self._tc.put(rule, ports, handles.get(rule.place, 0), _flags(rule.place, flags))
+            for rule in puts
+        ]
+        for error in self._tc.send(messages):
+            raise error
+        if gone:
+            new = [place for place in gone if place not in handles]
+            now = {**handles, **(self._tc.read(ports).handles if new else {})}
+            for error in self._tc.send(
+                [self._tc.remove(place, ports, now[place]) for place in gone]
+            ):
+                raise error
+
+
+def _flags(place: Place, flags: int) -> int:
+    """Notes are no business of the NIC's."""
+    return SKIP_HW if place.chain == RECORD else flags
+
+
+def _pf_part(pf: PfPolicy) -> Mapping[str, Any]:
+    return {"enable_loopback": pf.enable_loopback, "tpid": pf.tpid}
+
+
+def _forced(vfs: Mapping[int, VfRules]) -> Mapping[int, str]:
+    return {vfid: rules.vm_mac for vfid, rules in vfs.items() if rules.vm_mac is not None}
+
+
+def _nic(pf: PfPolicy, vfs: Mapping[int, VfRules]) -> NicPolicy:
+    return NicPolicy.model_construct(
+        pf=pf,
+        vfs=tuple(
+            VfPolicy.model_construct(
+                name=f"vf{vfid}", pciid=pf.id, vfid=vfid,
+                **{name: getattr(rules, name) for name in VfRules.model_fields},
+            )
+            for vfid, rules in sorted(vfs.items())
+        ),
+    )  # fmt: skip

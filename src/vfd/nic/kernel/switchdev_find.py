@@ -1,0 +1,62 @@
+"""The control surfaces of a PF whose embedded switch is in switchdev mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from vfd.nic.kernel import representors
+from vfd.nic.kernel.devlink import Devlink
+from vfd.nic.kernel.devlink_rate import DevlinkRate
+from vfd.nic.kernel.drivers import Driver
+from vfd.nic.kernel.flower_netlink import Tc
+from vfd.nic.kernel.rtnl import ZERO_MAC, Rtnetlink
+from vfd.nic.kernel.sriov import PciPf
+from vfd.nic.kernel.surface import PfSurface, Surface
+from vfd.nic.kernel.switchdev import SwitchdevSurface
+from vfd.nic.netlink import Netlink
+from vfd.nic.protocol import NicError
+from vfd.policy.values import PfPolicy
+
+
+def find_eswitch(
+    pf: PfPolicy, device: PciPf, netlink: Netlink, index: int, driver: Driver
+) -> tuple[list[Surface], list[PfSurface]] | None:
+    """The surfaces, strongest first; None where the PF is not in switchdev mode.
+
+    vfd does not change the mode: it is the administrator's (``devlink dev eswitch set``), and a
+    change takes all VFs' netdevs away. Raises NicError.
+    """
+    try:
+        devlink = Devlink(device.path.parent.parent.name, device.address)
+    except NicError:
+        return None  # a kernel without devlink
+    if not devlink.in_switchdev_mode():
+        devlink.close()
+        return None
+    has_rates = bool(devlink.rates())
+    # What VFs may send is the rules' affair here: the drivers refuse the legacy switch's settings
+    # (mlx5 esw/legacy.c, ice_sriov.c).
+    left = replace(
+        driver,
+        vlan_tpids=(),
+        spoofchk=False,
+        trust=False,
+        max_tx_rate=driver.max_tx_rate and not has_rates,
+        min_tx_rate=driver.min_tx_rate and not has_rates,
+    )
+    rtnetlink = Rtnetlink(netlink, index, left)
+
+    def own_macs() -> Mapping[int, str]:
+        macs = {vfid: settings.mac for vfid, settings in rtnetlink.settings().items()}
+        return {vfid: mac for vfid, mac in macs.items() if mac not in (None, ZERO_MAC)}
+
+    switchdev = SwitchdevSurface(
+        Tc(netlink),
+        pf,
+        lambda: representors.find(index, devlink.ports()),
+        own_macs,
+        takes_links=not driver.link_state,
+    )
+    rates: list[Surface] = [DevlinkRate(devlink, devlink.ports)] if has_rates else []
+    return [switchdev, *rates, rtnetlink], [switchdev]

@@ -1,0 +1,121 @@
+"""What the kernel does with a frame under tc flower rules, in a page of Python.
+
+Written from net/sched (cls_api.c tcf_classify, cls_flower.c, act_mirred.c, act_vlan.c,
+act_gact.c), not from the compiler whose rules it runs. Policers are on or off as told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vfd.nic.kernel.flower import (
+    ANY,
+    WIRE,
+    Drop,
+    Goto,
+    Match,
+    Mirror,
+    Note,
+    Pass,
+    Police,
+    Pop,
+    Push,
+    Redirect,
+    Retag,
+    Rules,
+)
+from vfd.policy.addresses import mac_bytes
+from vfd.policy.frames import Frame, Tag, parse
+
+HOST = -2
+"""Where frames of the wire go that no rule took: the netdev that the uplink is."""
+Out = tuple[tuple[int, bytes], ...]
+
+
+class Machine:
+    def __init__(self, rules: Rules) -> None:
+        self._chains: dict[tuple[int, int], list[tuple[int, Match, tuple]]] = {}  # type: ignore[type-arg]
+        for place, actions in rules.items():
+            assert len(actions) <= 32, f"{len(actions)} actions in one rule: the kernel takes 32"
+            chain = self._chains.setdefault((place.port, place.chain), [])
+            chain.append((place.pref, place.match, actions))
+        for entries in self._chains.values():
+            entries.sort(key=lambda entry: entry[0])
+            protocols: dict[int, int] = {}
+            for pref, match, _ in entries:
+                assert protocols.setdefault(pref, match.protocol) == match.protocol, (
+                    f"pref {pref} has rules of two protocols: the kernel refuses that"
+                )
+
+    def process(self, port: int, raw: bytes, *, exhausted: bool = False) -> Out:
+        """The frames that leave, by port. ``exhausted``: policers let nothing through."""
+        frame, chain, out = parse(raw), 0, []
+        while True:
+            hits = [entry for entry in self._chains.get((port, chain), ()) if _is(entry[1], frame)]
+            if not hits:
+                out.append((HOST, bytes(frame)))
+                break
+            pref, _, actions = hits[0]
+            assert [entry[0] for entry in hits].count(pref) == 1, f"two rules of pref {pref} match"
+            chain = -1
+            for action in actions:
+                match action:
+                    case Mirror(to):
+                        out.append((to, bytes(frame)))
+                    case Redirect(to):
+                        out.append((to, bytes(frame)))
+                        break
+                    case Push(tpid, vid):
+                        frame = frame.push(Tag(tpid, vid))
+                    case Retag(tpid, vid):
+                        outer = frame.outer
+                        assert outer is not None
+                        frame = frame.pop().push(Tag(tpid, vid, outer.pcp, outer.dei))
+                    case Pop():
+                        frame = frame.pop()
+                    case Police():
+                        if exhausted:
+                            break
+                    case Goto(to):
+                        chain = to
+                        break
+                    case Drop():
+                        break
+                    case Pass():
+                        out.append((HOST, bytes(frame)))
+                        break
+                    case Note():
+                        pass
+            else:
+                raise AssertionError(f"rule {actions} has no end")
+            if chain < 0:
+                break
+        return tuple(sorted(out))
+
+
+def to_others(out: Iterable[tuple[int, bytes]]) -> Out:
+    """What leaves by VFs and the wire."""
+    return tuple(sorted((port, raw) for port, raw in out if port != HOST))
+
+
+def _is(match: Match, frame: Frame) -> bool:
+    outer = frame.outer
+    if match.protocol != ANY and (outer is None or outer.tpid != match.protocol):
+        return False
+    if match.vid is not None and (outer is None or outer.vid != match.vid):
+        return False
+    return _masked(frame.dst, match.dst, match.dst_mask) and _masked(
+        frame.src, match.src, match.src_mask
+    )
+
+
+def _masked(value: str, wanted: str, mask: str) -> bool:
+    if not wanted:
+        return True
+    return all(
+        v & m == w & m
+        for v, w, m in zip(mac_bytes(value), mac_bytes(wanted), mac_bytes(mask), strict=True)
+    )
+
+
+__all__ = ["HOST", "WIRE", "Machine", "to_others"]

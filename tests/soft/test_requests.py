@@ -134,3 +134,25 @@ def test_what_was_granted_is_taken_back_when_the_guest_is_gone() -> None:
         w.settle()
         assert w.mac(0) != WANTED
         assert w.nic.observe().vfs[0].grants.default_mac is None
+
+
+def test_a_forced_mac_is_not_taken_for_the_guests_own_wish() -> None:
+    with world() as w:
+        pair(w)
+        own = w.mac(0)
+        w.apply(w.vf(0, vm_mac=WANTED), w.vf(1, vm_mac=PEER))
+        heard = w.settle()
+        assert [e for e in heard if asked(RequestKind.DEFAULT_MAC)(e)] == []
+        w.apply(w.vf(0), w.vf(1, vm_mac=PEER))
+        w.settle()
+        assert w.mac(0) != WANTED
+        assert not passes(w, WANTED) or w.mac(0) == own
+
+
+def test_a_guest_that_changes_its_mtu_in_a_loop_is_answered_for_where_it_ends() -> None:
+    with world() as w:
+        pair(w)
+        lines = "".join(f"link set eth0 mtu {1000 + turn % 400}\n" for turn in range(2000))
+        subprocess.run(["ip", "-n", w.guests[0], "-batch", "-"], input=lines, text=True, check=True)
+        heard = w.settle()
+        assert len([e for e in heard if asked(RequestKind.MTU)(e)]) < 20

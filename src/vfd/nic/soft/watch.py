@@ -279,8 +279,13 @@ class Watch:
             if host is not None:  # else its own DELLINK follows
                 yield from self._placed(vfid, self._switch.guest_place(host))
         else:
-            yield from _asked(self._guests.link(nsid, link))
-            self._owner.guest_changed()
+            # What is now counts, not what was: a notification from before a forced MAC would be
+            # taken for the guest's wish, and a guest that changes things in a loop would be
+            # answered once for each turn.
+            now = rtnl.link(self._switch.netlink, index=link.index, nsid=nsid)
+            if now is not None:
+                yield from _asked(self._guests.link(nsid, now))
+                self._owner.guest_changed()
 
     def _is_peer(self, vfid: int, nsid: int | None, link: Link) -> bool:
         host = rtnl.link(self._switch.netlink, index=self._switch.ports[vfid].host)

@@ -21,8 +21,8 @@ from vfd.policy.values import PfPolicy
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("vfd", timeout=20)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("vfd", timeout=timeout)
         self._path = str(path)
 
     def connect(self) -> None:
@@ -43,6 +43,10 @@ class Vfd:
         self.log = folder / "out"
         self.config = folder / "vfd.cfg"
         self.process: subprocess.Popen[bytes] | None = None
+        self.patience = 20.0
+        """Seconds for which an answer is waited for."""
+        self.wrap: tuple[str, ...] = ()
+        """A command that ends in becoming the daemon."""
         self.main: dict[str, Any] = {
             "config_dir": str(self.config_dir),
             "log_dir": str(folder / "log"),
@@ -74,14 +78,14 @@ class Vfd:
     def spawn(self, **environment: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vfd.main", "--config", str(self.config)],
+                [*self.wrap, sys.executable, "-m", "vfd.main", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **environment},
             )
         return self.process
 
-    def start(self, timeout: float = 20) -> float:
+    def start(self, timeout: float = 20, **environment: str) -> float:
         """Starts it and waits until it says READY. Returns the seconds from exec to there."""
         address = self.folder / "notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
@@ -89,7 +93,7 @@ class Vfd:
             notify.bind(str(address))
             notify.settimeout(0.1)
             began = time.perf_counter()
-            process = self.spawn(NOTIFY_SOCKET=str(address))
+            process = self.spawn(NOTIFY_SOCKET=str(address), **environment)
             while time.perf_counter() - began < timeout:
                 with suppress(TimeoutError):
                     if b"READY=1" in notify.recv(4096):
@@ -119,7 +123,7 @@ class Vfd:
     # The API
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        connection = _Connection(self.socket)
+        connection = _Connection(self.socket, self.patience)
         try:
             text = None if body is None else json.dumps(body)
             connection.request(method, path, text, {"content-type": "application/json"})

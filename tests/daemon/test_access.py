@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from vfd.daemon.privileges import KEPT
 
@@ -69,39 +71,73 @@ def test_the_socket_is_roots_and_the_groups_alone(vfd: Vfd) -> None:
 
 ASK = """
 import os, socket, sys
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
+path, user, group, groups = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+os.setgroups([int(g) for g in groups]); os.setgid(group); os.setuid(user)
 s = socket.socket(socket.AF_UNIX)
 try:
-    s.connect(sys.argv[1])
+    s.connect(path)
 except PermissionError:
     print("the kernel refuses"); sys.exit()
 s.sendall(b"GET /v1/version HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
 print(s.makefile().read())
 """
+NOBODY_IN_GROUP = 64999
+"""A gid that no host gives to anybody."""
+
+
+def ask_as(path: Path, user: int, group: int, *groups: int) -> str:
+    """What a process of this user and these groups gets from the API."""
+    arguments = [str(path), *map(str, (user, group, *groups))]
+    command = [sys.executable, "-S", "-c", ASK, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+
+
+@pytest.fixture
+def open_socket(make_vfd: Callable[..., Vfd]) -> Iterator[Vfd]:
+    """A daemon without a NIC, with its socket in a folder that anybody may walk, unlike pytest's.
+
+    Not started yet.
+    """
+    with tempfile.TemporaryDirectory(prefix="vfd-test-") as folder:
+        Path(folder).chmod(0o755)
+        vfd = make_vfd(socket=f"{folder}/s", pciids=[])
+        vfd.socket = Path(vfd.main["socket"])
+        yield vfd
+        if vfd.process is not None and vfd.process.poll() is None:
+            vfd.stop()
+
+
+def test_members_of_the_group_are_let_in_and_nobody_else(open_socket: Vfd, tmp_path: Path) -> None:
+    """The group is in an /etc/group of the daemon's own, in a mount namespace that ends with it."""
+    vfd = open_socket
+    group = tmp_path / "group"
+    lines = [line for line in Path("/etc/group").read_text().splitlines() if line[:4] != "vfd:"]
+    group.write_text("\n".join([*lines, f"vfd:x:{NOBODY_IN_GROUP}:", ""]))
+    vfd.wrap = (
+        *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
+        *('mount --bind "$1" /etc/group && shift && exec "$@"', "sh", str(group)),
+    )
+    vfd.start()
+    assert (vfd.socket.stat().st_mode & 0o777, vfd.socket.stat().st_gid) == (0o660, NOBODY_IN_GROUP)
+    assert " 200 " in ask_as(vfd.socket, NOBODY, NOBODY_IN_GROUP)
+    assert " 200 " in ask_as(vfd.socket, NOBODY, NOBODY, 7, NOBODY_IN_GROUP)
+    assert "the kernel refuses" in ask_as(vfd.socket, NOBODY, NOBODY, 7)
+    vfd.socket.chmod(0o666)
+    assert " 200 " in ask_as(vfd.socket, NOBODY, NOBODY, NOBODY_IN_GROUP)
+    assert " 403 " in ask_as(vfd.socket, NOBODY, NOBODY, 7)
 
 
 def test_a_user_outside_the_group_is_refused_by_the_kernel_and_by_the_daemon(
-    make_vfd: Callable[..., Vfd],
+    open_socket: Vfd,
 ) -> None:
-    # A path that nobody may walk, unlike pytest's.
-    vfd = make_vfd(socket=f"/tmp/vfd-test-{os.getpid()}.s")
-    vfd.socket = Path(vfd.main["socket"])
+    vfd = open_socket
     vfd.start()
-
-    def ask() -> str:
-        command = [sys.executable, "-S", "-c", ASK, str(vfd.socket)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-
-    try:
-        assert "the kernel refuses" in ask()
-        vfd.socket.chmod(0o666)
-        answer = ask()
-        assert " 403 " in answer
-        assert json.loads(answer.split("\n\n", 1)[1])["exit"] == 3
-        wait_for(lambda: f"uid={NOBODY}" in vfd.output())
-    finally:
-        vfd.socket.unlink(missing_ok=True)
-        Path(f"{vfd.socket}.lock").unlink(missing_ok=True)
+    assert "the kernel refuses" in ask_as(vfd.socket, NOBODY, NOBODY)
+    vfd.socket.chmod(0o666)
+    answer = ask_as(vfd.socket, NOBODY, NOBODY)
+    assert " 403 " in answer
+    assert json.loads(answer.split("\n\n", 1)[1])["exit"] == 3
+    wait_for(lambda: f"uid={NOBODY}" in vfd.output())
 
 
 def test_it_keeps_the_capabilities_that_it_needs_and_no_more(vfd: Vfd) -> None:
@@ -135,6 +171,7 @@ def test_an_idle_daemon_uses_no_cpu_to_speak_of(vfd: Vfd) -> None:
         fields = Path(f"/proc/{vfd.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
 
+    vfd.get("/v1/health")  # only then is the HTTP library loaded
     time.sleep(0.5)
     before = ticks()
     time.sleep(3)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from pathlib import Path
 
 import pytest
+
+from vfd.daemon import callbacks
 
 from .harness import Vfd, wait_for
 
@@ -41,10 +45,11 @@ def test_start_and_stop_run_as_the_owner_without_a_shell(vfd: Vfd, open_folder: 
     open_folder.rmdir()
 
 
-def test_a_file_that_others_may_write_runs_nothing(vfd: Vfd, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o602])
+def test_a_file_that_others_may_write_runs_nothing(vfd: Vfd, tmp_path: Path, mode: int) -> None:
     witness = tmp_path / "ran"
     file = vfd.put_file("vm1", vfd.vf(0, start_cb=f"touch {witness}"))
-    file.chmod(0o666)
+    file.chmod(mode)
     assert vfd.ask("POST", "/v1/vfs", {"file": "vm1"})[0] == 201
     [told] = wait_for(lambda: vfd.events("callback"))
     assert "others than uid 0 may write" in told["text"]
@@ -60,3 +65,58 @@ def test_an_adopted_vf_does_not_start_again(vfd: Vfd, tmp_path: Path) -> None:
     vfd.start()
     assert vfd.row(0)["name"] == "vm1"
     assert not witness.exists()
+
+
+def in_loop(command: str, time_limit: float = 5) -> tuple[callbacks.Outcome, float]:
+    """A callback run as root; its outcome and the seconds that it took."""
+    began = time.monotonic()
+    run = callbacks.run(
+        "stop_cb", command, callbacks.Owner(0, 0), ("vm1", "pf", 0), time_limit=time_limit
+    )
+    return asyncio.run(run), time.monotonic() - began
+
+
+@pytest.mark.root
+def test_a_callback_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    script = f"sleep 77 & echo $! > {tmp_path}/child; sleep 77"
+    outcome, took = in_loop(f"sh -c '{script}'", time_limit=0.5)
+    assert not outcome.ok
+    assert "longer than 0.5 s" in outcome.text
+    assert took < 3
+    child = int((tmp_path / "child").read_text())
+    wait_for(lambda: not is_running(child))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.root
+def test_what_a_callback_leaves_running_holds_up_nobody() -> None:
+    outcome, took = in_loop("sh -c 'setsid sleep 4 & exit 3'")
+    assert outcome.text.startswith("stop_cb ended with status 3")
+    assert took < 3
+
+
+@pytest.mark.root
+def test_a_callbacks_flood_of_words_neither_stops_it_nor_fills_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO", "vfd.callback"):
+        outcome, _ = in_loop("sh -c 'yes | head -c 3000000'")
+    assert outcome.ok
+    assert 1000 < sum(len(r.getMessage()) for r in caplog.records) < 16 * callbacks.OUTPUT_LIMIT
+
+
+@pytest.mark.long
+def test_a_deletion_waits_for_stop_cb_until_its_time_is_over(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0, stop_cb="sleep 77"))
+    began = time.monotonic()
+    vfd.patience = callbacks.TIME_LIMIT + 10
+    assert vfd.ask("DELETE", "/v1/vfs/vm1")[0] == 200
+    assert callbacks.TIME_LIMIT <= time.monotonic() - began < callbacks.TIME_LIMIT + 5
+    assert "took longer" in vfd.events("callback")[0]["text"]
+    assert vfd.row(0)["state"] == "closed"

@@ -13,6 +13,7 @@ import pwd
 import shlex
 import signal
 from dataclasses import dataclass
+from io import FileIO
 from typing import Literal
 
 log = logging.getLogger("vfd.callback")
@@ -21,6 +22,9 @@ TIME_LIMIT = 30.0
 """Seconds. A VF that is to be deleted waits for its ``stop_cb`` this long at most."""
 OUTPUT_LIMIT = 64 * 1024
 """Bytes of output that are read and logged."""
+LAST_WORDS = 0.5
+"""Seconds in which output is still read after the command has ended: what it started and left
+running may hold its output for ever."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -33,10 +37,11 @@ class Owner:
     mode: int = 0o100600
 
     def written_by_others(self) -> bool:
-        """Whether somebody but the owner (and root) may have written the file."""
-        if self.mode & 0o002:
-            return True
-        return bool(self.mode & 0o020) and self.gid != _primary_group(self.uid, -1)
+        """Whether somebody but the owner (and root) may have written the file.
+
+        A group counts as others, the owner's own too: nobody can tell who else is in it.
+        """
+        return bool(self.mode & 0o022)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,6 @@ def _account(uid: int) -> pwd.struct_passwd | None:
         return pwd.getpwuid(uid)
     except KeyError:
         return None
-
-
-def _primary_group(uid: int, otherwise: int) -> int:
-    account = _account(uid)
-    return account.pw_gid if account else otherwise
 
 
 async def run(
@@ -89,12 +89,14 @@ async def run(
         "VFD_PF": pf,
         "VFD_VFID": str(vfid),
     }
+    # A pipe of our own: asyncio's would make its wait() last until everybody has closed it.
+    readable, writable = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
             *shlex.split(command),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdout=writable,
+            stderr=writable,
             cwd="/",
             env=environment,
             user=owner.uid,
@@ -104,22 +106,35 @@ async def run(
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
+        os.close(readable)
         return Outcome(False, f"{which} could not be run as uid {owner.uid}: {error}")
-    return await _finish(process, which, owner, time_limit)
+    finally:
+        os.close(writable)
+    with open(readable, "rb", buffering=0) as pipe:
+        return await _finish(process, pipe, which, owner, time_limit)
 
 
 async def _finish(
-    process: asyncio.subprocess.Process, which: str, owner: Owner, time_limit: float
+    process: asyncio.subprocess.Process,
+    pipe: FileIO,
+    which: str,
+    owner: Owner,
+    time_limit: float,
 ) -> Outcome:
-    assert process.stdout is not None
-    output = b""
+    output = asyncio.StreamReader(limit=OUTPUT_LIMIT)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(output), pipe
+    )
+    printed = bytearray()
+    reading = asyncio.create_task(_read(output, printed))
     try:
         async with asyncio.timeout(time_limit):
-            while piece := await process.stdout.read(4096):
-                output = (output + piece)[:OUTPUT_LIMIT]
             status = await process.wait()
     except TimeoutError:
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # its own session, so its own group
+        except ProcessLookupError:
+            pass  # it ended at this moment
         await process.wait()
         outcome = Outcome(False, f"{which} was ended: it took longer than {time_limit:g} s")
     else:
@@ -128,7 +143,15 @@ async def _finish(
             if status == 0
             else Outcome(False, f"{which} ended with status {status} (as uid {owner.uid})")
         )
-    finally:
-        for line in output.decode(errors="replace").splitlines():
-            log.info("%s: %s", which, line, extra={"fields": {"uid": owner.uid}})
+    await asyncio.wait([reading], timeout=LAST_WORDS)
+    reading.cancel()
+    transport.close()
+    for line in printed.decode(errors="replace").splitlines():
+        log.info("%s: %s", which, line, extra={"fields": {"uid": owner.uid}})
     return outcome
+
+
+async def _read(output: asyncio.StreamReader, printed: bytearray) -> None:
+    """Takes all that comes, so that the command never waits, and keeps the beginning."""
+    while piece := await output.read(4096):
+        printed += piece[: OUTPUT_LIMIT - len(printed)]

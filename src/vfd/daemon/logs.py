@@ -9,13 +9,24 @@ import json
 import logging
 import logging.handlers
 import os
+import re
 import sys
 import time
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 FILE = "vfd.log"
 _PRIORITY = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+"""Controls, and what hides or turns around the text behind it."""
+
+
+def one_line(text: str) -> str:
+    """What a client or a guest chose can neither begin a line of its own nor steer a terminal."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class _JsonLines(logging.Formatter):
@@ -30,7 +41,7 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        return one_line(json.dumps(entry, ensure_ascii=False, default=str))
 
 
 class _Text(logging.Formatter):
@@ -43,18 +54,42 @@ class _Text(logging.Formatter):
         text = record.getMessage()
         if rest := " ".join(f"{k}={v}" for k, v in fields.items()):
             text = f"{text} ({rest})"
+        text = one_line(text)
         if record.exc_info:
-            text = f"{text}\n{self.formatException(record.exc_info)}"
+            trace = self.formatException(record.exc_info).splitlines()
+            text = "\n    ".join([text, *map(one_line, trace)])
         if self._journal:
             return f"<{_PRIORITY.get(record.levelname, 6)}>{text}"
         return f"{time.strftime('%H:%M:%S')} {record.levelname.lower():7} {text}"
 
 
 class _Daily(logging.handlers.TimedRotatingFileHandler):
-    """A full disk or a folder that is gone costs log lines, never the daemon."""
+    """A file a day, of which those of the last ``keep_days`` days stay beside today's.
+
+    A full disk or a folder that is gone costs log lines, never the daemon.
+    """
+
+    def __init__(self, path: Path, keep_days: int) -> None:
+        # backupCount only says that files are deleted at all: getFilesToDelete says which.
+        super().__init__(path, when="midnight", backupCount=1, utc=True)
+        self._keep_days = keep_days
+
+    def getFilesToDelete(self) -> list[str]:  # noqa: N802
+        """By date and not by number: a day without a log line has no file."""
+        oldest = datetime.now(UTC).date() - timedelta(days=self._keep_days)
+        path = Path(self.baseFilename)
+        return [str(old) for old in path.parent.glob(f"{path.name}.*") if _day(old) < oldest]
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         del record
+
+
+def _day(path: Path) -> date:
+    """The day of a rotated file; of any other file a day that is always kept."""
+    try:
+        return date.fromisoformat(path.name.removeprefix(f"{FILE}."))
+    except ValueError:
+        return date.max
 
 
 def level_of(log_level: int) -> int:
@@ -81,7 +116,7 @@ def set_up(log_dir: str, keep_days: int, log_level: int) -> None:
         return
     try:
         Path(log_dir).mkdir(parents=True, exist_ok=True)
-        daily = _Daily(Path(log_dir, FILE), when="midnight", backupCount=keep_days, utc=True)
+        daily = _Daily(Path(log_dir, FILE), keep_days)
     except OSError as error:
         logging.getLogger("vfd.log").warning("no log in %s: %s", log_dir, error)
         return

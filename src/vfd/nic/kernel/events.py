@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vfd.nic.kernel.vfinfo import RTM_NEWLINK, link_head
-from vfd.nic.netlink import split
+from vfd.nic.netlink import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK, split
 
 NETLINK_KOBJECT_UEVENT = 15
 RTMGRP_LINK = 1
+_RTNLGRP_TC = 4
+_RULES = (37, 44, 45)
+"""RTM_DELQDISC, which takes all rules along, RTM_NEWTFILTER, RTM_DELTFILTER."""
 _BUFFER = 1 << 20
 
 
 class Heard(Enum):
     LINK = "link"
     """A netdev changed: name, link, flags, or somebody's ``ip link set … vf``."""
+    RULES = "rules"
+    """Somebody's tc rules changed, on whichever netdev."""
     DEVICE = "device"
     """A uevent of the PF or one of its VFs."""
     OVERRUN = "overrun"
@@ -49,6 +54,10 @@ class EventSource:
         self._epoll = select.epoll()
         for source in (self._links, self._devices):
             self._epoll.register(source, select.EPOLLIN)
+
+    def hear_rules(self) -> None:
+        """From now on hears of tc rules too."""
+        self._links.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, _RTNLGRP_TC)
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -96,6 +105,8 @@ def _links(data: bytes) -> list[Notice]:
         if kind == RTM_NEWLINK:
             index, name, flags = link_head(body)
             found.append(Notice(Heard.LINK, index=index, name=name, flags=flags))
+        elif kind in _RULES:
+            found.append(Notice(Heard.RULES))
     return found
 
 

@@ -122,8 +122,11 @@ class Tc:
                 self._take(port, answer, numbers, rules, handles, foreign, software)
         return Found(rules, handles, tuple(foreign), frozenset(software))
 
-    def put(self, rule: Rule, ports: Mapping[int, int], handle: int, flags: int) -> Message:
-        """``handle``: of the rule that stands there, 0 where none does."""
+    def put(
+        self, rule: Rule, ports: Mapping[int, int], old: int | None, flags: int, new: int = 0
+    ) -> Message:
+        """``old``: the handle of the rule that stands there, None where none does; ``new``: the
+        one to give where none does, 0 for any."""
         place = rule.place
         index = ports[place.port]
         match = place.match
@@ -140,7 +143,8 @@ class Tc:
             nest(number + 1, *_action(action, ports)) for number, action in enumerate(rule.actions)
         )
         options = nest(_OPTIONS, *keys, nest(_ACT, actions), attr_u32(_FLAGS, flags))
-        how = NLM_F_CREATE | (NLM_F_REPLACE if handle else NLM_F_EXCL)
+        how = NLM_F_CREATE | (NLM_F_EXCL if old is None else NLM_F_REPLACE)
+        handle = new if old is None else old
         return Message(
             _NEWTFILTER, _head(place, index, handle) + options, how, _words(place, rule.actions)
         )

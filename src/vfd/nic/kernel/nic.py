@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from vfd.nic.kernel import counters
+from vfd.nic.kernel import counters, switchdev
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
 from vfd.nic.kernel.guests import guest_of, is_up, rebind_for_mac
@@ -92,6 +92,8 @@ class KernelNic:
         self._netdev, self._index = self._device.uplink()
         surfaces, pf_surfaces = self._find(self._pf, self._device, self._netlink, self._index)
         self._surfaces = tuple(surfaces)
+        if any(surface.name == switchdev.NAME for surface in surfaces):
+            self._source.hear_rules()
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
         self._link = self.link()
         self._is_up = is_up(self._netdev)
@@ -213,6 +215,8 @@ class KernelNic:
                     settings_may_differ = True
                     self._netdev = notice.name
                     events += self._up_events(notice)
+                case Heard.RULES:
+                    settings_may_differ = True
         if not self._lost and (settings_may_differ or count_may_differ):
             events += self._look(settings=settings_may_differ)
         return events

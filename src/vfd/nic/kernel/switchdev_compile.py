@@ -21,8 +21,10 @@ tests/kernel/test_switchdev_compile.py holds the rest against the reference mode
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from vfd.nic.kernel.flower import (
     ANY,
@@ -66,7 +68,7 @@ Vlan = tuple[int, int] | None
 """(TPID, VID) of a frame's outer tag; VID 0: a priority tag; None: no tag."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Eswitch:
     """A NIC in switchdev mode, as it is to be."""
 
@@ -89,15 +91,22 @@ class Eswitch:
         """The wire's part in ``auto`` is the hardware's."""
         return self.vfs[vfid].link_status is not LinkStatus.OFF
 
-    def is_in(self, vfid: int, vlan: Vlan) -> bool:
-        """Rx step 2, and whether the VF is in the frame's VLAN."""
-        rules = self.vfs[vfid]
-        if vlan is None:
-            return rules.allow_untagged
-        tpid, vid = vlan
-        if tpid != self.kind(vfid):
-            return False
-        return vid in rules.vlans if vid else rules.allow_untagged
+    @cached_property
+    def members(self) -> Mapping[Vlan, Sequence[int]]:
+        """The VFs in each VLAN, that is, those that pass Rx step 2 for its frames."""
+        found: dict[Vlan, list[int]] = defaultdict(list)
+        for vfid in sorted(self.vfs):
+            for vlan in self.vlans_of(vfid):
+                found[vlan].append(vfid)
+        return found
+
+    @cached_property
+    def macs(self) -> Mapping[int, Sequence[str]]:
+        """What each VF owns."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for mac, owner in self.owners.items():
+            found[owner].append(mac)
+        return found
 
     def vlans_of(self, vfid: int) -> Iterator[Vlan]:
         rules, kind = self.vfs[vfid], self.kind(vfid)
@@ -135,7 +144,7 @@ def _source(nic: Eswitch, vfid: int) -> Rules:
             at(_SOURCE_ODD, ZERO, EVERY_BIT): (Drop(),),
             at(_SOURCE_REST): (Goto(TAG),),
         }
-    own = [mac for mac, owner in nic.owners.items() if owner == vfid]
+    own = nic.macs.get(vfid, ())
     rules: Rules = {at(_SOURCE, mac, EVERY_BIT): (Goto(TAG),) for mac in own}
     rules[at(_SOURCE_REST)] = (Drop(),)
     return rules
@@ -187,15 +196,18 @@ def _switch_from_vf(nic: Eswitch, vfid: int) -> Rules:
     listed, others = _sends_in(nic, vfid)
     vlans = set(listed)
     if others:  # whoever's VLANs they are, and those that are mirrored
-        vlans |= {vlan for vf in nic.vfs for vlan in nic.vlans_of(vf) if vlan is not None}
+        if nic.loopback:
+            vlans |= {vlan for vlan in nic.members if vlan is not None}
         vlans |= {(nic.kind(vfid), vid) for mirror in rules.mirror for vid in mirror.vlans}
         vlans = {v for v in vlans if v is None or v[0] == nic.kind(vfid)}
         vlans -= set() if rules.allow_untagged else {(nic.kind(vfid), 0)}
     limit: tuple[Action, ...] = ()
     if rules.storm_limit:
         limit = (Police(_policer(nic.id, vfid, rules.storm_limit), rules.storm_limit),)
-    floods = nic.loopback and any(
-        nic.vfs[other].allow_un_ucast for other in nic.vfs if other != vfid
+    floods = (
+        bool(limit)
+        and nic.loopback
+        and any(nic.vfs[other].allow_un_ucast for other in nic.vfs if other != vfid)
     )
     table: Rules = {}
     for vlan in vlans:
@@ -230,7 +242,7 @@ def _all_to_wire(
 
 def _switch_from_wire(nic: Eswitch) -> Rules:
     table: Rules = {}
-    for vlan in {vlan for vfid in nic.vfs for vlan in nic.vlans_of(vfid)}:
+    for vlan in nic.members:
         table |= _deliver(nic, WIRE, SOURCE, vlan, (), (), ())
     tagged = {place.match.protocol for place in table if place.match.protocol in _TPIDS}
     plain = any(place.match.protocol == ANY for place in table)
@@ -255,14 +267,11 @@ def _deliver(
         return Place(port, chain, base + what, Match(match.protocol, match.vid, dst, mask))
 
     table: Rules = {}
-    for mac, owner in nic.owners.items():
-        if owner in nic.vfs and nic.is_in(owner, vlan):
-            table[at(_KNOWN, mac, EVERY_BIT)] = (*before, *_to_owner(nic, port, owner, vlan))
-    takers = [
-        vfid
-        for vfid in sorted(nic.vfs)
-        if vfid != port and nic.is_up(vfid) and nic.is_in(vfid, vlan)
-    ]
+    members = nic.members.get(vlan, ())
+    for owner in members:
+        to_owner = (*before, *_to_owner(nic, port, owner, vlan))
+        table |= {at(_KNOWN, mac, EVERY_BIT): to_owner for mac in nic.macs.get(owner, ())}
+    takers = [vfid for vfid in members if vfid != port and nic.is_up(vfid)]
     for what, limit, dst, mask, attribute in (
         (_BROADCAST, limit_groups, BROADCAST, EVERY_BIT, "allow_bcast"),
         (_MULTICAST, limit_groups, GROUP_BIT, GROUP_BIT, "allow_mcast"),

@@ -1,0 +1,211 @@
+"""Switchdev mode: rules asked for are in the kernel, as tc shows them, and are read back."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from tests.lab_netdevsim.simulated import Simulated, mac, run, until
+
+from vfd.nic.protocol import Event, EventKind, NicError, Support
+from vfd.policy.rate import Rate
+from vfd.policy.values import Mirror, VfPolicy
+
+
+def _full(nic: Simulated) -> list[VfPolicy]:
+    return [
+        nic.vf(0, 10, 20, 30, macs=("02:ab:00:00:10:00",), storm_limit=500, allow_mcast=False),
+        nic.vf(1, 100, strip_ctag=True, rate=Rate(bps=10**9), min_rate=Rate(bps=10**8)),
+        nic.vf(2, 200, strip_stag=True, allow_un_ucast=True, mirror=(Mirror(target=3),)),
+        nic.vf(3, mac_anti_spoof=False, vlan_anti_spoof=False, allow_bcast=False),
+    ]
+
+
+def test_a_nic_in_switchdev_mode_is_enforced_by_flower_rules(switchdev: Simulated) -> None:
+    switchdev.set(*_full(switchdev), enable_loopback=True, tpid=0x88A8)
+    offers = switchdev.nic.capabilities.vf
+    assert offers["vlans"].support is Support.ENFORCED
+    assert offers["vlans"].by == "switchdev"
+    assert offers["min_rate"].by == "devlink"
+    assert offers["vm_mac"].by == "rtnetlink"
+
+
+def test_what_was_asked_is_read_back(switchdev: Simulated) -> None:
+    wanted = switchdev.set(*_full(switchdev), enable_loopback=True, tpid=0x88A8)
+    assert switchdev.observed() == switchdev.expected()
+    for vf in wanted.vfs:
+        shown = switchdev.observed()[vf.vfid]
+        assert shown is not None
+        for name in ("vlans", "macs", "mirror", "storm_limit", "rate", "min_rate", "vm_mac"):
+            assert getattr(shown, name) == getattr(vf, name)
+    pf = switchdev.nic.observe().pf
+    assert pf is not None
+    assert (pf.enable_loopback, pf.tpid) == (True, 0x88A8)
+
+
+def test_a_second_process_reads_the_same(switchdev: Simulated) -> None:
+    from vfd.nic.kernel import open as open_kernel
+
+    switchdev.set(*_full(switchdev))
+    other = open_kernel(switchdev.pf)
+    try:
+        shown = {vfid: state.rules for vfid, state in other.observe().vfs.items()}
+    finally:
+        other.close()
+    assert shown == switchdev.expected()
+
+
+def test_every_rule_is_in_hardware_but_the_notes(switchdev: Simulated) -> None:
+    switchdev.set(*_full(switchdev), enable_loopback=True)
+    netdevs = [switchdev.netdev, *(switchdev.representor(vfid) for vfid in range(4))]
+    for netdev in netdevs:
+        rules = switchdev.rules_of(netdev)
+        assert rules
+        for rule in rules:
+            options = rule["options"]
+            if rule["chain"] == 0x0FFFFFFF:
+                assert options["skip_hw"]
+            else:
+                assert options["skip_sw"], rule
+                assert options["in_hw"], rule
+
+
+def _actions(rule: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(rule["options"]["actions"])
+
+
+def test_tc_shows_the_tag_the_mirror_and_the_policer(switchdev: Simulated) -> None:
+    switchdev.set(*_full(switchdev), enable_loopback=True, tpid=0x88A8)
+    service = [
+        action
+        for rule in switchdev.rules_of(switchdev.representor(2))
+        for action in _actions(rule)
+        if action["kind"] == "vlan" and action["vlan_action"] == "push"
+    ]
+    assert {(action["id"], action["protocol"]) for action in service} == {(200, "802.1ad")}
+    rules = switchdev.rules_of(switchdev.representor(2))
+    mirrors = [a for rule in rules for a in _actions(rule) if a.get("mirred_action") == "mirror"]
+    assert switchdev.representor(3) in {action["to_dev"] for action in mirrors}
+    police = [
+        action
+        for rule in switchdev.rules_of(switchdev.representor(0))
+        for action in _actions(rule)
+        if action["kind"] == "police"
+    ]
+    assert police
+    text = run("tc", "filter", "show", "dev", switchdev.representor(0), "ingress")
+    assert "pkts_rate 500" in text
+    assert "pkts_burst 50" in text, text
+
+
+def test_a_vf_without_a_policy_is_dropped_at_its_representor(switchdev: Simulated) -> None:
+    switchdev.set(switchdev.vf(0, 10))
+    (rule,) = switchdev.rules_of(switchdev.representor(1))
+    assert [action["control_action"]["type"] for action in _actions(rule)] == ["drop"]
+    assert switchdev.observed()[1] is None
+    assert switchdev.ip_shows(1)["link_state"] == "disable"
+
+
+def test_a_rule_that_is_removed_by_hand_is_seen_and_put_back(switchdev: Simulated) -> None:
+    policies = _full(switchdev)
+    switchdev.set(*policies)
+    representor = switchdev.representor(1)
+    before = switchdev.rules_of(representor)
+    victim = next(rule for rule in before if rule["chain"] == 1)
+    run("tc", "filter", "del", "dev", representor, "ingress", "chain", "1", "pref",
+        str(victim["pref"]))  # fmt: skip
+    shown, expected = switchdev.observed(), switchdev.expected()
+    assert [vfid for vfid in shown if shown[vfid] != expected[vfid]] == [1]
+    switchdev.set(*policies)
+    assert switchdev.observed() == switchdev.expected()
+
+
+def test_a_change_of_rules_from_outside_is_heard(switchdev: Simulated) -> None:
+    switchdev.set(*_full(switchdev))
+    switchdev.nic.events()  # the echo of what was set
+    assert switchdev.nic.events() == []
+    run("tc", "filter", "del", "dev", switchdev.representor(1), "ingress", "chain", "1")
+    seen: list[Event] = []
+
+    def heard() -> bool:
+        seen.extend(switchdev.nic.events())
+        return bool(seen)
+
+    until(heard)
+    assert [(event.kind, event.vfid) for event in seen] == [(EventKind.DRIFT, 1)]
+
+
+def test_a_rule_that_lets_everything_pass_is_seen_and_removed(switchdev: Simulated) -> None:
+    policies = _full(switchdev)
+    switchdev.set(*policies)
+    representor = switchdev.representor(2)
+    run("tc", "filter", "add", "dev", representor, "ingress", "pref", "2", "protocol", "all",
+        "flower", "skip_hw", "action", "pass")  # fmt: skip
+    assert switchdev.observed()[2] != switchdev.expected()[2]
+    switchdev.set(*policies)
+    assert switchdev.observed() == switchdev.expected()
+    assert all(rule["pref"] != 2 for rule in switchdev.rules_of(representor) if not rule["chain"])
+
+
+def test_a_change_of_one_vf_touches_no_rule_of_another(switchdev: Simulated) -> None:
+    policies = _full(switchdev)
+    switchdev.set(*policies)
+    before = {vfid: switchdev.rules_of(switchdev.representor(vfid)) for vfid in (0, 2, 3)}
+    policies[1] = switchdev.vf(1, 101, strip_ctag=True)
+    switchdev.set(*policies)
+    assert switchdev.observed() == switchdev.expected()
+    for vfid, rules in before.items():
+        now = switchdev.rules_of(switchdev.representor(vfid))
+        assert [r["options"]["handle"] for r in now] == [r["options"]["handle"] for r in rules]
+
+
+def test_a_refused_change_leaves_all_as_it_was(switchdev: Simulated) -> None:
+    policies = _full(switchdev)
+    switchdev.set(*policies)
+    was = switchdev.policy
+    too_much = Rate(bps=10**15)  # netdevsim takes rates below 2^16 Mbit/s
+    with pytest.raises(NicError):
+        switchdev.set(*policies[:3], switchdev.vf(3, 77, rate=too_much))
+    switchdev.policy = was
+    assert switchdev.observed() == switchdev.expected()
+
+
+def test_random_policies_are_read_back(switchdev: Simulated) -> None:
+    rng = random.Random(1)
+    for _ in range(4):
+        vfs = [
+            switchdev.vf(
+                vfid,
+                *rng.sample((1, 2, 63, 100, 4094), rng.choice((0, 1, 3))),
+                strip_ctag=rng.random() < 0.3,
+                macs=(mac(0x100 + vfid),) if rng.random() < 0.5 else (),
+                mac_anti_spoof=rng.random() < 0.8,
+                vlan_anti_spoof=rng.random() < 0.8,
+                allow_bcast=rng.random() < 0.8,
+                allow_un_ucast=rng.random() < 0.4,
+                storm_limit=rng.choice((0, 10, 1000)),
+                link_status=rng.choice(("on", "auto", "off")),
+                mirror=(Mirror(target=(vfid + 1) % 4, vlans=(1, 7)),) if rng.random() < 0.5 else (),
+            )
+            for vfid in rng.sample(range(4), rng.choice((2, 3, 4)))
+        ]
+        switchdev.set(*vfs, enable_loopback=rng.random() < 0.5)
+        assert switchdev.observed() == switchdev.expected()
+
+
+def test_devlink_shows_the_rates(switchdev: Simulated) -> None:
+    switchdev.set(*_full(switchdev))
+    text = run("devlink", "port", "function", "rate", "show")
+    line = next(line for line in text.splitlines() if "tx_max" in line)
+    assert "tx_max 1Gbit" in line
+    assert "tx_share 100Mbit" in line
+    switchdev.set(switchdev.vf(1, 100, strip_ctag=True))
+    assert "tx_max" not in run("devlink", "port", "function", "rate", "show")
+
+
+@pytest.mark.parametrize("count", [64, 256])
+def test_many_vfs_are_set_and_read_back(count: int) -> None:
+    with Simulated(vfs=count, switchdev=True) as nic:
+        nic.set(*(nic.vf(vfid, 1 + vfid, strip_ctag=True) for vfid in range(count)))
+        assert nic.observed() == nic.expected()

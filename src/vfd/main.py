@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,6 +31,9 @@ from vfd.daemon.notify import notify
 from vfd.daemon.runner import Daemon, write_pid
 from vfd.daemon.service import Service
 from vfd.daemon.zero import Zero
+
+if TYPE_CHECKING:
+    from vfd.api.server import Server
 
 log = logging.getLogger("vfd")
 
@@ -164,10 +168,8 @@ async def _serve(
     # The NICs enforce and the socket takes connections, which are answered in a moment.
     notify(READY="1", STATUS=daemon.status())
 
-    from vfd.api.app import make_app
-    from vfd.api.server import Server
-
-    server = Server(make_app(daemon, group))
+    # In another thread: guests are answered meanwhile.
+    server = await loop.run_in_executor(None, _server, daemon, group)
     serving = asyncio.create_task(server.run_on(sock))
     gc.freeze()
     gc.enable()
@@ -181,6 +183,14 @@ async def _serve(
             await serving
     except TimeoutError:
         pass  # a client that doesn't read: its connection ends with the process
+
+
+def _server(daemon: Daemon, group: int | None) -> Server:
+    """The HTTP library takes longer to load than all NICs to adopt: it is loaded here."""
+    from vfd.api.app import make_app
+    from vfd.api.server import Server
+
+    return Server(make_app(daemon, group))
 
 
 def _clean_up(socket_path: Path, pid_file: Path, lock: Lock) -> None:

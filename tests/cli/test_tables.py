@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from vfd.cli.blocks import block_lines
 from vfd.cli.rows import port_table, warning_lines
-from vfd.cli.text import ranges, short_number, speed
+from vfd.cli.text import as_json, printable, ranges, short_number, speed
 
 LONG = "Instance_admin-vm{}/fbf55cdd-46cf-4fb5-8d74-d3b1a5e1a{:03d}"
 COUNTERS = [
@@ -172,3 +173,14 @@ def test_speeds_and_ranges_read_as_people_write_them() -> None:
         "-",
     ]
     assert ranges([7, 1, 2, 3, 9, 8]) == "1-3,7-9"
+
+
+@pytest.mark.parametrize(
+    "nasty", ["\x1b[2Jx", "a\nb", "a\rb", "\x9b2Jx", "\x7f", "a\u202eb", "a\u2028b", "a\u200bb"]
+)
+def test_nothing_that_is_shown_steers_the_terminal(nasty: str) -> None:
+    assert printable(nasty).isprintable()
+    for text in (as_json({"name": nasty}), as_json({"name": [nasty]}, indent=2)):
+        assert text.replace("\n", "").isprintable()
+    assert json.loads(as_json({"name": nasty}, indent=2)) == {"name": nasty}
+    assert as_json({"name": "müller"}) == '{"name": "müller"}'

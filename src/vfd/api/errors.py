@@ -27,13 +27,14 @@ _TITLES = {
     403: ("forbidden", "this user may not use the API"),
     404: ("not-found", "there is no such thing"),
     405: ("bad-method", "the resource has no such method"),
+    408: ("too-slow", "the body did not come"),
     409: ("exists", "it exists already"),
     413: ("too-large", "the body is too large"),
     422: ("refused", "the policy is refused"),
     500: ("internal", "the daemon failed"),
     503: ("nic-failed", "the NIC or the disk failed"),
 }
-_EXITS = {400: 2, 403: 3, 404: 4, 405: 2, 409: 3, 413: 2, 422: 3, 500: 5, 503: 5}
+_EXITS = {400: 2, 403: 3, 404: 4, 405: 2, 408: 2, 409: 3, 413: 2, 422: 3, 500: 5, 503: 5}
 
 
 def always() -> dict[int | str, dict[str, Any]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Any
+
+from starlette.exceptions import HTTPException
 
 from vfd.api import schema
 from vfd.api.peers import Peer
@@ -13,6 +16,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("vfd.api")
+
+BODY_SECONDS = 10.0
+"""In which a request's body must have come."""
+_TOO_LARGE = f"a request's body has at most {schema.MAX_BODY} bytes"
 
 
 class Gate:
@@ -40,11 +47,9 @@ class Gate:
                 who = f"uid {peer.uid} is neither root nor a member of the group vfd"
                 await _refuse(noting, 403, "forbidden", f"{who}: ask root to add it", 3)
             elif _declared(scope) > schema.MAX_BODY:
-                await _too_large(noting)
+                await _refuse(noting, 413, "too-large", _TOO_LARGE, 2)
             else:
                 await self.app(scope, _Limited(receive), noting)
-        except _TooLargeError:
-            await _too_large(noting)
         finally:
             log.log(
                 _level(scope["method"], status),
@@ -69,22 +74,32 @@ def _level(method: str, status: int) -> int:
     return logging.DEBUG if method in ("GET", "HEAD") else logging.INFO
 
 
-class _TooLargeError(Exception):
-    pass
+def _enough(status: int, told: str) -> HTTPException:
+    """Of all exceptions, only these pass through the framework as they are."""
+    return HTTPException(status, told, {"connection": "close"})
 
 
 class _Limited:
-    """``receive`` that counts."""
+    """``receive`` that counts bytes and seconds until the body is whole."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._seen = 0
+        self._whole = False
+        self._end = asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def __call__(self) -> Any:
-        message = await self._receive()
+        if self._whole:
+            return await self._receive()  # waits for the other end to go: for as long as it likes
+        try:
+            async with asyncio.timeout_at(self._end):
+                message = await self._receive()
+        except TimeoutError:
+            raise _enough(408, f"a request's body comes within {BODY_SECONDS:g} s") from None
         self._seen += len(message.get("body", b""))
         if self._seen > schema.MAX_BODY:
-            raise _TooLargeError
+            raise _enough(413, _TOO_LARGE)
+        self._whole = not message.get("more_body", False)
         return message
 
 
@@ -93,11 +108,6 @@ def _declared(scope: Scope) -> int:
         if name == b"content-length" and value.isdigit():
             return int(value)
     return 0
-
-
-async def _too_large(send: Send) -> None:
-    told = f"a request's body has at most {schema.MAX_BODY} bytes"
-    await _refuse(send, 413, "too-large", told, 2)
 
 
 async def _refuse(send: Send, status: int, kind: str, detail: str, exit_code: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from vfd.api.client import ANSWER_TIMEOUT, DEFAULT_SOCKET, ApiError, Client
-from vfd.cli.text import paint, wants_colour
+from vfd.cli.text import as_json, paint, wants_colour
 
 CONFIG_FILE = "/etc/vfd/vfd.cfg"
 
@@ -83,7 +83,7 @@ class Settings:
         click.echo(text, color=True)
 
     def out_json(self, answer: object) -> None:
-        self.out(json.dumps(answer, indent=2, ensure_ascii=False))
+        self.out(as_json(answer, indent=2))
 
     def paint(self, text: str, style: str) -> str:
         return paint(text, style, self.painted)

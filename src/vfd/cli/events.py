@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ import click
 
 from vfd.cli.command import Command, Example, Settings, settings
 from vfd.cli.completion import complete_pf, complete_vf
-from vfd.cli.text import printable
+from vfd.cli.text import as_json, printable
 
 _AGO = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhd])$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -86,7 +85,7 @@ def events(
 
     for event in _events(ask, follow, since is not None):
         if wanted(event):
-            shown = json.dumps(event, ensure_ascii=False) if ask.json else _line(event, ask)
+            shown = as_json(event) if ask.json else _line(event, ask)
             ask.out(shown)
 
 

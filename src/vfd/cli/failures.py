@@ -11,14 +11,14 @@ import click
 
 from vfd.api.client import ApiError, NoDaemonError
 from vfd.cli.command import NO_DAEMON, IplexError, Settings
-from vfd.cli.text import paint, printable, wants_colour
+from vfd.cli.text import as_json, paint, printable, wants_colour
 
 
 def tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> int:
     """Prints the failure to standard error; the exit code."""
     answer = as_answer(error)
     if settings.json:
-        click.echo(json.dumps(answer, indent=2, ensure_ascii=False), err=True)
+        click.echo(as_json(answer, indent=2), err=True)
     else:
         colour = wants_colour(settings.colour, sys.stderr.isatty())
         first, *rest = map(printable, answer["detail"].splitlines() or [""])

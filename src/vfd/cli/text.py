@@ -5,6 +5,7 @@ Own code instead of rich, whose import alone would take ``iplex show all`` half 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -23,7 +24,8 @@ _STYLES = {
 ABSENT = "-"
 """Shown where a NIC can't say: never 0."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+"""Controls, and what hides or turns around the text behind it."""
 
 
 def paint(text: str, style: str, colour: bool) -> str:
@@ -40,6 +42,13 @@ def wants_colour(choice: str, is_terminal: bool) -> bool:
 def printable(text: str) -> str:
     """Without control characters: what a guest or a file chose never steers the terminal."""
     return _CONTROL.sub("?", text)
+
+
+def as_json(value: object, indent: int | None = None) -> str:
+    """JSON in plain letters, but what could steer a terminal as ``\\uXXXX``."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    # line breaks are JSON's own: those within texts are escaped already
+    return _CONTROL.sub(lambda c: c[0] if c[0] == "\n" else f"\\u{ord(c[0]):04x}", text)
 
 
 def short_number(value: int) -> str:

@@ -147,6 +147,25 @@ def _random_grants(rng: Random, macs: list[str]) -> Grants:
     )
 
 
+def changed(rng: Random, world: World) -> World:
+    """Another world: often only a little different, so that much stays allowed."""
+    vfs = len(world.own_macs)
+    other = random_world(rng, vfs)
+    if rng.random() < 0.3:
+        return other
+    theirs = other.nic.by_vfid()
+    touched = set(rng.sample(range(vfs), rng.choice((1, 1, 2, 3))))
+    policies = tuple(
+        vf
+        for vfid in range(vfs)
+        if (vf := (theirs if vfid in touched else world.nic.by_vfid()).get(vfid))
+    )
+    pf = other.nic.pf if rng.random() < 0.2 else world.nic.pf
+    wire_up = other.wire_up if rng.random() < 0.2 else world.wire_up
+    grants = {**world.grants, **{k: v for k, v in other.grants.items() if k in touched}}
+    return World(NicPolicy(pf=pf, vfs=policies), grants, world.own_macs, world.has_wire, wire_up)
+
+
 def random_frame(rng: Random, world: World, longest: int) -> tuple[int, bytes]:
     """(port it comes in at, frame)."""
     vfs = len(world.own_macs)

@@ -19,7 +19,7 @@ import pytest
 from tests.bpf.randoms import World, random_frame, random_world
 from tests.bpf.rig import LONGEST, Rig
 
-from vfd.nic.soft.tables import compile_policy
+from vfd.nic.soft.compiler import compile_policy
 from vfd.policy.model import Model
 from vfd.policy.values import NicPolicy
 

@@ -13,8 +13,9 @@ from tests.bpf.rig import Rig, own_netns
 
 from vfd.nic.protocol import COUNTERS
 from vfd.nic.soft import layout, libbpf, vebmaps
+from vfd.nic.soft.compiler import compile_policy
 from vfd.nic.soft.libbpf import BpfError, BpfMap
-from vfd.nic.soft.tables import compile_policy, decode
+from vfd.nic.soft.tables import decode
 from vfd.nic.soft.vebmaps import LayoutError, Veb
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
 

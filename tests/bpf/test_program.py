@@ -11,8 +11,9 @@ import pytest
 from tests.bpf.rig import _SK_BUFF_IFINDEX, _SK_BUFF_MARK, _SK_BUFF_SIZE, SHAPED_MARK, Rig
 
 from vfd.nic.soft import layout
+from vfd.nic.soft.compiler import compile_policy
 from vfd.nic.soft.layout import VebEvent
-from vfd.nic.soft.tables import Iface, Wiring, class_id, compile_policy
+from vfd.nic.soft.tables import Iface, Wiring, class_id
 from vfd.policy.requests import Grants
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
 

@@ -8,17 +8,17 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from tests.bpf.randoms import World, random_frame, random_world
+from tests.bpf.randoms import World, changed, random_frame, random_world
 from tests.bpf.rig import Rig
 
 from vfd.nic.protocol import UnsupportedError
+from vfd.nic.soft.compiler import compile_policy
 from vfd.nic.soft.tables import (
     Iface,
     Tables,
     Wiring,
     canonical,
     class_id,
-    compile_policy,
     decode,
     needs_shaper,
     storm_burst,
@@ -143,24 +143,6 @@ def test_a_storm_burst_is_a_tenth_of_a_second_but_never_more_than_the_limit() ->
 def rig() -> Iterator[Rig]:
     with Rig(VFS) as rig:
         yield rig
-
-
-def changed(rng: Random, world: World) -> World:
-    """Another world: often only a little different, so that much stays allowed."""
-    other = random_world(rng, VFS)
-    if rng.random() < 0.3:
-        return other
-    theirs = other.nic.by_vfid()
-    touched = set(rng.sample(range(VFS), rng.choice((1, 1, 2, 3))))
-    vfs = tuple(
-        vf
-        for vfid in range(VFS)
-        if (vf := (theirs if vfid in touched else world.nic.by_vfid()).get(vfid))
-    )
-    pf = other.nic.pf if rng.random() < 0.2 else world.nic.pf
-    wire_up = other.wire_up if rng.random() < 0.2 else world.wire_up
-    grants = {**world.grants, **{k: v for k, v in other.grants.items() if k in touched}}
-    return World(NicPolicy(pf=pf, vfs=vfs), grants, world.own_macs, world.has_wire, wire_up)
 
 
 @pytest.mark.root

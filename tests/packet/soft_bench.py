@@ -311,7 +311,7 @@ class SoftBench:
             return None
         if self._guest == "tap":
             # a VM asks by sending; the cases' false sources are no requests
-            self._nic.answer(event.request, Decision(False, "nobody asks here"))
+            self._nic.answer([(event.request, Decision(False, "nobody asks here"))])
             return event.request, False
         state = self._nic.observe()
         decision = decide(
@@ -321,7 +321,7 @@ class SoftBench:
             limits=self._nic.capabilities,
             own_macs=self.own_mac,
         )
-        self._nic.answer(event.request, decision)
+        self._nic.answer([(event.request, decision)])
         return event.request, decision.granted
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:

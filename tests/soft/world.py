@@ -190,7 +190,7 @@ class World:
             event.request,
             own_macs={v: s.mac for v, s in seen.vfs.items() if s.mac},
         )
-        self.nic.answer(event.request, decision)
+        self.nic.answer([(event.request, decision)])
         return decision
 
     def reopen(self) -> None:

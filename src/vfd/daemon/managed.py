@@ -216,7 +216,7 @@ class Managed:
         return {
             vf.vfid: self.aim.vfs[vf.vfid]
             for vf in desired.vfs
-            if vf.vfid in self.aim.vfs and old.get(vf.vfid) == vf
+            if vf.vfid in self.aim.vfs and _same(old.get(vf.vfid), vf)
         }
 
     def _counted(self, pf: PfPolicy) -> PfPolicy:
@@ -279,7 +279,7 @@ class Managed:
         if changes:
             nic.apply(aim.desired, changes)
             try:
-                self.seen = nic.observe()
+                self.look(None if any(isinstance(c, PfChange) for c in changes) else only)
                 left = self.changes(aim, self.seen, only)
                 if left:
                     raise NicError(
@@ -296,7 +296,7 @@ class Managed:
         if self.aim is None or self.condition is not Condition.OK:
             return None
         old, new = self.aim.desired.by_vfid(), aim.desired.by_vfid()
-        return {vfid for vfid in old.keys() | new.keys() if old.get(vfid) != new.get(vfid)}
+        return {v for v in old.keys() | new.keys() if not _same(old.get(v), new.get(v))}
 
     def _undo(
         self, nic: Nic, before: Aim | None, changes: Sequence[Change], error: NicError
@@ -365,6 +365,14 @@ class Managed:
 
     # What it shows
 
+    def look(self, only: Collection[int] | None = None) -> None:
+        """Looks at the NIC again, or at these VFs of it. Raises NicError."""
+        seen = self.working().observe(only)
+        if only is not None and self.seen is not None:
+            others = {v: state for v, state in self.seen.vfs.items() if v not in only}
+            seen = replace(seen, vfs=dict(sorted({**others, **seen.vfs}.items())))
+        self.seen = seen
+
     def vf_state(self, vfid: int) -> VfState | None:
         return self.seen.vfs.get(vfid) if self.seen else None
 
@@ -373,6 +381,10 @@ class Managed:
         if state is None or state.rules is None:
             return True
         return self.nic is not None and state.rules == self.nic.expressible(vfid, None)
+
+
+def _same(one: VfPolicy | None, other: VfPolicy | None) -> bool:
+    return one is other or one == other
 
 
 def _key(change: Change) -> int | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from itertools import groupby
+from typing import Any
 
+from vfd.daemon.journal import Level
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.service import Service
 from vfd.nic.protocol import Event, EventKind, NicError
-from vfd.policy.requests import Decision, Grants, Request, RequestKind, decide, granted
+from vfd.policy.requests import Decision, Request, RequestKind, decide, granted
 
 log = logging.getLogger("vfd.watch")
 
@@ -29,8 +31,7 @@ _LOOK_AGAIN = frozenset(
 def handle(service: Service, managed: Managed) -> int:
     """Deals with all that the NIC has to report. Returns how many repairs it made.
 
-    The requests of one batch are decided in their order, each with what the ones before it were
-    granted; then the NIC is looked at once.
+    Requests that came one after the other are answered together.
     """
     nic = managed.nic
     if nic is None:
@@ -42,11 +43,11 @@ def handle(service: Service, managed: Managed) -> int:
         events = [Event(EventKind.OVERRUN, text=str(error))]
     if not events:
         return 0
-    asked = False
-    for event in events:
-        if event.kind is EventKind.REQUEST and event.request is not None:
-            asked |= _answer(service, managed, event.request)
-        else:
+    for are_requests, run in groupby(events, key=lambda event: event.request is not None):
+        if are_requests:
+            _answer(service, managed, [e.request for e in run if e.request is not None])
+            continue
+        for event in run:
             _tell(service, managed, event)
     kinds = {event.kind for event in events}
     if EventKind.LOST in kinds and EventKind.BACK not in kinds:
@@ -55,8 +56,6 @@ def handle(service: Service, managed: Managed) -> int:
         return _come_back(service, managed)
     if kinds & _LOOK_AGAIN:
         return _look_again(service, managed, kinds)
-    if asked:
-        _look(service, managed)
     return 0
 
 
@@ -129,65 +128,89 @@ def _come_back(service: Service, managed: Managed) -> int:
     return service.converge(managed, found="the PF came back without its policies")
 
 
-def _look(service: Service, managed: Managed) -> None:
-    assert managed.nic is not None
+def _look(service: Service, managed: Managed, only: set[int] | None = None) -> None:
     try:
-        managed.seen = managed.nic.observe()
+        managed.look(only)
     except NicError as error:
         managed.fail(error)
         service.journal.emit("failed", str(error), level="error", pf=managed.id)
 
 
-def _answer(service: Service, managed: Managed, request: Request) -> bool:
-    """Decides and answers one request. True: something was granted."""
-    nic, seen = managed.nic, managed.seen
+def _answer(service: Service, managed: Managed, requests: list[Request]) -> None:
+    """Decides requests in their order, each with what the ones before it were granted, and
+    answers them at once: a guest that joins 60 groups costs one change of the NIC."""
+    nic = managed.nic
     assert nic is not None
-    if managed.aim is None or seen is None:
-        decision = Decision(False, f"{managed.id} isn't working: {managed.detail}")
-    else:
-        grants = {vfid: vf.grants for vfid, vf in seen.vfs.items()}
-        own_macs = {vfid: vf.mac for vfid, vf in seen.vfs.items() if vf.mac}
-        decision = decide(
-            managed.aim.desired, grants, request, limits=nic.capabilities, own_macs=own_macs
-        )
+    answers = [*zip(requests, _decided(managed, requests), strict=True)]
     try:
-        nic.answer(request, decision)
+        nic.answer(answers)
     except NicError as error:
-        service.journal.emit(
-            "failed",
-            f"the guest's {_asked(request)} could not be answered: {error}",
-            level="error",
-            pf=managed.id,
-            vfid=request.vfid,
-            name=service.name_of(managed, request.vfid),
+        for request in requests:
+            _say(
+                service,
+                managed,
+                request,
+                "failed",
+                f"the guest's {_asked(request)} could not be answered: {error}",
+                level="error",
+            )
+        return
+    for request, decision in answers:
+        word = "granted" if decision.granted else "refused"
+        _say(
+            service,
+            managed,
+            request,
+            word,
+            f"{_asked(request)} {word}: {decision.reason}",
+            level="info" if decision.granted else "warning",
+            request=str(request.kind),
+            mac=request.mac,
+            vid=request.vid,
+            mtu=request.mtu,
+            on=request.on,
+            reason=decision.reason,
         )
-        return False
-    word = "granted" if decision.granted else "refused"
+    if got := {request.vfid for request, decision in answers if decision.granted}:
+        _look(service, managed, got)
+
+
+def _decided(managed: Managed, requests: list[Request]) -> list[Decision]:
+    nic, seen = managed.nic, managed.seen
+    if nic is None or managed.aim is None or seen is None:
+        refused = Decision(False, f"{managed.id} isn't working: {managed.detail}")
+        return [refused] * len(requests)
+    grants = {vfid: vf.grants for vfid, vf in seen.vfs.items()}
+    own_macs = {vfid: vf.mac for vfid, vf in seen.vfs.items() if vf.mac}
+    limits = nic.capabilities
+    decisions = []
+    for request in requests:
+        decision = decide(managed.aim.desired, grants, request, limits=limits, own_macs=own_macs)
+        if decision.granted and request.vfid in grants:
+            grants[request.vfid] = granted(grants[request.vfid], request)
+        decisions.append(decision)
+    return decisions
+
+
+def _say(
+    service: Service,
+    managed: Managed,
+    asked: Request,
+    kind: str,
+    text: str,
+    *,
+    level: Level,
+    **more: Any,
+) -> None:
     service.journal.emit(
-        word,
-        f"{_asked(request)} {word}: {decision.reason}",
-        level="info" if decision.granted else "warning",
+        kind,
+        text,
+        level=level,
         pf=managed.id,
-        vfid=request.vfid,
-        name=service.name_of(managed, request.vfid),
-        request=str(request.kind),
-        mac=request.mac,
-        vid=request.vid,
-        mtu=request.mtu,
-        on=request.on,
-        reason=decision.reason,
+        vfid=asked.vfid,
+        name=service.name_of(managed, asked.vfid),
+        **more,
     )
-    if decision.granted and seen is not None and (state := seen.vfs.get(request.vfid)):
-        _remember(managed, request, state.grants)
-    return decision.granted
-
-
-def _remember(managed: Managed, request: Request, grants: Grants) -> None:
-    """So that the next request of the same batch is decided with this one granted."""
-    assert managed.seen is not None
-    state = managed.seen.vfs[request.vfid]
-    state = replace(state, grants=granted(grants, request))
-    managed.seen = replace(managed.seen, vfs={**managed.seen.vfs, request.vfid: state})
 
 
 def _asked(request: Request) -> str:

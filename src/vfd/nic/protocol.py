@@ -6,7 +6,7 @@ locks. Calls may block for as long as the hardware takes; events are the excepti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -200,8 +200,8 @@ class Nic(Protocol):
         or, on a NIC that can't close a VF, what it shows instead. Pure."""
         ...
 
-    def observe(self) -> NicState:
-        """What the NIC enforces now, read back from it.
+    def observe(self, only: Collection[int] | None = None) -> NicState:
+        """What the NIC enforces now, read back from it. ``only``: of the VFs, at least these.
 
         Raises NicGoneError, or NicError when it can't be read."""
         ...
@@ -213,8 +213,12 @@ class Nic(Protocol):
         Raises NicError with everything undone. Afterwards ``observe`` shows the changes."""
         ...
 
-    def answer(self, request: Request, decision: Decision) -> None:
-        """Grants or refuses a guest's request; a refused one has no effect on the wire."""
+    def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
+        """Grants or refuses guests' requests, in their order; a refused one has no effect on the
+        wire.
+
+        Raises NicError with none of them granted, or, where a NIC takes them singly, with those
+        granted that came before."""
         ...
 
     def revoke(self, vfid: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vfd.policy.memo import by_identity
 from vfd.policy.rules import Broken
 from vfd.policy.values import NicPolicy, VfPolicy
 
@@ -34,6 +35,20 @@ def _on_vf(vf: VfPolicy) -> Iterator[tuple[str, str | int | bool, str]]:
             yield f"mirror[{number}].vlans", outside[0], rule
 
 
+@by_identity
+def _on_pf(vf: VfPolicy, enable_qos: bool, link_bps: int | None) -> tuple[Broken, ...]:
+    """What one VF's configuration has, on a PF with or without classes."""
+    found = list(vf_remarks(vf))
+    if vf.queues and not enable_qos:
+        rule = "without enable_qos in the main file, shares have no effect"
+        found.append(Broken(vf.name, "queues", len(vf.queues), rule))
+    for path, rate in (("rate", vf.rate), ("max_rx_rate", vf.max_rx_rate)):
+        if link_bps and rate.on(link_bps) > link_bps:
+            rule = "faster than the link: it limits nothing"
+            found.append(Broken(vf.name, path, str(rate), rule))
+    return tuple(found)
+
+
 def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...]:
     """All remarks about a PF and its VFs. ``link_bps`` None: the link's speed is unknown."""
     pf = nic.pf
@@ -47,14 +62,7 @@ def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...
             found.append(Broken("", f"tclasses[{number}].latency", True, rule))
     configured = {vf.vfid for vf in nic.vfs}
     for vf in nic.vfs:
-        found += vf_remarks(vf)
-        if vf.queues and not pf.enable_qos:
-            rule = "without enable_qos in the main file, shares have no effect"
-            found.append(Broken(vf.name, "queues", len(vf.queues), rule))
-        for path, rate in (("rate", vf.rate), ("max_rx_rate", vf.max_rx_rate)):
-            if link_bps and rate.on(link_bps) > link_bps:
-                rule = "faster than the link: it limits nothing"
-                found.append(Broken(vf.name, path, str(rate), rule))
+        found += _on_pf(vf, pf.enable_qos, link_bps)
         for number, mirror in enumerate(vf.mirror):
             if mirror.target not in configured:
                 rule = "that VF has no configuration and is closed: it gets copies once it has one"

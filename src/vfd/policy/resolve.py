@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vfd.policy.rate import Rate
-from vfd.policy.values import NicPolicy, PfPolicy, QueueShare
+from vfd.policy.memo import by_identity
+from vfd.policy.rate import NONE, Rate
+from vfd.policy.values import NicPolicy, PfPolicy, QueueShare, VfPolicy
 
 SLACK = 1 + 1e-9
 """Shares are sums of decimal fractions; this much over the whole is rounding."""
@@ -30,29 +31,43 @@ def resolve(nic: NicPolicy, link_bps: int) -> Resolved:
     Resolving what is resolved changes nothing. ``nic`` has passed ``rules.check``.
     """
     pf = nic.pf
-    wanted = sum(vf.min_rate.on(link_bps) for vf in nic.vfs)
+    wanted = sum(vf.min_rate.on(link_bps) for vf in nic.vfs if vf.min_rate is not NONE)
     scale = 1.0
     if pf.vf_oversubscription and wanted > link_bps:
         scale = link_bps / wanted
     shares, class_scale = _shares(nic)
+    mtu, part = min(pf.default_mtu, pf.mtu), None if scale >= 1 else (link_bps, wanted)
     vfs = tuple(
-        vf.model_copy(
-            update={
-                "rate": Rate(bps=vf.rate.on(link_bps)),
-                "min_rate": Rate(bps=_scaled(vf.min_rate.on(link_bps), link_bps, wanted, scale)),
-                "max_rx_rate": Rate(bps=vf.max_rx_rate.on(link_bps)),
-                "mtu": min(pf.default_mtu, pf.mtu) if vf.mtu is None else vf.mtu,
-                "queues": queues,
-            }
-        )
+        _resolved(vf, link_bps, mtu, part, queues)
         for vf, queues in zip(nic.vfs, shares, strict=True)
     )
     return Resolved(NicPolicy.model_construct(pf=pf, vfs=vfs), scale, class_scale)
 
 
-def _scaled(bps: int, link_bps: int, wanted: int, scale: float) -> int:
-    """Whole numbers, rounded down, so that the sum fits the link and need not be scaled again."""
-    return bps if scale >= 1 else bps * link_bps // wanted
+@by_identity
+def _resolved(
+    vf: VfPolicy,
+    link_bps: int,
+    mtu: int,
+    part: tuple[int, int] | None,
+    queues: tuple[QueueShare, ...],
+) -> VfPolicy:
+    """One VF. ``part``: numerator and denominator of what is left of its guarantee; rounded down to
+    a whole number, so that the sum fits the link and need not be scaled again."""
+    guarantee = vf.min_rate.on(link_bps)
+    return vf.model_copy(
+        update={
+            "rate": _bps(vf.rate.on(link_bps)),
+            "min_rate": _bps(guarantee * part[0] // part[1] if part else guarantee),
+            "max_rx_rate": _bps(vf.max_rx_rate.on(link_bps)),
+            "mtu": mtu if vf.mtu is None else vf.mtu,
+            "queues": queues,
+        }
+    )
+
+
+def _bps(bps: int) -> Rate:
+    return Rate(bps=bps) if bps else NONE
 
 
 def _shares(nic: NicPolicy) -> tuple[list[tuple[QueueShare, ...]], dict[int, float]]:

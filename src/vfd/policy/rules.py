@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from vfd.policy.addresses import MAX_NETDEV, is_pci_address
+from vfd.policy.memo import by_identity
 from vfd.policy.rate import Rate, bps_text
 from vfd.policy.resolve import SLACK, Resolved, resolve
 from vfd.policy.values import Direction, Limits, Mirror, NicPolicy, PfPolicy, VfPolicy
@@ -71,9 +73,9 @@ def check(
     that breaks the rule, and the earlier one is ``other_vf``: put a newcomer last.
     """
     broken = list(check_pf(nic.pf, limits=limits))
+    room = _room(limits.max_vfs, limits.max_vlans, limits.max_macs)
     for vf in nic.vfs:
-        broken += check_vf(vf, link_bps=link_bps, limits=limits)
-        broken += _vf_on_pf(vf, nic.pf, limits)
+        broken += _alone(vf, nic.pf, link_bps, room)
     broken += check_names(nic.vfs)
     broken += _vfids(nic.vfs)
     broken += _owners(nic.vfs)
@@ -81,6 +83,17 @@ def check(
         broken += _guarantees(nic.vfs, link_bps)
     broken += _shares(nic)
     return tuple(broken)
+
+
+@lru_cache(maxsize=16)
+def _room(max_vfs: int, max_vlans: int, max_macs: int) -> Limits:
+    return Limits(max_vfs, max_vlans, max_macs)
+
+
+@by_identity
+def _alone(vf: VfPolicy, pf: PfPolicy, link_bps: int | None, room: Limits) -> tuple[Broken, ...]:
+    """The rules that a VF keeps or breaks whatever the other VFs are."""
+    return (*check_vf(vf, link_bps=link_bps, limits=room), *_vf_on_pf(vf, pf, room))
 
 
 def check_names(vfs: Iterable[VfPolicy]) -> tuple[Broken, ...]:

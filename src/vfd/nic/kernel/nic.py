@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from vfd.nic.kernel import counters, switchdev
@@ -135,7 +135,7 @@ class KernelNic:
         wanted = _assignments(rules, self._surfaces)
         return _rules(surface.express(wanted[surface.name]) for surface in self._surfaces)
 
-    def observe(self) -> NicState:
+    def observe(self, only: Collection[int] | None = None) -> NicState:  # noqa: ARG002
         self._require_device()
         observed = self._observe_rules()
         self._seen = observed
@@ -188,7 +188,7 @@ class KernelNic:
             for vf in self._device.vfs()
         }
 
-    def answer(self, request: Request, decision: Decision) -> None:
+    def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
         """A Linux PF driver answers its guests itself; their requests never get here."""
 
     def revoke(self, vfid: int) -> None:

@@ -9,18 +9,28 @@ from __future__ import annotations
 import errno
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from vfd.nic.netlink import Message
 from vfd.nic.soft import rtnl, shaper
+from vfd.nic.soft.compiler import Compiled
 from vfd.nic.soft.datapath import Datapath
 from vfd.nic.soft.guests import Guests
 from vfd.nic.soft.rtnl import Link
 from vfd.nic.soft.state import DEFAULT_SPEED, State
 from vfd.nic.soft.switch import Switch, speed_of
-from vfd.nic.soft.tables import Iface, Tables, Wiring, compile_policy, decode, needs_shaper
+from vfd.nic.soft.tables import (
+    Iface,
+    Tables,
+    Wiring,
+    changed_ports,
+    decode,
+    mac_port,
+    needs_shaper,
+)
 from vfd.policy.rate import NONE, Rate
 from vfd.policy.requests import Grants
-from vfd.policy.values import LinkStatus, VfRules
+from vfd.policy.values import MAX_VFS, LinkStatus, VfRules
 
 _TBF_WAIT_MS = 50
 """How much may wait before an Rx limit, as time at its rate."""
@@ -34,7 +44,8 @@ class Enforcement:
         self._guests = guests
         self.datapath = datapath
         self.wire: Link | None = None
-        self._peers: frozenset[int] = frozenset()
+        self._peers: set[int] = set()
+        self._compiled = Compiled()
         self._decoded_from: Tables | None = None
         self._decoded_rules: dict[int, VfRules] = {}
         self._tree: dict[int, shaper.Class] = {}
@@ -71,7 +82,7 @@ class Enforcement:
         if shaper.moved(self._tree, tree) or not self._switch.near:
             self._rebuild_shaper()
         first, last = shaper.changes(self._switch.near, self._tree, tree)
-        buckets = {v: bps for v in self._switch.ports if (bps := new.rx_limit(v))}
+        buckets = {v: b for v, b in new.rx_limits().items() if v in self._switch.ports}
         self._send(first)
         lifted = {v: b for v, b in self._buckets.items() if v not in buckets}
         leaving = {shaper.vf_of_leaf(c) for c in self._tree if c not in tree} - {None}
@@ -86,28 +97,33 @@ class Enforcement:
         self._go(old, new)
         return new
 
-    def rules(self, state: State, *, look: bool) -> dict[int, VfRules]:
+    def rules(
+        self, state: State, *, look: bool, only: Collection[int] | None
+    ) -> dict[int, VfRules]:
         """What is enforced, by open VF. ``look``: reads everything back, because somebody else
-        changed something; what isn't there then shows as not enforced."""
+        changed something; what isn't there then shows as not enforced. ``only``: these VFs."""
         if look:
             self.datapath.reread()
             self.read()
         if not self.datapath.is_attached(self._switch):
             return {}
-        wanted = shaper.tree(state.policy, self.link_bps(state))
+        nic, limits = state.policy, state.rx_limits()
+        wanted = shaper.tree(nic, self.link_bps(state))
+        shaped = needs_shaper(nic)
         whole = self._switch.near and self._switch.far and wanted == self._tree
         found: dict[int, VfRules] = {}
-        for vfid, rules in self._decoded().items():
-            port = self._switch.ports.get(vfid)
-            if port is None or not port.hooked:
+        decoded = self._decoded()
+        for vfid in decoded if only is None else only:
+            port, rules = self._switch.ports.get(vfid), decoded.get(vfid)
+            if rules is None or port is None or not port.hooked:
                 continue
             changed: dict[str, object] = {}
             if state.link_up(vfid) and not port.up:
                 changed["link_status"] = LinkStatus.OFF
-            if state.rx_limit(vfid) != self._buckets.get(vfid, 0):
+            if limits.get(vfid, 0) != self._buckets.get(vfid, 0):
                 bps = self._buckets.get(vfid, 0)
                 changed["max_rx_rate"] = Rate(bps=bps) if bps else NONE
-            if not whole and vfid in needs_shaper(state.policy):
+            if not whole and vfid in shaped:
                 changed |= {"rate": NONE, "min_rate": NONE, "queues": ()}
             found[vfid] = rules.model_copy(update=changed) if changed else rules
         return found
@@ -116,18 +132,14 @@ class Enforcement:
         """The rules that the tables hold; decoded again only where the tables changed."""
         tables, before = self.datapath.tables, self._decoded_from
         if tables is not before:
-            changed = tables
-            if before is not None and before.macs == tables.macs:
-                differ = {p: raw for p, raw in tables.ports.items() if before.ports.get(p) != raw}
-                changed = replace(tables, ports=differ, note=b"")
-            else:
-                self._decoded_rules = {}
-            for vfid, vf in decode(changed).vfs.items():
-                self._decoded_rules.pop(vfid, None)
+            changed = changed_ports(before or Tables(), tables)
+            ports = {port: tables.ports[port] for port in changed if port in tables.ports}
+            macs = {key: raw for key, raw in tables.macs.items() if mac_port(raw) in ports}
+            for port in changed:
+                self._decoded_rules.pop(port - 1, None)
+            for vfid, vf in decode(Tables(ports=ports, macs=macs)).vfs.items():
                 if vf.rules is not None:
                     self._decoded_rules[vfid] = vf.rules
-            for vfid in [v for v in self._decoded_rules if v + 1 not in tables.ports]:
-                del self._decoded_rules[vfid]
             self._decoded_from = tables
         return self._decoded_rules
 
@@ -159,7 +171,7 @@ class Enforcement:
         nic = state.policy
         wiring = Wiring(
             vfs={
-                vfid: Iface(port.host, peer=vfid in self._peers, learn=tap, snoop=tap)
+                vfid: _iface(port.host, vfid in self._peers, tap)
                 for vfid, port in self._switch.ports.items()
             },
             wire=self.wire.index if self.wire else None,
@@ -168,22 +180,17 @@ class Enforcement:
             shaper=self._switch.near or None,
             shaped=needs_shaper(nic),
         )
-        self.datapath.write(self._switch, compile_policy(nic, state.grants, wiring))
+        compiled = self._compiled.then(nic, state.grants, wiring)
+        self.datapath.write(self._switch, compiled.tables)
+        self._compiled = compiled
 
-    def _may_skip_host_ends(self, state: State, limited: Mapping[int, int]) -> frozenset[int]:
+    def _may_skip_host_ends(self, state: State, limited: Mapping[int, int]) -> set[int]:
         """The VFs to which ``bpf_redirect_peer`` may be used: it skips the host end with its queue
         and its MTU, and drops where the guest end is in the program's own namespace."""
         if self._switch.tap:
-            return frozenset()
+            return set()
         largest = max(state.largest_mtu(), self.wire.mtu if self.wire else 0)
-        return frozenset(
-            vfid
-            for vfid in state.vfs
-            if vfid not in limited
-            and (place := self._guests.place(vfid)) is not None
-            and place[0] is not None
-            and self._guests.mtu(vfid) >= largest
-        )
+        return (self._guests.roomy(largest) & state.vfs.keys()) - limited.keys()
 
     def _come(self, old: State, new: State) -> State:
         """Makes what isn't there: VFs, hooks, the uplink."""
@@ -306,6 +313,13 @@ class Enforcement:
                     vfid = hosts[qdisc.index]
                     found[vfid] = _sum(found.get(vfid, (0, 0)), (0, qdisc.drops))
         return found
+
+
+@lru_cache(maxsize=4 * MAX_VFS)
+def _iface(index: int, peer: bool, tap: bool) -> Iface:
+    # what the kernel doesn't tell is heard from the guests' reports
+    snoop = tap or not rtnl.tells_groups()
+    return Iface(index, peer=peer, learn=tap, snoop=snoop)
 
 
 def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:

@@ -106,6 +106,11 @@ class Guests:
         guest = self._guests.get(vfid)
         return guest.mtu if guest else 0
 
+    def roomy(self, mtu: int) -> set[int]:
+        """The VFs whose guest ends are in another namespace and take frames of that MTU."""
+        return {v for v, place in self._of.items() if place[0] is not None
+                and self._guests[v].mtu >= mtu}  # fmt: skip
+
     def expect(self, vfid: int, *, mac: str | None = None, mtu: int | None = None) -> None:
         """The host itself is about to set these on the guest end: no request of the guest's."""
         guest = self._guests.get(vfid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -129,12 +129,17 @@ class SoftNic:
             return None
         return expressible(rules, self._state.pf, self._works.link_bps(self._state))
 
-    def observe(self) -> NicState:
+    def observe(self, only: Collection[int] | None = None) -> NicState:
+        if self._drifted:
+            only = None
         state = self._state
-        rules = self._works.rules(state, look=self._drifted)
+        rules = self._works.rules(state, look=self._drifted, only=only)
         names = self._guest_names()
         vfs = {}
-        for vfid, port in sorted(self._switch.ports.items()):
+        for vfid in sorted(self._switch.ports if only is None else only):
+            port = self._switch.ports.get(vfid)
+            if port is None:
+                continue
             place = self._guests.place(vfid)
             held = port.carrier if self._switch.tap else self._is_held(vfid, place)
             vfs[vfid] = VfState(
@@ -171,15 +176,17 @@ class SoftNic:
             self._put_back(before, e)
         self._dress(before)
 
-    def answer(self, request: Request, decision: Decision) -> None:
-        self._fresh.discard(request.vfid)
-        if not decision.granted or request.kind is RequestKind.VLAN:
-            return
+    def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
         before = self._state
-        if request.vfid not in before.vfs:
-            return
-        now = granted(before.grants.get(request.vfid, Grants()), request)
-        self._rewrite(before.granted(request.vfid, now), f"granting {request.kind}")
+        now: dict[int, Grants] = {}
+        for request, decision in answers:
+            vfid = request.vfid
+            self._fresh.discard(vfid)
+            if decision.granted and request.kind is not RequestKind.VLAN and vfid in before.vfs:
+                has = now.get(vfid) or before.grants.get(vfid, Grants())
+                now[vfid] = granted(has, request)
+        if any(grants != before.grants.get(vfid, Grants()) for vfid, grants in now.items()):
+            self._rewrite(before.granted(now), "granting what guests asked for")
 
     def revoke(self, vfid: int) -> None:
         if vfid in self._fresh or vfid not in self._switch.ports:
@@ -380,7 +387,7 @@ class SoftNic:
         """Gives guest ends the MACs and MTUs that changed, as far as they can be reached: what
         counts is enforced already. Guests of VFs that open are asked what they want."""
         home: list[Message] = []
-        for vfid in self._switch.ports:
+        for vfid in sorted(self._state.differing(before) & self._switch.ports.keys()):
             opened = vfid in self._state.vfs and vfid not in before.vfs
             changed = self._state.mac(vfid) != before.mac(vfid) or (
                 self._state.mtu(vfid) != before.mtu(vfid)

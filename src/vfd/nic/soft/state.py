@@ -24,6 +24,9 @@ DEFAULT_SPEED = 10_000_000_000
 """Bits per second of a link that nobody states and no uplink has."""
 
 
+_NO_GRANTS = Grants()
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything that decides what passes."""
@@ -54,26 +57,41 @@ class State:
         """The VF's default MAC in force."""
         own = self.own_macs.get(vfid)
         vf = self.vfs.get(vfid)
-        return default_mac(vf, self.grants.get(vfid, Grants()), own) if vf else own
+        return default_mac(vf, self.grants.get(vfid, _NO_GRANTS), own) if vf else own
 
     def mtu(self, vfid: int) -> int:
         """The VF's MTU in force; of a closed VF, what it gets when nothing is said."""
         vf = self.vfs.get(vfid) or VfRules()
-        return mtu_of(self.pf, vf, self.grants.get(vfid, Grants()))
+        return mtu_of(self.pf, vf, self.grants.get(vfid, _NO_GRANTS))
 
-    def rx_limit(self, vfid: int) -> int:
-        """Bits per second that the VF may be given; 0: no limit."""
-        vf = self.vfs.get(vfid)
-        return stepped(vf.max_rx_rate.bps or 0) if vf else 0
+    def rx_limits(self) -> dict[int, int]:
+        """Bits per second that VFs may be given; those without a limit are left out."""
+        return {
+            vfid: limit
+            for vfid, vf in self.vfs.items()
+            if vf.max_rx_rate.bps and (limit := stepped(vf.max_rx_rate.bps))
+        }
 
     def largest_mtu(self) -> int:
-        """What the largest frame between ports may carry."""
-        return max([self.pf.mtu, DEFAULT_MTU, *(self.mtu(vfid) for vfid in self.vfs)])
+        """What the largest frame between ports may carry. No grant is above the PF's MTU."""
+        return max([self.pf.mtu, DEFAULT_MTU, *(vf.mtu or 0 for vf in self.vfs.values())])
 
-    def granted(self, vfid: int, grants: Grants) -> State:
-        kept = {v: g for v, g in self.grants.items() if v != vfid}
-        if grants != Grants():
-            kept[vfid] = grants
+    def differing(self, other: State) -> set[int]:
+        """The VFs that the two states treat differently."""
+        everyone = self.own_macs.keys() | other.own_macs.keys() | self.vfs.keys() | other.vfs.keys()
+        if self.pf != other.pf or self.wire_up != other.wire_up:
+            return everyone
+        return {
+            vfid
+            for vfid in everyone
+            if self.vfs.get(vfid) is not other.vfs.get(vfid)
+            or self.grants.get(vfid) != other.grants.get(vfid)
+            or self.own_macs.get(vfid) != other.own_macs.get(vfid)
+        }
+
+    def granted(self, grants: Mapping[int, Grants]) -> State:
+        """With what those VFs' guests have now."""
+        kept = {v: g for v, g in {**self.grants, **grants}.items() if g != _NO_GRANTS}
         return replace(self, grants=kept)
 
     def fresh(self, vfids: list[int]) -> State:
@@ -121,7 +139,7 @@ def from_tables(found: NicTables, asked: PfPolicy) -> State:
     return State(
         pf=pf,
         vfs={vfid: as_policy(pf, vfid, rules) for vfid, rules in opened.items()},
-        grants={v: vf.grants for v, vf in found.vfs.items() if vf.grants != Grants()},
+        grants={v: vf.grants for v, vf in found.vfs.items() if vf.grants != _NO_GRANTS},
         own_macs={v: vf.own_mac for v, vf in found.vfs.items() if vf.own_mac},
         wire_up=found.wire_up,
         configured=found.pf is not None,

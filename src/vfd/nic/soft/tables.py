@@ -1,8 +1,9 @@
 """What the VEB's maps hold for a NIC's policy, and back: pure, no kernel here.
 
-``compile_policy`` says what the maps shall hold, ``decode`` what maps mean; ``writes.diff`` says in
-which order to write so that nothing passes wrongly in between. Rates are only noted here: who
-shapes (HTB and TBF) replaces them in what ``decode`` returns by what the qdiscs say.
+What one VF has in the maps, and ``decode``: what maps mean. ``compiler`` puts VFs together, and
+``writes.diff`` says in which order to write so that nothing passes wrongly in between. Rates are
+only noted here: who shapes (HTB and TBF) replaces them in what ``decode`` returns by what the
+qdiscs say.
 
 Layout and meaning of every field: ``bpf/veb.h``; of the maps: ``bpf/maps.h``.
 """
@@ -10,7 +11,6 @@ Layout and meaning of every field: ``bpf/veb.h``; of the maps: ``bpf/maps.h``.
 from __future__ import annotations
 
 import ctypes
-import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from vfd.nic.soft import layout
 from vfd.nic.soft.layout import VebMac, VebMirror, VebPort
 from vfd.policy.addresses import mac_bytes, mac_text
 from vfd.policy.rate import NONE, Rate
-from vfd.policy.requests import Grants, default_mac, mtu_of, owners
+from vfd.policy.requests import Grants, mtu_of
 from vfd.policy.values import (
     MAX_VFS,
     S_TAG,
@@ -139,9 +139,9 @@ def class_id(vfid: int, tclass: int) -> int:
 def needs_shaper(nic: NicPolicy) -> frozenset[int]:
     """The VFs whose Tx has to go through the shaper: those with a rate, and every VF as soon as
     one has a guarantee or classes are in use, for a guarantee binds all who share the wire."""
-    if nic.pf.enable_qos or any(vf.min_rate for vf in nic.vfs):
+    if nic.pf.enable_qos or any(vf.min_rate is not NONE and vf.min_rate for vf in nic.vfs):
         return frozenset(vf.vfid for vf in nic.vfs)
-    return frozenset(vf.vfid for vf in nic.vfs if vf.rate)
+    return frozenset(vf.vfid for vf in nic.vfs if vf.rate is not NONE and vf.rate)
 
 
 # -- Policy → tables --------------------------------------------------------------------------
@@ -163,66 +163,20 @@ def canonical(rules: VfRules) -> VfRules:
     )
 
 
-def compile_policy(nic: NicPolicy, grants: Mapping[int, Grants], wiring: Wiring) -> Tables:
-    """What the maps hold for this policy. ``nic`` is resolved: no rate is a share.
-
-    VFs of ``nic`` that ``wiring`` doesn't have are left out; those that only ``wiring`` has are
-    closed. Raises UnsupportedError for more mirrors than a VF's table has room for.
-    """
-    policies = nic.by_vfid()
-    open_vfs = [policies[vfid] for vfid in sorted(policies) if vfid in wiring.vfs]
-    owned = owners(nic, grants, wiring.own_macs)
-    ports = {layout.WIRE: bytes(_wire(wiring))}
-    for vfid, iface in wiring.vfs.items():
-        vf, own_mac = policies.get(vfid), wiring.own_macs.get(vfid)
-        if vf is None:
-            ports[vfid + 1] = _closed(iface, own_mac)
-            continue
-        has = grants.get(vfid, _NO_GRANTS)
-        mac = default_mac(vf, has, own_mac)
-        ports[vfid + 1] = _open(
-            nic.pf,
-            vf,
-            has,
-            mac if mac is not None and owned.get(mac) == vfid else None,
-            own_mac,
-            iface,
-            wiring.wire_up or wiring.wire is None,
-            (wiring.shaper or 0) if vfid in wiring.shaped else 0,
-        )
-    ifaces = {iface.ifindex: vfid + 1 for vfid, iface in wiring.vfs.items()}
-    if wiring.wire is not None:
-        ifaces[wiring.wire] = layout.WIRE
-    return Tables(
-        ports=ports,
-        macs=_macs(open_vfs, grants, wiring.own_macs, owned),
-        groups=frozenset(
-            _mac_key(group, vf.vfid + 1)
-            for vf in open_vfs
-            for group in grants.get(vf.vfid, _NO_GRANTS).groups
-        ),
-        ifaces=ifaces,
-        members=_members(nic.pf, open_vfs),
-        sets=_sets(open_vfs, grants),
-        note=json.dumps(nic.pf.model_dump(mode="json"), separators=(",", ":")).encode(),
-    )
+def wire_port(ifindex: int | None, up: bool) -> bytes:
+    flags = layout.PORT_CONFIGURED | (layout.PORT_UP if up else 0)
+    return bytes(VebPort(flags=flags, ifindex=ifindex or 0))
 
 
-def _wire(wiring: Wiring) -> VebPort:
-    up = layout.PORT_UP if wiring.wire_up or wiring.wire is None else 0
-    return VebPort(flags=layout.PORT_CONFIGURED | up, ifindex=wiring.wire or 0)
-
-
-@lru_cache(maxsize=4 * MAX_VFS)
-def _closed(iface: Iface, own_mac: str | None) -> bytes:
+def closed_port(iface: Iface, own_mac: str | None) -> bytes:
+    """A VF without a configuration."""
     port = VebPort(ifindex=iface.ifindex)
     if own_mac:
         port.own_mac[:] = mac_bytes(own_mac)
     return bytes(port)
 
 
-@lru_cache(maxsize=4 * MAX_VFS)
-def _open(
+def open_port(
     pf: PfPolicy,
     vf: VfPolicy,
     grants: Grants,
@@ -233,8 +187,8 @@ def _open(
     shaper: int,
 ) -> bytes:
     """A VF with a configuration. ``mac``: its default MAC, if it is its own; ``shaper``: 0 if its
-    Tx doesn't go there. Cached: a change to one VF leaves 255 others as they were."""
-    port = VebPort.from_buffer_copy(_closed(iface, own_mac))
+    Tx doesn't go there."""
+    port = VebPort.from_buffer_copy(closed_port(iface, own_mac))
     up = vf.link_status is LinkStatus.ON or (vf.link_status is LinkStatus.AUTO and wire_up)
     mirrors = _merged(vf.mirror, source=vf.vfid)
     copied = {mirror.direction for mirror in mirrors}
@@ -354,54 +308,31 @@ def _merged(mirrors: Iterable[Mirror], source: int | None = None) -> tuple[Mirro
     return tuple(merged)
 
 
-def _macs(
-    vfs: Iterable[VfPolicy],
-    grants: Mapping[int, Grants],
-    own_macs: Mapping[int, str],
-    owned: Mapping[str, int],
-) -> dict[bytes, bytes]:
-    found = {}
-    for vf in vfs:
-        has = grants.get(vf.vfid, _NO_GRANTS)
-        default = default_mac(vf, has, own_macs.get(vf.vfid))
-        for mac in {default, *vf.macs, *has.macs} - {None}:
-            if mac is None or owned.get(mac) != vf.vfid:
-                continue
-            why = _bits(
-                (layout.MAC_FORCED, mac == vf.vm_mac),
-                (layout.MAC_LISTED, mac in vf.macs),
-                (layout.MAC_GRANTED, mac in has.macs),
-            )
-            found[_mac_key(mac)] = _mac_key(mac, (vf.vfid + 1) | why)
-    return found
+def owned_mac(vf: VfPolicy, grants: Grants, mac: str) -> bytes:
+    """The entry of a MAC that the VF owns, with the reasons why."""
+    why = _bits(
+        (layout.MAC_FORCED, mac == vf.vm_mac),
+        (layout.MAC_LISTED, mac in vf.macs),
+        (layout.MAC_GRANTED, mac in grants.macs),
+    )
+    return mac_key(mac, (vf.vfid + 1) | why)
 
 
-def _members(pf: PfPolicy, vfs: Iterable[VfPolicy]) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for vf in vfs:
-        kind = layout.STAG if vf.tpid(pf.tpid) == S_TAG else 0
-        vlans = [kind | vid for vid in vf.vlans]
-        if vf.allow_untagged:
-            vlans += [kind, layout.UNTAGGED]
-        for vlan in vlans:
-            _add_port(found, vlan, vf.vfid + 1)
-    return found
+def vlans_of(pf: PfPolicy, vf: VfPolicy) -> list[int]:
+    """The VLANs that an open VF is in, numbered as in veb.h."""
+    kind = layout.STAG if vf.tpid(pf.tpid) == S_TAG else 0
+    vlans = [kind | vid for vid in vf.vlans]
+    return [*vlans, kind, layout.UNTAGGED] if vf.allow_untagged else vlans
 
 
-def _sets(vfs: Iterable[VfPolicy], grants: Mapping[int, Grants]) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for vf in vfs:
-        if vf.allow_bcast:
-            _add_port(found, layout.SET_BCAST, vf.vfid + 1)
-        if vf.allow_mcast or grants.get(vf.vfid, _NO_GRANTS).groups:
-            _add_port(found, layout.SET_MCAST, vf.vfid + 1)
-        if vf.allow_un_ucast:
-            _add_port(found, layout.SET_UCAST, vf.vfid + 1)
-    return found
-
-
-def _add_port(sets: dict[int, int], index: int, port: int) -> None:
-    sets[index] = sets.get(index, 0) | 1 << port
+def sets_of(vf: VfPolicy, grants: Grants) -> list[int]:
+    """The classes of frames that an open VF is flooded with."""
+    wanted = (
+        (layout.SET_BCAST, vf.allow_bcast),
+        (layout.SET_MCAST, vf.allow_mcast or bool(grants.groups)),
+        (layout.SET_UCAST, vf.allow_un_ucast),
+    )
+    return [index for index, wants in wanted if wants]
 
 
 def _add_vids(words: ctypes.Array[ctypes.c_uint64], vids: Iterable[int]) -> None:
@@ -409,7 +340,8 @@ def _add_vids(words: ctypes.Array[ctypes.c_uint64], vids: Iterable[int]) -> None
         words[vid // 64] |= 1 << vid % 64
 
 
-def _mac_key(mac: str, port: int = 0) -> bytes:
+def mac_key(mac: str, port: int = 0) -> bytes:
+    """``struct veb_mac``."""
     return mac_bytes(mac) + port.to_bytes(2, layout.ORDER)
 
 
@@ -424,6 +356,18 @@ def _bps(rate: Rate) -> int:
 
 
 # -- Tables → policy --------------------------------------------------------------------------
+
+
+def mac_port(raw: bytes) -> int:
+    """The port that owns a MAC, by its entry in ``Tables.macs``."""
+    return int.from_bytes(raw[6:8], layout.ORDER) & layout.MAC_PORT
+
+
+def changed_ports(before: Tables, after: Tables) -> set[int]:
+    """The ports whose policies or MACs differ."""
+    changed = {port for port, _ in before.ports.items() ^ after.ports.items()}
+    changed |= {mac_port(raw) for _, raw in before.macs.items() ^ after.macs.items()}
+    return changed
 
 
 def decode(tables: Tables) -> NicTables:

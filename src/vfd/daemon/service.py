@@ -190,7 +190,7 @@ class Service:
         if managed is None:
             raise RefusedError([why_homeless(self, one, None)])
         managed.working()
-        if managed.aim is None:
+        if managed.aim is None or managed.condition is Condition.LOST:
             raise NicError(f"{managed.id} isn't working: {managed.detail}")
         return managed
 
@@ -332,8 +332,7 @@ class Service:
     def set_vfs(self, pf_id: str, vfs: int, *, force: bool) -> tuple[Change, ...]:
         """Changes how many VFs there are, and keeps the number in the main configuration."""
         managed = self.nic(pf_id)
-        managed.working()
-        assert managed.seen is not None
+        managed.seen = managed.working().observe()  # who holds a VF may have changed unheard
         if not force and (problems := self._in_the_way(managed, vfs)):
             raise RefusedError(problems)
         pf = managed.pf.model_copy(update={"vfs": vfs})

@@ -263,7 +263,9 @@ def _vf_routes(app: FastAPI, daemon: Daemon) -> None:
     async def delete(name: VfName) -> Response:
         """Closes the VF; its file goes, or is kept aside with ``delete_keep``."""
         made = await daemon.delete(name)
-        told = f"VF {made.vfid} of {made.pf} is closed" if made else "the bad file is gone"
+        told = f"VF {made.vfid} of {made.pf} is closed" if made else "the file is gone"
+        if made and made.warnings:
+            told = made.warnings[0]
         return _json(schema.Done(detail=f"{name} is deleted: {told}"))
 
     @app.post(

@@ -42,6 +42,8 @@ class BadFile:
     device: str | None = None
     """The ``pciid`` and ``vfid`` that can be made out in it, if any."""
     vfid: int | None = None
+    name: str | None = None
+    """The VF's name, where the file as such is good."""
 
 
 @dataclass(slots=True)

@@ -75,7 +75,11 @@ def _set_aside(
     earlier = service.bad[one.file].problems if one.file in service.bad else ()
     home = home or service.home(one.policy.pciid)
     service.bad[one.file] = BadFile(
-        one.file, (*earlier, problem), home.id if home else one.policy.pciid, one.policy.vfid
+        one.file,
+        (*earlier, problem),
+        home.id if home else one.policy.pciid,
+        one.policy.vfid,
+        one.policy.name,
     )
 
 

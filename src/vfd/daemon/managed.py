@@ -291,6 +291,22 @@ class Managed:
         self.aim, self.pf = aim, aim.pf
         return changes
 
+    def go_or_aim(self, aim: Aim) -> tuple[Change, ...]:
+        """Makes ``aim`` true, or keeps it for when the NIC is back, if it is gone or fails.
+
+        Raises NicError where a working NIC refuses.
+        """
+        try:
+            if self.condition is not Condition.LOST:
+                return self.go(aim)
+        except NicGoneError as error:
+            self.fail(error)
+        except NicError:
+            if self.condition is not Condition.FAILED:
+                raise
+        self.aim = aim
+        return ()
+
     def _touched(self, aim: Aim) -> set[int] | None:
         """The VFs whose rules differ from those aimed at before; None: look at all of them."""
         if self.aim is None or self.condition is not Condition.OK:

@@ -254,7 +254,8 @@ class Service:
     def delete(self, name: str) -> Made | None:
         """Closes the VF and takes its file away (or aside, with ``delete_keep``).
 
-        None: it was a file that is not in force. Raises NotFoundError.
+        The VF of a PF that is lost or fails closes when the PF is back. None: it was a file that is
+        not in force. Raises NotFoundError.
         """
         found = self._by_name(name)
         if found is None:
@@ -267,19 +268,24 @@ class Service:
             raise StorageError(f"{one.file} can't be removed: {error}") from error
         rest = [other for other in managed.vfs.values() if other is not one]
         try:
-            changes = managed.go(managed.aim_at(managed.pf, rest))
+            aim = managed.aim_at(managed.pf, rest)
+            changes = managed.go_or_aim(aim)
         except (NicError, RefusedError):
             retired.restore()
             raise
         retired.finish()
         self._no_longer_bad(one.file)
-        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, ())
+        later = managed.condition in (Condition.LOST, Condition.FAILED)
+        warnings = (f"{managed.id} isn't working: the VF closes once it is",) if later else ()
+        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings)
         self._tell(made, "deleted")
         return made
 
     def _delete_bad(self, name: str) -> None:
         file = self.files.file_of(name)
         if file not in self.bad:
+            file = next((bad.file for bad in self.bad.values() if bad.name == name), "")
+        if not file:
             raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
         try:
             self.files.retire(file).finish()
@@ -359,7 +365,9 @@ class Service:
         for one in going:
             rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
             problem = Problem(one.file, "vfid", str(one.policy.vfid), rule)
-            self.bad[one.file] = BadFile(one.file, (problem,), managed.id, one.policy.vfid)
+            self.bad[one.file] = BadFile(
+                one.file, (problem,), managed.id, one.policy.vfid, one.policy.name
+            )
         self._admit_waiting(managed)
         return changes
 

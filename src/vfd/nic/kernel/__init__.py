@@ -12,6 +12,6 @@ def open(pf: PfPolicy) -> Nic:
     Raises NicGoneError where there is no such PF, NicError where its driver offers nothing that
     vfd could enforce.
     """
-    from vfd.nic.kernel.discovery import open_pf  # pyroute2 takes a while to import
+    from vfd.nic.kernel.discovery import open_pf  # most of the backend: only where it is used
 
     return open_pf(pf)

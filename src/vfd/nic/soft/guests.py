@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from vfd.nic.soft.rtnl import IFF_ALLMULTI, IFF_PROMISC, Link, Membership, Neighbour
+from vfd.nic.soft.rtnl import (
+    AF_INET,
+    AF_INET6,
+    IFF_ALLMULTI,
+    IFF_PROMISC,
+    Link,
+    Membership,
+    Neighbour,
+)
 from vfd.policy.addresses import is_multicast
 from vfd.policy.requests import Grants, Request, RequestKind
 
@@ -18,6 +26,8 @@ Place = tuple[int | None, int]
 
 _STACKED = frozenset({"macvlan", "macvtap", "vlan"})
 """Devices that receive under a MAC of their own through the device below."""
+_GROUP_MACS = {AF_INET: "01:00:5e:", AF_INET6: "33:33:"}
+"""How the MACs of each family's groups begin."""
 _MOST_DEVICES, _MOST_GROUPS = 16384, 1024
 """What is remembered of devices that joined groups: a guest may make as many as it likes."""
 
@@ -127,10 +137,22 @@ class Guests:
         self._silent.difference_update(vfids)
         return [request for vfid in vfids for request in self._wanted(vfid)]
 
-    def forget_groups(self, nsid: int | None) -> None:
-        """A full listing of the namespace's groups follows."""
+    def forget_groups(self, nsid: int | None, families: Iterable[int]) -> None:
+        """A full listing of the namespace's groups of these address families follows."""
+        listed = tuple(_GROUP_MACS[family] for family in families)
         for device in [d for d in self._joined if d[0] == nsid]:
-            del self._joined[device]
+            kept = {mac for mac in self._joined[device] if not mac.startswith(listed)}
+            if kept:
+                self._joined[device] = kept
+            else:
+                del self._joined[device]
+
+    def keep_groups(self, vfid: int) -> None:
+        """The groups granted before count as joined: the kernel can't say whether they still
+        are, and a guest reports a group only once."""
+        guest = self._guests[vfid]
+        if guest.groups:
+            self._joined.setdefault(self._of[vfid], set()).update(guest.groups)
 
     def link(self, nsid: int | None, link: Link) -> list[Request]:
         """A link as it is now."""

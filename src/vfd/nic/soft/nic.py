@@ -84,6 +84,8 @@ class SoftNic:
         for vfid, port in switch.ports.items():
             if port.guest:
                 self._follow(state, vfid, port.guest)
+                if not rtnl.tells_groups():
+                    self._guests.keep_groups(vfid)
         lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]
         state = works.enforce(state, state.fresh(lost))
         self._state = state

@@ -6,13 +6,18 @@ Layouts and numbers are those of ``include/uapi/linux/{rtnetlink,if_link,pkt_sch
 from __future__ import annotations
 
 import errno
+import functools
+import socket
 import struct
 from dataclasses import dataclass
 
 from vfd.nic.netlink import (
+    NETLINK_ADD_MEMBERSHIP,
+    NETLINK_ROUTE,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
+    SOL_NETLINK,
     Message,
     Netlink,
     attr,
@@ -55,7 +60,7 @@ IFLA_TARGET_NETNSID, IFLA_NEW_IFINDEX, IFLA_ALLMULTI = 46, 49, 61
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 RTEXT_FILTER_SKIP_STATS = 8
-AF_INET6, AF_BRIDGE = 10, 7
+AF_INET, AF_INET6, AF_BRIDGE = 2, 10, 7
 
 TCA_KIND, TCA_OPTIONS, TCA_STATS2, TCA_INGRESS_BLOCK = 1, 2, 7, 13
 TCA_STATS_QUEUE = 3
@@ -276,10 +281,23 @@ def parse_membership(body: bytes) -> Membership | None:
     return Membership(index, group) if group and len(group) in (4, 16) else None
 
 
-def memberships(netlink: Netlink, nsid: int | None) -> list[Membership]:
-    """The groups joined in a namespace, as far as this kernel lists them."""
-    found: list[Membership] = []
-    for family in (2, 10):
+@functools.cache
+def tells_groups() -> bool:
+    """Whether the kernel tells who joins and leaves IP groups: Linux 6.14 does, older ones don't
+    have the notification groups (net/ipv4/igmp.c, inet_ifmcaddr_notify)."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as asked:
+        try:
+            asked.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV4_MCADDR)
+        except OSError:
+            return False
+    return True
+
+
+def memberships(netlink: Netlink, nsid: int | None) -> dict[int, list[Membership]]:
+    """The groups joined in a namespace, by address family; a family that this kernel can't list
+    (IPv4 before 6.14) is not there."""
+    found: dict[int, list[Membership]] = {}
+    for family in (AF_INET, AF_INET6):
         body = _IFADDR.pack(family, 0, 0, 0, 0)
         if nsid is not None:
             body += attr(10, struct.pack("=i", nsid))  # IFA_TARGET_NETNSID
@@ -287,7 +305,7 @@ def memberships(netlink: Netlink, nsid: int | None) -> list[Membership]:
             answers = netlink.dump(RTM_GETMULTICAST, body, "listing multicast groups")
         except OSError:
             continue
-        found += [m for _, b in answers if (m := parse_membership(b))]
+        found[family] = [m for _, b in answers if (m := parse_membership(b))]
     return found
 
 

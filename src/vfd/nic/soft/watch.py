@@ -189,8 +189,9 @@ class Watch:
                 requests += self._guests.link(nsid, link)
         except OSError:
             return requests  # the namespace goes just now; its DELLINK follows
-        members = rtnl.memberships(self._switch.netlink, nsid)
-        self._guests.forget_groups(nsid)
+        listed = rtnl.memberships(self._switch.netlink, nsid)
+        self._guests.forget_groups(nsid, listed)
+        members = [member for family in listed.values() for member in family]
         return requests + self._guests.membership(nsid, members, joined=True)
 
     def _heard(self, nsid: int | None, kind: int, sender: int, body: bytes) -> Iterator[Event]:

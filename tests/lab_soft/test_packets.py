@@ -1,0 +1,34 @@
+"""The packet suite, unchanged, on this kernel: veth and tap guests, with a wire and without.
+
+Of what takes time to show, storm limits and TCP are here; an emulated machine can't offer the
+load that shows what classes and guarantees do.
+"""
+
+import pytest
+from tests.packet import load
+from tests.packet.measured import OFFLOAD, STORMS, Measured
+from tests.packet.runner import say
+from tests.packet.soft_bench import SoftBench
+from tests.packet.test_soft_nic import (
+    runner,
+    soft,
+    test_no_frame_came_late_where_it_must_not_be,
+    test_real_frames_do_as_the_case_says,
+    test_without_an_uplink_real_frames_do_as_the_case_says,
+)
+
+__all__ = [
+    "runner",
+    "soft",
+    "test_no_frame_came_late_where_it_must_not_be",
+    "test_real_frames_do_as_the_case_says",
+    "test_without_an_uplink_real_frames_do_as_the_case_says",
+]
+
+
+@pytest.mark.parametrize("row", [*STORMS, *OFFLOAD], ids=lambda row: row.name)
+def test_storms_and_tcp_lie_in_their_bounds(soft: SoftBench, row: Measured) -> None:
+    if reason := soft.lacks(row):
+        pytest.skip(reason)
+    load.silence(soft)
+    say(load.run(soft, row))

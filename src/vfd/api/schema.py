@@ -242,6 +242,9 @@ class Extended(Answer):
     driver: str | None = None
     firmware: str | None = None
     numa_node: int | None = None
+    iommu_group: int | None = None
+    msix: int | None = None
+    """Interrupt vectors of a VF."""
     vfs: int | None = None
     scale: float | None = None
 

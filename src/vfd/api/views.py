@@ -119,6 +119,10 @@ def _warnings(managed: Managed, vfid: int | None) -> list[str]:
         found.append(f"not as asked: {why}")
     if vfid is not None and vfid in managed.kept:
         found.append("open although no configuration of it can be read: left as it was found")
+    if vfid is not None and managed.nic is not None and managed.is_closed(vfid):
+        closed = managed.nic.capabilities.closed
+        if closed.support is not Support.ENFORCED:
+            found.append(f"not wholly closed: {closed.consequence} ({closed.limit})")
     return found
 
 
@@ -127,7 +131,10 @@ def caps(managed: Managed) -> schema.CapsAnswer:
     return schema.CapsAnswer(
         pf=managed.id,
         backend=managed.working().identity.backend,
-        vf=[_capability(f, known.vf.get(f)) for f in VfRules.model_fields],
+        vf=[
+            *(_capability(f, known.vf.get(f)) for f in VfRules.model_fields),
+            _capability("closed", known.closed),
+        ],
         pf_attributes=[
             _capability(f, known.pf.get(f))
             for f in PfPolicy.model_fields
@@ -250,6 +257,10 @@ def _extended(
         guest=state.guest if state else None,
         held=state.held if state else None,
         mtu=state.mtu if state else None,
+        driver=(state.driver or None) if state else None,
+        numa_node=state.numa_node if state else None,
+        iommu_group=state.iommu_group if state else None,
+        msix=state.msix if state else None,
         groups=sorted(grants.groups),
         promisc=grants.promisc,
         allmulti=grants.allmulti,

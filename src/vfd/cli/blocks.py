@@ -41,6 +41,7 @@ def block_lines(row: Mapping[str, Any], *, exact: bool, colour: bool) -> list[st
         )
     else:
         line("guest", _guest(more))
+        line("pci", *_pci(more))
         line("mac", row.get("mac") or "", _list("also ", more.get("macs")))
         line("groups", " ".join(more.get("groups") or []))
         line("vlans", *_vlans(more))
@@ -78,6 +79,17 @@ def _head(row: Mapping[str, Any], exact: bool, colour: bool) -> str:
 def _numa(more: Mapping[str, Any]) -> str:
     node = more.get("numa_node")
     return "" if node is None else f"NUMA node {node}"
+
+
+def _pci(more: Mapping[str, Any]) -> list[str]:
+    """The VF as a PCI function; nothing of a VF that is none."""
+    group, vectors = more.get("iommu_group"), more.get("msix")
+    return [
+        f"driver {more['driver']}" if more.get("driver") else "",
+        "" if group is None else f"IOMMU group {group}",
+        _numa(more),
+        "" if vectors is None else f"{vectors} interrupts",
+    ]
 
 
 def _guest(more: Mapping[str, Any]) -> str:

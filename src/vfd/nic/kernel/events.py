@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from enum import Enum
 
-from vfd.nic.kernel.vfinfo import RTM_NEWLINK, link_head
+from vfd.nic.kernel.vfinfo import RTM_DELLINK, RTM_NEWLINK, link_head
 from vfd.nic.netlink import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK, split
 
 NETLINK_KOBJECT_UEVENT = 15
@@ -22,7 +22,7 @@ _BUFFER = 1 << 20
 
 class Heard(Enum):
     LINK = "link"
-    """A netdev changed: name, link, flags, or somebody's ``ip link set … vf``."""
+    """A netdev changed or went: name, link, flags, or somebody's ``ip link set … vf``."""
     RULES = "rules"
     """Somebody's tc rules changed, on whichever netdev."""
     DEVICE = "device"
@@ -102,7 +102,7 @@ def _drain(source: socket.socket, notices: list[Notice]) -> list[bytes]:
 def _links(data: bytes) -> list[Notice]:
     found = []
     for kind, _, _, body in split(data):
-        if kind == RTM_NEWLINK:
+        if kind in (RTM_NEWLINK, RTM_DELLINK):
             index, name, flags = link_head(body)
             found.append(Notice(Heard.LINK, index=index, name=name, flags=flags))
         elif kind in _RULES:

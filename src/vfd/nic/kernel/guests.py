@@ -48,6 +48,11 @@ def guest_of(vf: VfDevice, mac: str | None = None) -> Guest:
     return Guest(vf.driver, held=False)
 
 
+def is_on_netdev(vf: VfDevice) -> bool:
+    """Whether the VF's guest has it as a netdev, which tells when it comes and goes."""
+    return bool(vf.netdev) or (vf.driver not in ("", VFIO))
+
+
 def rebind_for_mac(vf: VfDevice, mac: str | None) -> None:
     """Lets an idle VF's driver bind again, so that its netdev has the MAC that was forced on it.
 

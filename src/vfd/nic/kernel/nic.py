@@ -9,7 +9,7 @@ from typing import Any
 from vfd.nic.kernel import counters, switchdev
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
-from vfd.nic.kernel.guests import guest_of, is_up, rebind_for_mac
+from vfd.nic.kernel.guests import guest_of, is_on_netdev, is_up, rebind_for_mac
 from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf, VfDevice
 from vfd.nic.kernel.surface import (
@@ -60,6 +60,7 @@ FindSurfaces = Callable[
 """Finds the control surfaces of a PF's netdev, strongest first, and those that set the PF too."""
 
 _IFF_UP = 1
+_MOST_EXPRESSED = 1024
 LINK_PATIENCE = 5.0
 """Seconds for a link that was up to come back: 1000BASE-T takes two to four to negotiate."""
 
@@ -78,6 +79,8 @@ class KernelNic:
         self._source = EventSource()
         self._netlink = Netlink()
         self._seen: Mapping[int, VfRules | None] | None = None
+        self._held: dict[int, bool] = {}
+        """VFs whose netdev is in use, as last seen."""
         self._lost = False
         try:
             self._take_up()
@@ -95,6 +98,8 @@ class KernelNic:
         if any(surface.name == switchdev.NAME for surface in surfaces):
             self._source.hear_rules()
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
+        self._expressed: dict[VfRules | None, VfRules | None] = {}
+        """A repair compares all VFs with what is wanted of them; it must not take long."""
         self._link = self.link()
         self._is_up = is_up(self._netdev)
 
@@ -132,14 +137,21 @@ class KernelNic:
         return assign(rules, self._surfaces)[1]
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
-        wanted = _assignments(rules, self._surfaces)
-        return _rules(surface.express(wanted[surface.name]) for surface in self._surfaces)
+        if rules not in self._expressed:
+            wanted = _assignments(rules, self._surfaces)
+            shown = _rules(surface.express(wanted[surface.name]) for surface in self._surfaces)
+            if len(self._expressed) > _MOST_EXPRESSED:
+                self._expressed.clear()
+            self._expressed[rules] = shown
+        return self._expressed[rules]
 
     def observe(self, only: Collection[int] | None = None) -> NicState:  # noqa: ARG002
         self._require_device()
         observed = self._observe_rules()
         self._seen = observed
-        states = {vf.vfid: self._state(vf, observed.get(vf.vfid)) for vf in self._device.vfs()}
+        vfs = self._device.vfs()
+        states = {vf.vfid: self._state(vf, observed.get(vf.vfid)) for vf in vfs}
+        self._held = {vf.vfid: states[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
         return NicState(pf=self._settings.observe(self._pf), link=self.link(), vfs=states)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
@@ -153,6 +165,7 @@ class KernelNic:
                     new = self._settings.apply(self._pf, change.after, force=change.force)
                     self._pf = change.after
                     if new:
+                        self._take_up()  # what was known of the old VFs is no longer true
                         steps = self._as_new(desired)
                         if was_up and self._driver.rate_needs_link:
                             self._await_link()
@@ -203,7 +216,7 @@ class KernelNic:
     def events(self) -> list[Event]:
         notices = self._source.read()
         events: list[Event] = []
-        settings_may_differ = count_may_differ = False
+        settings_may_differ = count_may_differ = guests_may_differ = False
         for notice in notices:
             match notice.heard:
                 case Heard.OVERRUN:
@@ -215,10 +228,14 @@ class KernelNic:
                     settings_may_differ = True
                     self._netdev = notice.name
                     events += self._up_events(notice)
+                case Heard.LINK if notice.index != self._index:
+                    guests_may_differ = True
                 case Heard.RULES:
                     settings_may_differ = True
         if not self._lost and (settings_may_differ or count_may_differ):
             events += self._look(settings=settings_may_differ)
+        if not self._lost and guests_may_differ:
+            events += self._guest_events()
         return events
 
     def close(self) -> None:
@@ -309,6 +326,21 @@ class KernelNic:
         kind = EventKind.GUEST_COME if come else EventKind.GUEST_GONE
         text = f"has driver {notice.driver}" if come else "has no driver any more"
         return [Event(kind, vfid, f"{notice.address} {text}")]
+
+    def _guest_events(self) -> list[Event]:
+        """Guests that took a VF's netdev or let it go: set it up or down, or moved it to another
+        namespace."""
+        found = []
+        for vf in self._device.vfs():
+            if not is_on_netdev(vf):
+                self._held.pop(vf.vfid, None)
+                continue
+            guest = guest_of(vf)
+            if self._held.get(vf.vfid, False) != guest.held:
+                kind = EventKind.GUEST_COME if guest.held else EventKind.GUEST_GONE
+                found.append(Event(kind, vf.vfid, f"{vf.address}: {guest.text}"))
+            self._held[vf.vfid] = guest.held
+        return found
 
     def _pf_events(self, action: str) -> list[Event]:
         address = self._device.address

@@ -19,8 +19,9 @@ from vfd.policy.values import PfPolicy
 _IFF_PROMISC = 0x100
 _ABSENT = {
     "enable_loopback": Capability(
-        Support.ABSENT,
-        reason="the driver's embedded switch can't be turned off from rtnetlink",
+        Support.LIMITED,
+        by="the driver",
+        limit="always on: this driver's embedded switch can't be turned off",
         consequence="VFs of this PF reach each other inside the NIC",
     ),
     "vf_oversubscription": Capability(Support.ENFORCED, by="vfd"),

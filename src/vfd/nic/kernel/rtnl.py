@@ -54,7 +54,9 @@ class Rtnetlink:
         has = self._driver
         enforced = Capability(Support.ENFORCED, by=self.name)
         access = Capability(
-            Support.LIMITED, by=self.name, limit="one VLAN that the NIC inserts and strips"
+            Support.LIMITED,
+            by=self.name,
+            limit="one VLAN that the NIC inserts and strips, with priority 0",
         )
         offers = {
             "vm_mac": enforced,

@@ -147,3 +147,59 @@ def test_a_config_dir_that_cannot_be_read_leaves_vfs_as_they_are(vfd: Vfd) -> No
     aside.rename(vfd.config_dir)
     reload(vfd)
     assert vfd.row(0)["name"] == "vm1"
+
+
+def test_no_link_below_config_dir_leads_the_daemon_elsewhere(vfd: Vfd, tmp_path: Path) -> None:
+    """Folders below config_dir may be others' own, who put links where the daemon looks."""
+    outside = tmp_path / "outside"
+    (outside / "there").mkdir(parents=True)
+    (outside / "there/vm1.json").write_text(json.dumps(vfd.vf(0)))
+    tenant = vfd.config_dir / "tenant"
+    tenant.mkdir()
+    (tenant / "link").symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    for name in ("tenant/link/vm", "tenant/link/there/vm", "tenant/link/new/deep/vm"):
+        status, error = vfd.add(name, vfd.vf(1))
+        assert status == 422, error
+        assert "link" in error["detail"]
+    assert vfd.ask("POST", "/v1/vfs", {"file": "tenant/link/there/vm1"})[0] == 422
+    assert sorted(outside.rglob("*")) == before
+    assert vfd.add("tenant/own/vm", vfd.vf(1))[0] == 201
+    (tenant / "own").rename(outside / "moved")
+    (tenant / "own").symlink_to(outside / "moved")
+    before = sorted(outside.rglob("*"))
+    assert vfd.ask("PUT", "/v1/vfs/tenant/own/vm", {"config": vfd.vf(1, vlans=[9])})[0] == 422
+    assert vfd.ask("DELETE", "/v1/vfs/tenant/own/vm")[0] == 503
+    assert sorted(outside.rglob("*")) == before
+    assert vfd.row(1)["extended"]["vlans"] == [101]
+
+
+def test_what_is_refused_leaves_no_folder_behind(vfd: Vfd) -> None:
+    assert vfd.add("a/b/vm", vfd.vf(0, mirror={"target": 99}))[0] == 422
+    assert vfd.ask("POST", "/v1/plan", {"name": "c/d/vm", "config": vfd.vf(0)})[0] == 200
+    assert list(vfd.config_dir.iterdir()) == []
+
+
+def test_descriptors_are_closed_whatever_becomes_of_a_request(vfd: Vfd) -> None:
+    assert vfd.process is not None
+    vfd.get("/v1/health")
+    descriptors = Path(f"/proc/{vfd.process.pid}/fd")
+
+    def everything() -> None:
+        vfd.add("a/vm", vfd.vf(0))
+        vfd.add("a/vm", vfd.vf(0))
+        vfd.add("a/other", vfd.vf(0))
+        vfd.ask("PUT", "/v1/vfs/a/vm", {"config": vfd.vf(0, vlans=[7])})
+        vfd.ask("PUT", "/v1/vfs/a/vm", {"config": vfd.vf(0, vlans=[])})
+        vfd.ask("POST", "/v1/plan", {"name": "a/vm", "config": vfd.vf(0)})
+        vfd.ask("PUT", f"/v1/pfs/{vfd.pf}/vfs/0/mirror", {"direction": "in", "target": 1})
+        vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 5})
+        vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 4})
+        vfd.ask("DELETE", "/v1/vfs/a/vm")
+        vfd.ask("DELETE", "/v1/vfs/a/vm")
+
+    everything()
+    before = len(list(descriptors.iterdir()))
+    for _ in range(5):
+        everything()
+    assert len(list(descriptors.iterdir())) <= before

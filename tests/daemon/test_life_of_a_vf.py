@@ -179,14 +179,14 @@ def test_killed_at_any_instant_the_daemon_comes_back_to_what_its_files_say(vfd: 
 
 def test_clear_sets_a_new_zero_that_outlives_the_daemon(vfd: Vfd) -> None:
     vfd.add("vm1", vfd.vf(0))
-    send_untagged(vfd, 0, 5)
-    assert wait_for(lambda: vfd.row(0)["counters"]["dropped_untagged"] >= 5)
+    send_untagged(vfd, 0, 50)
+    assert wait_for(lambda: vfd.row(0)["counters"]["dropped_untagged"] >= 50)
     assert vfd.ask("POST", "/v1/clear", {"pf": vfd.pf, "vf": 0})[0] == 200
     zero = vfd.row(0)["counters"]["dropped_untagged"]
-    assert zero < 5
+    assert zero < 25  # a netdev that is up says a few things by itself
     vfd.stop(signal.SIGKILL)
     vfd.start()
-    assert vfd.row(0)["counters"]["dropped_untagged"] < 5
+    assert vfd.row(0)["counters"]["dropped_untagged"] < 25
     send_untagged(vfd, 0, 3)
     wait_for(lambda: vfd.row(0)["counters"]["dropped_untagged"] >= 3)
     assert vfd.ask("POST", "/v1/clear", {"pf": vfd.pf, "vf": 77})[0] == 404

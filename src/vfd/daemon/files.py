@@ -8,6 +8,8 @@ with half of one.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -48,44 +50,58 @@ class BadFile:
 
 @dataclass(slots=True)
 class Staged:
-    """New content of a file, safe on disk but not yet in its place."""
+    """New content of a file, safe on disk but not yet in its place. Ends by one of its methods."""
 
-    fresh: Path
-    place: Path
+    root: Path
+    file: Path
+    """Below ``root``."""
+    fresh: str
+    folder: int
+    """A descriptor: what is done through it can't be led elsewhere by a link."""
 
     def commit(self) -> None:
         """Raises OSError, and then the old content is still in place."""
-        self.fresh.rename(self.place)
-        _sync_folder(self.place.parent)
+        os.rename(self.fresh, self.file.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        os.fsync(self.folder)
+        self._close()
 
     def abandon(self) -> None:
         """Does nothing once committed."""
-        self.fresh.unlink(missing_ok=True)
+        if self.folder >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.fresh, dir_fd=self.folder)
+            self._close()
+            _remove_empty(self.root, self.file.parent)
+
+    def _close(self) -> None:
+        os.close(self.folder)
+        self.folder = -1
 
 
 @dataclass(slots=True)
 class Retired:
-    """A file out of its place, from where it can come back until ``finish``."""
+    """A file out of its place, from where it can come back. Ends by one of its methods."""
 
-    place: Path
-    aside: Path
+    root: Path
+    file: Path
+    aside: str
     keep: bool
-    folder: Path
+    folder: int
+    """A descriptor, or -1: somebody had removed the file already."""
 
     def restore(self) -> None:
-        self.aside.rename(self.place)
+        if self.folder >= 0:
+            os.rename(self.aside, self.file.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+            os.close(self.folder)
 
     def finish(self) -> None:
-        if not self.keep:
-            self.aside.unlink(missing_ok=True)
-        _sync_folder(self.place.parent)
-        parent = self.place.parent
-        while parent != self.folder and parent.is_relative_to(self.folder):
-            try:
-                parent.rmdir()
-            except OSError:
-                break  # something else is in it
-            parent = parent.parent
+        if self.folder >= 0:
+            if not self.keep:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.aside, dir_fd=self.folder)
+            os.fsync(self.folder)
+            os.close(self.folder)
+        _remove_empty(self.root, self.file.parent)
 
 
 class Files:
@@ -197,22 +213,15 @@ class Files:
             )
         owner = Owner(uid, gid)
         text = json.dumps(dict(config), indent=4, ensure_ascii=False) + "\n"
-        staged = self._stage(path, text, uid, gid, 0o640)
+        staged = _stage(self.folder, Path(file), text, uid, gid, 0o640)
         remarks = tuple(_words(w) for w in parsed.warnings)
         return Configured(parsed.policy, file, owner, remarks), staged
-
-    def _stage(self, path: Path, text: str, uid: int, gid: int, mode: int) -> Staged:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
-            rule = f"its folder is a link that leads out of {self.folder}"
-            raise ConfigError([Problem(str(path), "", "", rule)])
-        return _stage(path, text, uid, gid, mode)
 
     def restage(self, file: str, field: str, value: Any) -> Staged:
         """The file with ``field`` changed and all else as it is. Raises ConfigError, OSError."""
         stored = store.read(self.folder / file, inside=self.folder)
         text = with_field(stored.text.decode(errors="replace"), field, value, file=file)
-        return self._stage(stored.path, text, stored.uid, stored.gid, stored.mode)
+        return _stage(self.folder, Path(file), text, stored.uid, stored.gid, stored.mode)
 
     def restage_pf(self, pf_id: str, fields: Mapping[str, Any]) -> Staged:
         """The main configuration with ``fields`` of one PF changed."""
@@ -225,54 +234,105 @@ class Files:
                 entries[number] = {**pf, **fields}
                 text = stored.text.decode(errors="replace")
                 text = with_field(text, "pciids", entries, file=str(self.main_file))
-                return _stage(stored.path, text, stored.uid, stored.gid, stored.mode)
+                where, file = stored.path.parent, Path(stored.path.name)
+                return _stage(where, file, text, stored.uid, stored.gid, stored.mode)
         rule = f"{pf_id} is no longer listed: send SIGHUP first"
         raise ConfigError([Problem(str(self.main_file), "pciids", "", rule)])
 
     def retire(self, file: str) -> Retired:
         """Takes a file out of its place: with ``delete_keep`` under its name and a ``-``."""
-        path = self.folder / file
+        where = Path(file)
         if self.delete_keep:
-            aside = path.with_name(path.name + store.KEPT)
+            aside = where.name + store.KEPT
         else:
-            aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+            aside = f".{where.name[:200]}.{secrets.token_hex(4)}{_UNFINISHED}"
+        folder = -1
         try:
-            path.rename(aside)
-        except FileNotFoundError:
-            pass  # somebody removed it by hand: the VF goes all the same
-        return Retired(path, aside, self.delete_keep, self.folder)
+            folder = _open_folder(self.folder, where.parent)
+            os.rename(where.name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+        except FileNotFoundError:  # somebody removed it by hand: the VF goes all the same
+            if folder >= 0:
+                os.close(folder)
+                folder = -1
+        except OSError:
+            if folder >= 0:
+                os.close(folder)
+            raise
+        return Retired(self.folder, where, aside, self.delete_keep, folder)
 
 
 def _words(warning: Problem) -> str:
     return f"{warning.field}: {warning.rule}" if warning.field else warning.rule
 
 
-def _stage(path: Path, text: str, uid: int, gid: int, mode: int) -> Staged:
-    fresh = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}{_UNFINISHED}")
+def _stage(root: Path, file: Path, text: str, uid: int, gid: int, mode: int) -> Staged:
+    """Raises ConfigError where a link would lead out of ``root``, OSError with nothing left."""
+    fresh = f".{file.name[:200]}.{secrets.token_hex(4)}{_UNFINISHED}"
     try:
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        folder = _open_folder(root, file.parent, make=True)
+    except OSError as error:
+        _remove_empty(root, file.parent)
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        rule = f"its folder is a link, or no folder: a VF's file is really below {root}"
+        raise ConfigError([Problem(str(root / file), "", "", rule)]) from None
+    staged = Staged(root, file, fresh, folder)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(fresh, flags, 0o600, dir_fd=folder)
+        with open(fd, "w", encoding="utf-8") as written:
+            written.write(text)
+            written.flush()
             if (uid, gid) != (os.geteuid(), os.getegid()):
                 os.fchown(fd, uid, gid)
             os.fchmod(fd, stat.S_IMODE(mode))
             os.fsync(fd)
     except OSError:
-        fresh.unlink(missing_ok=True)
+        staged.abandon()
         raise
-    return Staged(fresh, path)
+    return staged
 
 
-def _sync_folder(folder: Path) -> None:
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _open_folder(root: Path, below: Path, *, make: bool = False) -> int:
+    """A descriptor of a folder below ``root``, found without following any link on the way.
+
+    Others may own folders there, and put links where folders were. Raises OSError.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if make:
+        root.mkdir(parents=True, exist_ok=True)
+    folder = os.open(root, flags)
+    for part in below.parts:
+        try:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=folder)
+            inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
+
+
+def _remove_empty(root: Path, below: Path) -> None:
+    """Removes a folder below ``root``, and those above it, as far as they are empty."""
+    for folder in (below, *below.parents):
+        if not folder.parts:
+            return
+        try:
+            above = _open_folder(root, folder.parent)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return
+        try:
+            os.rmdir(folder.name, dir_fd=above)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return  # something else is in it
+        finally:
+            os.close(above)
 
 
 def _identity(text: bytes) -> tuple[str | None, int | None]:

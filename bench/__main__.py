@@ -22,6 +22,7 @@ from rich.table import Table
 from bench.contestants import CONTESTANTS, BareVeth, Bridge, Contestant, SoftNic, built
 from bench.control import control_figures
 from bench.figure import Figure
+from bench.kernel import kernel_figures
 from bench.traffic import BenchError, Tools, stream, tcp
 
 SIZES = ("60", "imix", "1514")
@@ -160,7 +161,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.4, help="seconds a stream")
     parser.add_argument("--sizes", default=",".join((*SIZES, TCP)), help="default: %(default)s")
     parser.add_argument("--contestants", help="names, separated by commas (default: all)")
-    parser.add_argument("--only", choices=("data", "control"), help="one half")
+    parser.add_argument("--only", choices=("data", "control", "kernel"), help="one part")
     options = parser.parse_args()
     say = Console(stderr=True)
     show = Console(width=None if sys.stdout.isatty() else 120)
@@ -173,13 +174,15 @@ def main() -> int:
     )
     figures: list[Figure] = []
     try:
-        if options.only != "control":
+        if options.only in (None, "data"):
             results = _data_plane(choice, [int(ports) for ports in options.ports.split(",")], say)
             show.print(data_plane_table(results, choice))
             if choice.contestants == CONTESTANTS and set(SIZES) <= set(choice.sizes):
                 figures += data_plane_figures(results)
-        if options.only != "data":
+        if options.only in (None, "control"):
             figures += control_figures(say)
+        if options.only in (None, "kernel"):
+            figures += kernel_figures(say)
     except BenchError as error:
         say.print(f"bench: {error}")
         return 1

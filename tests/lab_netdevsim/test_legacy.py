@@ -42,9 +42,10 @@ def test_many_vfs_are_set_and_read_back(count: int) -> None:
     with Simulated(vfs=count) as nic:
         nic.set(*(nic.vf(vfid, 1 + vfid, strip_ctag=True) for vfid in range(count)))
         assert nic.observed() == nic.expected()
-        # Of 256 ip shows fewer: with statistics, which it asks for, the kernel's list of them
-        # outgrows the 65535 bytes of a netlink attribute.
-        assert nic.ip_shows(60)["address"] == mac(60)
+        if count == 64:
+            # Of 256 ip shows none: with statistics, which it always asks for, the kernel's list
+            # of them outgrows the 65535 bytes of a netlink attribute.
+            assert nic.ip_shows(63)["address"] == mac(63)
 
 
 def test_the_number_of_vfs_is_changed(legacy: Simulated) -> None:

@@ -94,8 +94,9 @@ def read(path: Path, *, inside: Path | None = None) -> Stored:
             raise _unreadable(path, f"a link that leads out of {inside}")
         if about.st_size > MAX_FILE:
             raise _unreadable(path, f"{about.st_size} bytes: a configuration has at most 1 MiB")
-        with open(fd, "rb", closefd=False) as file:
-            text = file.read(MAX_FILE)
+        text = b""
+        while len(text) < MAX_FILE and (piece := os.read(fd, about.st_size + 1)):
+            text += piece
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from None
     finally:
@@ -312,9 +313,8 @@ def _make_folders(folder: Path) -> list[Path]:
 
 def _really_inside(fd: int, folder: Path, *, itself: bool = False) -> bool:
     """Whether an open file is below ``folder``, asked of the kernel, so that no race can lie."""
-    real = Path(f"/proc/self/fd/{fd}").readlink()
-    root = folder.resolve()
-    return root in real.parents or (itself and real == root)
+    real, root = os.readlink(f"/proc/self/fd/{fd}"), os.path.realpath(folder)  # noqa: PTH115
+    return real.startswith(root.rstrip("/") + "/") or (itself and real == root)
 
 
 def _decoded(stored: Stored) -> str:

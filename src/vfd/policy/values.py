@@ -150,7 +150,7 @@ Tpid = Annotated[
 class Value(BaseModel):
     """Immutable, compared by content, strict about unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class LinkStatus(StrEnum):

@@ -70,12 +70,14 @@ class Guests:
 
     def add(self, vfid: int, place: Place, *, mac: str, mtu: int, grants: Grants) -> None:
         """A VF's guest end is at ``place``, with ``mac`` and ``mtu`` in force."""
+        up = self._of.get(vfid) == place and self.is_up(vfid)
         self.remove(vfid)
         self._places[place] = vfid
         self._of[vfid] = place
         self._guests[vfid] = _Guest(
             mac=mac,
             mtu=mtu,
+            up=up,
             promisc=grants.promisc,
             allmulti=grants.allmulti,
             macs=grants.macs,
@@ -135,7 +137,7 @@ class Guests:
     def ask(self, vfids: Iterable[int]) -> list[Request]:
         """The listings are complete: what differs from what was asked for so far."""
         self._silent.difference_update(vfids)
-        return [request for vfid in vfids for request in self._wanted(vfid)]
+        return self._wanted(*vfids)
 
     def forget_groups(self, nsid: int | None, families: Iterable[int]) -> None:
         """A full listing of the namespace's groups of these address families follows."""
@@ -204,7 +206,7 @@ class Guests:
             vfid = self._vf(device)
             if vfid is not None and vfid not in changed:
                 changed.append(vfid)
-        return [r for vfid in changed for r in self._wanted(vfid)]
+        return self._wanted(*changed)
 
     def _vf(self, place: Place) -> int | None:
         """The VF that a device is, or is stacked on."""
@@ -237,20 +239,26 @@ class Guests:
             asked.append(Request(vfid, RequestKind.ALLMULTI, on=allmulti))
         return asked + self._wanted(vfid)
 
-    def _wanted(self, vfid: int | None) -> list[Request]:
-        """Requests for the further MACs and the groups that the guest's devices now need."""
-        if vfid is None or vfid in self._silent or vfid not in self._guests:
+    def _wanted(self, *vfids: int | None) -> list[Request]:
+        """Requests for the further MACs and the groups that the guests' devices now need. A device
+        that is down is given nothing and asks for nothing: VFs that wait for a guest are quiet."""
+        asking = {v for v in vfids if v is not None and v in self._guests} - self._silent
+        if not asking:
             return []
-        guest = self._guests[vfid]
-        macs = set(guest.unicast)
+        macs = {v: set(self._guests[v].unicast) for v in asking}
+        groups = {v: set(self._guests[v].multicast) for v in asking}
         for place, upper in self._stacked.items():
-            if upper.up and upper.mac and self._vf(place) == vfid:
-                macs.add(upper.mac)
-        macs.discard(guest.mac)
-        groups = set(guest.multicast)
+            if upper.up and upper.mac and (vfid := self._vf(place)) in asking:
+                macs[vfid].add(upper.mac)
         for place, joined in self._joined.items():
-            if self._vf(place) == vfid:
-                groups |= joined
+            vfid = self._vf(place)
+            if vfid in asking and self._guests[vfid].up:
+                groups[vfid] |= joined
+        return [request for v in sorted(asking) for request in self._asks(v, macs[v], groups[v])]
+
+    def _asks(self, vfid: int, macs: set[str], groups: set[str]) -> list[Request]:
+        guest = self._guests[vfid]
+        macs.discard(guest.mac)
         asked = [
             Request(vfid, kind, mac=mac)
             for kind, some in (

@@ -56,13 +56,13 @@ class SoftNic:
         self._switch = Switch(pf.id, pf.guest)
         try:
             self._switch.enter()
-            self._switch.look()
+            links = self._switch.look()
             if not self._switch.near or not self._switch.far:
                 self._switch.build_shaper()
             datapath = open_datapath(self._switch)
             self._works = Enforcement(self._switch, datapath, self._guests)
             self._watch = Watch(self._switch, self._guests, self, datapath.ring, datapath.drain)
-            self._state = self._adopt(pf)
+            self._state = self._adopt(pf, links)
         except NicError:
             self._switch.close()
             raise
@@ -70,10 +70,9 @@ class SoftNic:
             self._switch.close()
             raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e
 
-    def _adopt(self, pf: PfPolicy) -> State:
+    def _adopt(self, pf: PfPolicy, links: Mapping[str, rtnl.Link]) -> State:
         """Takes over what is enforced, and finishes or closes what a crash left half done."""
         switch, works = self._switch, self._works
-        links = switch.look()
         state = from_tables(decode(works.datapath.tables), pf)
         # a tap NIC's uplink is in sight before it is taken
         works.wire = links.get(state.pf.uplink or "") if state.configured else None

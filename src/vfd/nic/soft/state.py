@@ -110,17 +110,18 @@ def random_mac() -> str:
 
 def expressible(rules: VfRules, pf: PfPolicy, link_bps: int) -> VfRules:
     """``rules`` as the NIC shows them: rates in bits per second in HTB's steps of 8, an MTU."""
-    return canonical(rules).model_copy(
-        update={
-            "rate": _rate(rules.rate, link_bps),
-            "min_rate": _rate(rules.min_rate, link_bps),
-            "max_rx_rate": _rate(rules.max_rx_rate, link_bps),
-            "mtu": min(pf.default_mtu, pf.mtu) if rules.mtu is None else rules.mtu,
-        }
+    return canonical(
+        rules,
+        rate=_rate(rules.rate, link_bps),
+        min_rate=_rate(rules.min_rate, link_bps),
+        max_rx_rate=_rate(rules.max_rx_rate, link_bps),
+        mtu=min(pf.default_mtu, pf.mtu) if rules.mtu is None else rules.mtu,
     )
 
 
 def _rate(rate: Rate, link_bps: int) -> Rate:
+    if rate is NONE:
+        return rate
     bps = stepped(rate.on(link_bps))
     return Rate(bps=bps) if bps else NONE
 

@@ -147,18 +147,16 @@ def needs_shaper(nic: NicPolicy) -> frozenset[int]:
 # -- Policy → tables --------------------------------------------------------------------------
 
 
-def canonical(rules: VfRules) -> VfRules:
+def canonical(rules: VfRules, **more: object) -> VfRules:
     """``rules`` as ``decode`` shows them: sorted, one mirror for each target and direction, and a
-    MAC that is ``vm_mac`` too left in ``macs``. Means the same."""
+    MAC that is ``vm_mac`` too left in ``macs``. Means the same, but for the fields in ``more``."""
     return rules.model_copy(
         update={
             "vlans": tuple(sorted(set(rules.vlans))),
             "macs": tuple(sorted(set(rules.macs))),
             "queues": tuple(sorted(rules.queues, key=lambda queue: queue.priority)),
             "mirror": _merged(rules.mirror),
-            "rate": rules.rate or NONE,
-            "min_rate": rules.min_rate or NONE,
-            "max_rx_rate": rules.max_rx_rate or NONE,
+            **more,
         }
     )
 

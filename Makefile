@@ -29,11 +29,19 @@ lint: venv       ## style and types
 lab:             ## the machine with SR-IOV NICs: QEMU, two Debian kernels, netdevsim, into a cache folder
 	@python3 -m lab.build
 
-test-lab: venv lab  ## what runs in that machine
-	@lab/vm pytest -- tests/lab
+# Machines one after the other: each has both CPUs, and a test that measures has no rival. All of
+# them run, whatever the first one says.
+test-lab: venv bpf lab ## what runs in that machine: the soft NIC on Linux 6.1 and 6.12, igb, netdevsim
+	@status=0; \
+	boot() { echo "== lab/vm pytest $$*"; lab/vm pytest "$$@" || status=1; }; \
+	boot --kernel 6.1 --igb 0 -- -q tests/lab_soft; \
+	boot --kernel 6.12 --igb 0 -- -q tests/lab_netdevsim tests/lab_soft -k "not [tap-"; \
+	boot --kernel 6.12 --igb 2 -- -q tests/lab_soft/test_bond_igb.py tests/lab; \
+	exit $$status
 
-test: venv bpf lint lab ## everything: style, types, tests on this machine; needs root
+test: venv bpf lint lab ## everything: style, types, tests on this machine and in the laboratory's; needs root
 	@$(PY) -m pytest
+	@$(MAKE) --no-print-directory test-lab
 
 docs: venv       ## docs/configuration.md, the JSON Schemas and docs/nics.md, from the types; then what man says
 	@$(PY) tools/gen_reference.py

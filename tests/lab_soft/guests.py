@@ -54,7 +54,9 @@ def pings(netns: str, target: str, *worlds: World, size: int = 56, wait: int = A
 
 
 def settle(*worlds: World, seconds: float = 0.05) -> None:
-    """Handles the NICs' events, as a daemon does."""
+    """Handles the NICs' events, as a daemon does; without a NIC, waits."""
+    if not worlds:
+        time.sleep(seconds)
     for w in worlds:
         w.settle(seconds / len(worlds))
 

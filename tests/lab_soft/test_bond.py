@@ -6,17 +6,15 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from tests.lab_soft.bonds import active, make_bond, running
 from tests.lab_soft.guests import Pinging, address, batch, pings, settle, until
 from tests.soft.world import World, ip, world
 
 from vfd.nic.soft import namespace
 
 VNF_MAC = "02:00:00:00:02:01"
-MIIMON = 50
-"""Milliseconds between a bond's looks at its members' links."""
 INTERVAL = 0.1
 LOST = 15
 """Most pings lost while the bond fails over: 1.5 s on a machine that is 20 times slower; without
@@ -59,15 +57,7 @@ def test_a_bonded_guest_goes_on_when_one_wire_is_cut(
         ip("link", "set", f"{w.id}v0", "netns", guest)
     members = [f"{w.id}v0" for w in worlds]
     settle(*worlds, seconds=0.5)
-    batch(
-        guest,
-        f"link add bond0 type bond mode active-backup miimon {MIIMON}"
-        f" fail_over_mac {fail_over_mac}",
-        *(f"link set {member} down" for member in members),
-        *(f"link set {member} master bond0" for member in members),
-        "link set bond0 up",
-        "addr add 10.9.0.2/24 dev bond0",
-    )
+    make_bond(guest, members, "10.9.0.2/24", fail_over_mac)
     assert pings(guest, "10.9.0.1", *worlds)
 
     pinging = Pinging(guest, "10.9.0.1", INTERVAL)
@@ -85,13 +75,3 @@ def test_a_bonded_guest_goes_on_when_one_wire_is_cut(
     assert sent > 20
     assert sent - answered <= 2 * LOST
     assert pings(guest, "10.9.0.1", *worlds), "traffic goes on"
-
-
-def active(guest: str) -> str:
-    with namespace.inside(guest):
-        return Path("/proc/thread-self/net/bonding/bond0").read_text().split(
-            "Currently Active Slave: ")[1].split("\n")[0]  # fmt: skip
-
-
-def running(guest: str, member: str) -> bool:
-    return "LOWER_UP" in ip("-n", guest, "-br", "link", "show", "dev", member)

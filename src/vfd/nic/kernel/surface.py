@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 from vfd.nic.protocol import Capability, Support
@@ -148,12 +149,43 @@ def assign(
     ``surfaces``: strongest first, which decides between equals. Returns (surface name →
     attributes, attribute → capability that says what is missing). Pure.
     """
-    can = {s.name: _strengths(s, rules) for s in surfaces}
-    short = {s.name: s.shortfalls(rules) for s in surfaces}
-    taken: dict[str, set[str]] = {}
-    lacking: dict[str, Capability] = {}
+    short = {surface.name: surface.shortfalls(rules) for surface in surfaces}
+    taken = _takers(
+        tuple(
+            (
+                surface.name,
+                tuple((name, can.support) for name, can in surface.capabilities().items()),
+                frozenset(short[surface.name]),
+            )
+            for surface in surfaces
+        )
+    )
+    mine = frozenset[str]().union(*taken.values())
+    lacking = {
+        attribute: _why_not(attribute, short.values())
+        for attribute in VfRules.model_fields
+        if attribute not in mine and not NEEDS_NOBODY[attribute](getattr(rules, attribute))
+    }
+    return taken, lacking
 
+
+_Offer = tuple[str, tuple[tuple[str, Support], ...], frozenset[str]]
+"""A surface's name, the attributes that it can enforce and how well, and those whose value it
+can't."""
+
+
+@lru_cache(maxsize=64)  # the VFs of a PF are of few kinds, and there may be 256
+def _takers(offers: tuple[_Offer, ...]) -> Mapping[str, frozenset[str]]:
+    can = {
+        name: {
+            attribute: _STRENGTH[support]
+            for attribute, support in supports
+            if attribute not in short and support is not Support.ABSENT
+        }
+        for name, supports, short in offers
+    }
     owner = _tagging_owner(can)
+    taken: dict[str, set[str]] = {}
     for attribute in VfRules.model_fields:
         if attribute in TAGGING:
             best = owner if owner and attribute in can[owner] else None
@@ -161,19 +193,7 @@ def assign(
             best = _strongest(attribute, can)
         if best:
             taken.setdefault(best, set()).add(attribute)
-        elif not NEEDS_NOBODY[attribute](getattr(rules, attribute)):
-            lacking[attribute] = _why_not(attribute, [short[s.name] for s in surfaces])
-    return {name: frozenset(attributes) for name, attributes in taken.items()}, lacking
-
-
-def _strengths(surface: Surface, rules: VfRules) -> Mapping[str, int]:
-    """The attributes that the surface can enforce for these rules, and how well."""
-    short = surface.shortfalls(rules)
-    return {
-        attribute: _STRENGTH[capability.support]
-        for attribute, capability in surface.capabilities().items()
-        if attribute not in short and capability.support is not Support.ABSENT
-    }
+    return {name: frozenset(attributes) for name, attributes in taken.items()}
 
 
 def _strongest(attribute: str, can: Mapping[str, Mapping[str, int]]) -> str | None:

@@ -1,9 +1,10 @@
-"""The log is kept for as long as was asked, a line is a line, and the daemon minds its own CPU."""
+"""The log is kept as long as was asked, a line is a line, counters and CPU use are reported."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -75,3 +76,31 @@ def test_a_daemon_that_uses_more_cpu_than_cpu_alarm_says_so(make_vfd: Callable[.
     busy()
     time.sleep(1)
     assert len(vfd.events("cpu-alarm")) == before
+
+
+def test_counters_are_in_stats_path_while_it_is_named(make_vfd: Callable[..., Vfd]) -> None:
+    vfd = make_vfd()
+    path = vfd.folder / "deep/stats"
+    vfd.main["stats_path"] = str(path)
+    vfd.write_main()
+    vfd.start(WATCHDOG_USEC="600000")
+    vfd.add("vm1", vfd.vf(2))
+
+    def named() -> list[dict[str, object]]:
+        if not path.exists():
+            return []
+        return [p for p in json.loads(path.read_text())["ports"] if p["name"] == "vm1"]
+
+    [port] = wait_for(named)
+    assert (port["pf"], port["vfid"]) == (vfd.pf, 2)
+    assert port["counters"] == vfd.row(2)["counters"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["stats"]
+    del vfd.main["stats_path"]
+    vfd.write_main()
+    assert vfd.process is not None
+    vfd.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: vfd.events("reloaded"))
+    time.sleep(0.7)
+    path.unlink()
+    time.sleep(0.7)
+    assert not path.exists()

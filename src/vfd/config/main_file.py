@@ -122,8 +122,9 @@ class MainConfig(Value):
     """The file of a VF that is deleted is kept, under its name with a `-` behind."""
     pid_fname: Path = "/run/vfd/vfd.pid"
     """The file that holds the daemon's process id."""
-    stats_path: Path = "/var/lib/vfd/stats"
-    """Where `iplex dump` writes what it shows."""
+    stats_path: Path | None = None
+    """A file that gets all counters as JSON every 30 s. Without it none is written, and nothing is
+    counted for it."""
     socket: SocketPath = "/run/vfd/vfd.sock"
     """The Unix socket of the API: commands and programs ask there."""
     default_mtu: Mtu = DEFAULT_MTU

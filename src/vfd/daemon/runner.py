@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from vfd.config.errors import ConfigError
 from vfd.config.main_file import MainConfig
-from vfd.daemon import callbacks
+from vfd.daemon import callbacks, stats
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import NotFoundError
 from vfd.daemon.journal import Journal
@@ -173,6 +173,8 @@ class Daemon:
             await self.call(int)
             notify(WATCHDOG="1", STATUS=self.status())
             now_cpu, now_wall = time.process_time(), time.monotonic()
+            if self.service.main.stats_path:
+                await self.call(stats.write, self.service, Path(self.service.main.stats_path))
             used = (now_cpu - cpu) / (now_wall - wall)
             cpu, wall = now_cpu, now_wall
             if self.cpu_alarm and used > self.cpu_alarm:

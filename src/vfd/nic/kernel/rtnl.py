@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from vfd.nic.kernel.drivers import Driver
@@ -27,7 +28,7 @@ from vfd.nic.kernel.vfinfo import (
 )
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
-from vfd.policy.rate import Rate
+from vfd.policy.rate import NONE, Rate
 from vfd.policy.values import C_TAG, S_TAG, LinkStatus, VfRules
 
 ZERO_MAC = "00:00:00:00:00:00"
@@ -51,43 +52,7 @@ class Rtnetlink:
         a VF, what is shown counts as forced."""
 
     def capabilities(self) -> Mapping[str, Capability]:
-        has = self._driver
-        enforced = Capability(Support.ENFORCED, by=self.name)
-        access = Capability(
-            Support.LIMITED,
-            by=self.name,
-            limit="one VLAN that the NIC inserts and strips, with priority 0",
-        )
-        offers = {
-            "vm_mac": enforced,
-            "vlans": access,
-            "strip_ctag": access,
-            "allow_untagged": Capability(
-                Support.LIMITED, by=self.name, limit="refused in access modes only"
-            ),
-            "vlan_anti_spoof": access,
-            "mtu": Capability(
-                Support.LIMITED, by=self.name, limit="the PF's MTU is the most that a VF gets"
-            ),
-        }
-        if S_TAG in has.vlan_tpids:
-            offers["strip_stag"] = access
-        if has.spoofchk:
-            offers["mac_anti_spoof"] = enforced
-        if has.trust:
-            offers["trust"] = enforced
-            offers["allow_un_ucast"] = Capability(
-                Support.LIMITED,
-                by=self.name,
-                limit="refused: without trust the driver gives a VF no unknown unicast",
-            )
-        if has.max_tx_rate:
-            offers["rate"] = Capability(Support.LIMITED, by=self.name, limit="steps of 1 Mbit/s")
-        if has.min_tx_rate:
-            offers["min_rate"] = offers["rate"]
-        if has.link_state:
-            offers["link_status"] = enforced
-        return offers
+        return _offers(self._driver)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
         short: dict[str, Capability] = {}
@@ -171,34 +136,31 @@ class Rtnetlink:
             if vfid is not None
             else None
         )
-        neutral = VfSettings(
-            mac=ZERO_MAC if taken else None,
-            spoofchk=has.spoofchk or None,
-            trust=False if has.trust else None,
-            link_state=_LINK_STATES[LinkStatus.AUTO] if has.link_state else None,
-        )
+        mac = ZERO_MAC if taken else None
+        vlan, tpid, on, trust, status = 0, C_TAG, True, False, LinkStatus.AUTO
+        maximum = minimum = NONE
         if rules is None:
-            return replace(
-                neutral, link_state=_LINK_STATES[LinkStatus.OFF] if has.link_state else None
-            )
-        settings = neutral
-        if "vm_mac" in mine and rules.vm_mac:
-            settings = replace(settings, mac=rules.vm_mac)
-        if "vlans" in mine and rules.access_vid is not None:
-            tpid = S_TAG if rules.strip_stag else C_TAG
-            settings = replace(settings, vlan=rules.access_vid, tpid=tpid)
-        if has.spoofchk:
+            status = LinkStatus.OFF
+        else:
+            if "vm_mac" in mine and rules.vm_mac:
+                mac = rules.vm_mac
+            if "vlans" in mine and rules.access_vid is not None:
+                vlan, tpid = rules.access_vid, S_TAG if rules.strip_stag else C_TAG
             on = rules.mac_anti_spoof if "mac_anti_spoof" in mine else True
-            settings = replace(settings, spoofchk=on)
-        if "trust" in mine:
-            settings = replace(settings, trust=rules.trust)
-        if "rate" in mine:
-            settings = replace(settings, max_tx_mbps=_mbps(rules.rate))
-        if "min_rate" in mine:
-            settings = replace(settings, min_tx_mbps=_mbps(rules.min_rate))
-        if "link_status" in mine:
-            settings = replace(settings, link_state=_LINK_STATES[rules.link_status])
-        return settings
+            trust = rules.trust if "trust" in mine else False
+            maximum = rules.rate if "rate" in mine else NONE
+            minimum = rules.min_rate if "min_rate" in mine else NONE
+            status = rules.link_status if "link_status" in mine else LinkStatus.AUTO
+        return VfSettings(
+            mac=mac,
+            vlan=vlan,
+            tpid=tpid,
+            spoofchk=on if has.spoofchk else None,
+            trust=trust if has.trust else None,
+            max_tx_mbps=_mbps(maximum),
+            min_tx_mbps=_mbps(minimum),
+            link_state=_LINK_STATES[status] if has.link_state else None,
+        )
 
     def _send(self, changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> None:
         """All the changes in one message."""
@@ -215,6 +177,46 @@ class Rtnetlink:
             raise NicError(
                 f"the driver refused the settings of VF {vfs} ({_asked(changes)}): {error.strerror}"
             ) from error
+
+
+@cache
+def _offers(has: Driver) -> Mapping[str, Capability]:
+    enforced = Capability(Support.ENFORCED, by=Rtnetlink.name)
+    access = Capability(
+        Support.LIMITED,
+        by=Rtnetlink.name,
+        limit="one VLAN that the NIC inserts and strips, with priority 0",
+    )
+    offers = {
+        "vm_mac": enforced,
+        "vlans": access,
+        "strip_ctag": access,
+        "allow_untagged": Capability(
+            Support.LIMITED, by=Rtnetlink.name, limit="refused in access modes only"
+        ),
+        "vlan_anti_spoof": access,
+        "mtu": Capability(
+            Support.LIMITED, by=Rtnetlink.name, limit="the PF's MTU is the most that a VF gets"
+        ),
+    }
+    if S_TAG in has.vlan_tpids:
+        offers["strip_stag"] = access
+    if has.spoofchk:
+        offers["mac_anti_spoof"] = enforced
+    if has.trust:
+        offers["trust"] = enforced
+        offers["allow_un_ucast"] = Capability(
+            Support.LIMITED,
+            by=Rtnetlink.name,
+            limit="refused: without trust the driver gives a VF no unknown unicast",
+        )
+    if has.max_tx_rate:
+        offers["rate"] = Capability(Support.LIMITED, by=Rtnetlink.name, limit="steps of 1 Mbit/s")
+    if has.min_tx_rate:
+        offers["min_rate"] = offers["rate"]
+    if has.link_state:
+        offers["link_status"] = enforced
+    return offers
 
 
 def read_link(netlink: Netlink, index: int, *, stats: bool = False) -> LinkInfo:

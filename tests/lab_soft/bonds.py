@@ -10,16 +10,22 @@ from tests.soft.world import ip
 
 from vfd.nic.soft import namespace
 
-MIIMON = 50
-"""Milliseconds between a bond's looks at its members' links."""
+BY_LINK = "miimon 50"
+"""A bond that looks at its members' links, every 50 ms, and at nothing else."""
 
 
-def make_bond(guest: str, members: Iterable[str], address: str, fail_over_mac: str) -> None:
-    """``bond0``, active-backup, which looks at its members' links only."""
+def by_arp(target: str) -> str:
+    """A bond that looks whether ``target`` answers through the member in use, every half second."""
+    return f"arp_interval 500 arp_ip_target {target} arp_validate active"
+
+
+def make_bond(
+    guest: str, members: Iterable[str], address: str, *, fail_over_mac: str, monitor: str = BY_LINK
+) -> None:
+    """``bond0``, active-backup."""
     batch(
         guest,
-        f"link add bond0 type bond mode active-backup miimon {MIIMON}"
-        f" fail_over_mac {fail_over_mac}",
+        f"link add bond0 type bond mode active-backup {monitor} fail_over_mac {fail_over_mac}",
         *(f"link set {member} down" for member in members),
         *(f"link set {member} master bond0" for member in members),
         "link set bond0 up",

@@ -57,7 +57,7 @@ def test_a_bonded_guest_goes_on_when_one_wire_is_cut(
         ip("link", "set", f"{w.id}v0", "netns", guest)
     members = [f"{w.id}v0" for w in worlds]
     settle(*worlds, seconds=0.5)
-    make_bond(guest, members, "10.9.0.2/24", fail_over_mac)
+    make_bond(guest, members, "10.9.0.2/24", fail_over_mac=fail_over_mac)
     assert pings(guest, "10.9.0.1", *worlds)
 
     pinging = Pinging(guest, "10.9.0.1", INTERVAL)

@@ -78,7 +78,7 @@ class IgbBench:
         for trait, why in _TRAITS.items():
             if trait in features:
                 return f"{trait}: {why}"
-        for name in features & vf_can.keys():
+        for name in sorted(features & vf_can.keys()):
             if vf_can[name].support is Support.ABSENT:
                 return f"{name}: {vf_can[name].reason}"
         for policy in case.policies:

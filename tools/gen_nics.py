@@ -105,7 +105,8 @@ virtio-net (`virtio_net`, `virtio-pci`) has VFs and not one VF operation (driver
 kernel 6.12): such a PF is refused. Put the software NIC before it.
 
 NICs in **switchdev** mode (E810, ConnectX, BCM57xxx) are not in these tables: the VF operations of
-rtnetlink are refused there or have no effect, and the representors take their place.
+rtnetlink are refused there or have no effect, and the representors take their place:
+[switchdev.md](switchdev.md).
 """
 
 KNOWN_LIMITS = """

@@ -9,7 +9,7 @@ from tests.soft.world import World, frame, ip, world
 
 from vfd.nic.protocol import Event, EventKind
 from vfd.nic.soft import namespace
-from vfd.policy.requests import RequestKind
+from vfd.policy.requests import Decision, Request, RequestKind
 
 PEER = "02:00:00:00:aa:01"
 WANTED = "02:00:00:00:bb:02"
@@ -156,3 +156,37 @@ def test_a_guest_that_changes_its_mtu_in_a_loop_is_answered_for_where_it_ends() 
         subprocess.run(["ip", "-n", w.guests[0], "-batch", "-"], input=lines, text=True, check=True)
         heard = w.settle()
         assert len([e for e in heard if asked(RequestKind.MTU)(e)]) < 20
+
+
+def test_a_vf_that_waits_for_a_guest_asks_for_nothing() -> None:
+    """Every interface is in groups as soon as it exists; a NIC's own VFs are not guests yet."""
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        assert [event for event in w.settle() if event.request is not None] == []
+        ip("link", "set", f"{w.id}v1", "up")
+        w.until(asked(RequestKind.JOIN_GROUP, "33:33:00:00:00:01"))
+
+
+def test_requests_that_are_answered_together_hold_in_their_order() -> None:
+    yes, no = Decision(True, "asked for"), Decision(False, "not that one")
+    groups = [f"01:00:5e:00:01:{n:02x}" for n in range(40)]
+    with world() as w:
+        pair(w, allow_mcast=False)
+        wanted = [(Request(0, RequestKind.JOIN_GROUP, mac=group), yes) for group in groups]
+        w.nic.answer(
+            [
+                (Request(0, RequestKind.ADD_MAC, mac=WANTED), yes),
+                *wanted,
+                (Request(0, RequestKind.LEAVE_GROUP, mac=groups[3]), yes),
+                (Request(0, RequestKind.REMOVE_MAC, mac=WANTED), yes),
+                (Request(0, RequestKind.ADD_MAC, mac="02:00:00:00:bb:77"), no),
+            ]
+        )
+        grants = w.nic.observe().vfs[0].grants
+        assert grants.macs == frozenset()
+        assert grants.groups >= set(groups) - {groups[3]}
+        assert groups[3] not in grants.groups
+        out, into = w.port(1), w.port(0)
+        for group in groups:
+            out.send(frame(group, PEER))
+        assert len(into.heard(count=40)) == 39

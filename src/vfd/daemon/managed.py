@@ -168,7 +168,7 @@ class Managed:
         problems = [self._problem(one, files) for one in broken]
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
-            warnings[one.policy.vfid] = list(one.remarks)
+            warnings.setdefault(one.policy.vfid, []).extend(one.remarks)
         for pf_shortfall in admit(
             pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict
         ).refused:
@@ -204,7 +204,10 @@ class Managed:
             {c.policy.vfid: c for c in everyone},
             resolved.nic,
             resolved.scale,
-            {vfid: tuple(dict.fromkeys(texts)) for vfid, texts in warnings.items()},
+            {
+                vfid: tuple(dict.fromkeys(texts)) if texts else ()
+                for vfid, texts in warnings.items()
+            },
             {one.policy.vfid: short.get(one.policy.vfid, ()) for one in everyone},
         )
 

@@ -134,7 +134,9 @@ class Enforcement:
         if tables is not before:
             changed = changed_ports(before or Tables(), tables)
             ports = {port: tables.ports[port] for port in changed if port in tables.ports}
-            macs = {key: raw for key, raw in tables.macs.items() if mac_port(raw) in ports}
+            macs = {}
+            if ports:
+                macs = {k: raw for k, raw in tables.macs.items() if mac_port(raw) in ports}
             for port in changed:
                 self._decoded_rules.pop(port - 1, None)
             for vfid, vf in decode(Tables(ports=ports, macs=macs)).vfs.items():

@@ -81,13 +81,10 @@ class State:
         everyone = self.own_macs.keys() | other.own_macs.keys() | self.vfs.keys() | other.vfs.keys()
         if self.pf != other.pf or self.wire_up != other.wire_up:
             return everyone
-        return {
-            vfid
-            for vfid in everyone
-            if self.vfs.get(vfid) is not other.vfs.get(vfid)
-            or self.grants.get(vfid) != other.grants.get(vfid)
-            or self.own_macs.get(vfid) != other.own_macs.get(vfid)
-        }
+        found = {v for v in everyone if self.vfs.get(v) is not other.vfs.get(v)}
+        found |= {v for v, _ in self.own_macs.items() ^ other.own_macs.items()}
+        found |= {v for v, _ in self.grants.items() ^ other.grants.items()}
+        return found
 
     def granted(self, grants: Mapping[int, Grants]) -> State:
         """With what those VFs' guests have now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 
 import pytest
 from tests.soft.world import World, frame, ip, world
@@ -15,7 +16,7 @@ PEER = "02:00:00:00:aa:01"
 WANTED = "02:00:00:00:bb:02"
 
 
-def asked(kind: RequestKind, mac: str | None = None) -> object:
+def asked(kind: RequestKind, mac: str | None = None) -> Callable[[Event], bool]:
     def matches(event: Event) -> bool:
         request = event.request
         return request is not None and request.kind is kind and mac in (None, request.mac)

@@ -20,7 +20,8 @@ def address_of(device: str) -> str:
     if "/" in device or not link.is_symlink():
         return device.lower() if _is_pci(device) else device
     target = link.resolve()
-    return target.name if (target / "vendor").exists() else device
+    # A virtio netdev's device is one on the virtio bus, whose parent is the PCI function.
+    return next((part.name for part in (target, *target.parents) if _is_pci(part.name)), device)
 
 
 def _is_pci(device: str) -> bool:

@@ -1,0 +1,93 @@
+"""Which control surface takes what, and what rtnetlink makes of a VF's rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vfd.nic.kernel.drivers import driver_named
+from vfd.nic.kernel.rtnl import Rtnetlink
+from vfd.nic.kernel.surface import CONSEQUENCES, NEEDS_NOBODY, Assignment, assign
+from vfd.nic.kernel.vfinfo import VfSettings, differ, parse_link, set_vfs
+from vfd.nic.netlink import Netlink
+from vfd.policy.rate import Rate
+from vfd.policy.values import C_TAG, S_TAG, VfRules
+
+ACCESS = VfRules(vlans=(100,), strip_ctag=True, vm_mac="02:00:00:00:00:01", rate=Rate(bps=10**8))
+
+
+@pytest.fixture
+def igb() -> Rtnetlink:
+    return Rtnetlink(Netlink(), 1, driver_named("igb"))
+
+
+@pytest.fixture
+def ice() -> Rtnetlink:
+    return Rtnetlink(Netlink(), 1, driver_named("ice"))
+
+
+def test_every_attribute_has_a_consequence_and_a_value_that_needs_nobody() -> None:
+    assert CONSEQUENCES.keys() == NEEDS_NOBODY.keys() == VfRules.model_fields.keys()
+
+
+def test_access_mode_is_rtnetlinks(igb: Rtnetlink) -> None:
+    taken, lacking = assign(ACCESS, [igb])
+    assert {"vlans", "strip_ctag", "vm_mac", "rate", "mac_anti_spoof"} <= taken["rtnetlink"]
+    assert lacking == {}
+
+
+def test_a_vlan_list_is_lacking_and_says_what_would_provide_it(igb: Rtnetlink) -> None:
+    _, lacking = assign(VfRules(vlans=(1, 2)), [igb])
+    assert "switchdev" in lacking["vlans"].reason
+    assert lacking["vlans"].consequence == CONSEQUENCES["vlans"]
+
+
+def test_service_access_needs_a_driver_with_802_1ad(igb: Rtnetlink, ice: Rtnetlink) -> None:
+    rules = VfRules(vlans=(5,), strip_stag=True)
+    assert "strip_stag" in assign(rules, [igb])[1]
+    assert "strip_stag" not in assign(rules, [ice])[1]
+
+
+def test_what_is_expressed_is_the_rules_in_steps_of_1_mbit(igb: Rtnetlink) -> None:
+    rules = ACCESS.model_copy(update={"rate": Rate(bps=1_600_000)})
+    shown = igb.express(Assignment(rules, assign(rules, [igb])[0]["rtnetlink"]))
+    assert shown["rate"] == Rate(bps=2_000_000)
+    assert shown["vlans"] == (100,)
+    assert shown["vm_mac"] == "02:00:00:00:00:01"
+
+
+def test_a_closed_vf_has_its_link_off_where_the_driver_can(igb: Rtnetlink, ice: Rtnetlink) -> None:
+    closed = Assignment(None, frozenset())
+    assert ice.express(closed)["link_status"] == "off"
+    assert "link_status" not in igb.express(closed)
+
+
+PLAIN = VfSettings(mac="02:00:00:00:00:01", spoofchk=True, trust=False, link_state=0)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        replace(PLAIN, mac="02:00:00:00:00:02"),
+        replace(PLAIN, vlan=100),
+        replace(PLAIN, vlan=100, tpid=S_TAG),
+        replace(PLAIN, max_tx_mbps=10, min_tx_mbps=5),
+        replace(PLAIN, spoofchk=False, trust=True, link_state=2),
+    ],
+)
+def test_what_is_sent_reads_back_as_it_was_meant(wanted: VfSettings) -> None:
+    message = set_vfs(7, {3: (VfSettings(mac="ff:ff:ff:ff:ff:ff"), wanted)})
+    link = parse_link(message)
+    assert link.index == 7
+    got = link.vfs[3]
+    if wanted.tpid == C_TAG:
+        assert got == wanted
+    else:  # the kernel shows an 802.1ad VLAN in both of its forms, and takes it in one
+        assert replace(got, vlan=wanted.vlan, tpid=S_TAG) == wanted
+
+
+def test_settings_that_stay_are_not_sent() -> None:
+    assert not differ(PLAIN, PLAIN)
+    assert not differ(PLAIN, replace(PLAIN, mac=None, spoofchk=None, trust=None, link_state=None))
+    assert len(set_vfs(7, {3: (PLAIN, PLAIN)})) == len(set_vfs(7, {}))

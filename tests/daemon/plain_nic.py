@@ -21,6 +21,7 @@ from vfd.nic.protocol import (
 )
 from vfd.plan.changes import Change, VfChange
 from vfd.plan.plan import PF_FIELDS
+from vfd.policy.requests import Decision, Request
 from vfd.policy.values import NicPolicy, PfPolicy, VfRules
 
 VFS = 4
@@ -38,6 +39,7 @@ class PlainNic:
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
         self.told: list[Event] = []
+        self.answered = 0
         self._fd = os.eventfd(0)
 
     @property
@@ -81,6 +83,9 @@ class PlainNic:
         for change in changes:
             if isinstance(change, VfChange) and not (self.forgets and change.before is None):
                 self.rules[change.vfid] = change.after
+
+    def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
+        self.answered += len(answers)
 
     def counters(self) -> dict[int, dict[str, int]]:
         return {}

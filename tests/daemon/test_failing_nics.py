@@ -15,11 +15,13 @@ import pytest
 from vfd.config.main_file import parse_main
 from vfd.daemon.exclusive import LOCKS
 from vfd.daemon.files import Files
-from vfd.daemon.journal import Journal
+from vfd.daemon.flood import BURST, EVERY, Flood
+from vfd.daemon.journal import Happening, Journal
 from vfd.daemon.service import Service, Source
 from vfd.daemon.watch import handle
 from vfd.daemon.zero import Zero
-from vfd.nic.protocol import NicError
+from vfd.nic.protocol import Event, EventKind, NicError
+from vfd.policy.requests import Request, RequestKind
 
 from .harness import Vfd
 from .plain_nic import PlainNic
@@ -102,6 +104,35 @@ def test_a_change_that_the_nic_only_pretends_to_make_is_undone_and_said(service:
     nic_of(service).forgets = False
     add(service, "vm1", 0)
     assert nic_of(service).rules[0] is not None
+
+
+def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(
+    service: Service,
+) -> None:
+    now = 0.0
+    service.flood = Flood(lambda: now)
+    add(service, "noisy", 0)
+    add(service, "quiet", 1)
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+
+    def ask(vfid: int, count: int) -> None:
+        request = Request(vfid, RequestKind.MTU, mtu=9999)
+        nic.told += [Event(EventKind.REQUEST, vfid, request=request)] * count
+        handle(service, managed)
+
+    def told(name: str) -> list[Happening]:
+        return [e for e in service.journal.since(0) if (e.kind, e.name) == ("refused", name)]
+
+    ask(0, BURST + 5000)
+    ask(1, 3)
+    assert (len(told("noisy")), len(told("quiet"))) == (BURST, 3)
+    assert nic.answered == BURST + 5003, "all are decided all the same"
+    now += EVERY
+    ask(0, 2)
+    assert len(told("noisy")) == BURST + 1
+    assert told("noisy")[-1].data["untold"] == 5000
+    assert "5000 more" in told("noisy")[-1].text
 
 
 def test_a_vf_of_a_pf_that_can_not_be_opened_is_deleted_by_its_name(

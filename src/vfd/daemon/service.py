@@ -16,6 +16,7 @@ from vfd.config.errors import ConfigError, Problem, shown
 from vfd.config.main_file import MainConfig
 from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.files import BadFile, Files, Staged
+from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
 from vfd.daemon.loading import load, still_kept, why_homeless
 from vfd.daemon.managed import Condition, Configured, Managed, differences
@@ -68,6 +69,7 @@ class Service:
             pf.id: Managed(pf, str(files.main_file)) for pf in main.nics
         }
         self.bad: dict[str, BadFile] = {}
+        self.flood = Flood()
         self.started = time.time()
 
     # Start, reload, stop

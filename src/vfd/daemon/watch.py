@@ -202,6 +202,13 @@ def _say(
     level: Level,
     **more: Any,
 ) -> None:
+    """Tells how a request was decided; of a guest that asks without end, only now and then."""
+    untold = service.flood.untold((managed.id, asked.vfid))
+    if untold is None:
+        return
+    if untold:
+        text += f" (and {untold} more were decided and not told: this guest asks without end)"
+        more["untold"] = untold
     service.journal.emit(
         kind,
         text,

@@ -39,7 +39,7 @@ _EXITS = {400: 2, 403: 3, 404: 4, 405: 2, 408: 2, 409: 3, 413: 2, 422: 3, 500: 5
 
 def always() -> dict[int | str, dict[str, Any]]:
     """The errors that any route may answer with."""
-    return some(400, 403, 413, 500)
+    return some(400, 403, 408, 413, 500)
 
 
 def some(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -19,7 +19,7 @@ log = logging.getLogger("vfd.api")
 
 
 MAX_CONNECTIONS = 256
-"""Open at once. Clients of the API are an operator and a handful of programs."""
+"""Open at once, but for root's. Clients of the API are an operator and a handful of programs."""
 MAX_PER_USER = 64
 """Of them one user's, so that no member of the group can keep root out."""
 HEADER_SECONDS = 10.0
@@ -42,7 +42,7 @@ class _Connection(H11Protocol):
             return
         self._uid = peer.uid
         theirs = sum(1 for c in open_now if isinstance(c, _Connection) and c._uid == peer.uid)
-        if theirs > MAX_PER_USER or len(open_now) > MAX_CONNECTIONS:
+        if theirs > MAX_PER_USER or (peer.uid and len(open_now) > MAX_CONNECTIONS):
             log.warning("uid %d (pid %d) has too many connections", peer.uid, peer.pid)
             transport.abort()
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,21 @@ def write(path: Path, content: object) -> Path:
 def test_a_good_file_ends_with_0(iplex: Iplex, tmp_path: Path) -> None:
     ended = iplex("check", str(write(tmp_path / "vm1.json", GOOD)))
     assert (ended.code, ended.out, ended.err) == (0, "1 file good\n", "")
+
+
+def test_what_is_no_regular_file_is_refused_at_once(iplex: Iplex, tmp_path: Path) -> None:
+    """A pipe that nobody writes to would hold ``check`` up, /dev/zero would fill the memory."""
+    os.mkfifo(tmp_path / "pipe.json")
+    large = write(tmp_path / "large.json", " " * ((1 << 20) + 1))
+    for path, rule in (
+        (tmp_path / "pipe.json", "not a regular file"),
+        (Path("/dev/zero"), "not a regular file"),
+        (large, "at most 1 MiB"),
+    ):
+        ended = iplex("check", str(path))
+        assert (ended.code, rule in ended.out) == (3, True), ended
+    ended = iplex("check", str(tmp_path / "nothing.json"))
+    assert (ended.code, "No such file" in ended.err) == (4, True), ended
 
 
 def test_every_broken_rule_is_told_with_file_field_value_and_rule(

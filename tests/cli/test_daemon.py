@@ -121,14 +121,28 @@ def test_a_refused_configuration_ends_with_3_tells_every_rule_and_changes_nothin
     (tmp_path / "bad.json").write_text(json.dumps(bad))
     refused = ask("add", "./bad.json")
     assert (refused.code, refused.out) == (3, "")
+    assert refused.err.startswith("iplex: 3 rules are broken. Nothing was changed\n")
     for field in ("vlans[1]", "vm_mac", "nosuch"):
-        assert f"{field} = " in refused.err
+        assert refused.err.count(f"{field} = ") == 1
     conflict = daemon.vf(6, vm_mac="02:00:00:00:00:01")
     (tmp_path / "conflict.json").write_text(json.dumps(conflict))
     refused = ask("add", "./conflict.json", "--json")
     problem = json.loads(refused.err)["problems"][0]
     assert (refused.code, problem["field"], problem["other"]) == (3, "vm_mac", vm1)
     assert closed(ask, daemon, 6)
+
+
+@pytest.mark.usefixtures("vm1")
+def test_one_broken_rule_is_told_once_and_a_vf_that_is_not_there_is_not_found(
+    daemon: Daemon, ask: Iplex
+) -> None:
+    refused = ask("mirror", daemon.pf, "1", "all", "1")
+    assert (refused.code, refused.err.count("no mirror of itself")) == (3, 1), refused.err
+    for command in ("show", "clear"):
+        ended = ask(command, f"{daemon.pf}:300")
+        assert (ended.code, f"{daemon.pf}:300" in ended.err) == (4, True), ended
+    ended = ask("show", f"{daemon.pf}:200")
+    assert (ended.code, ended.out, f"{daemon.pf} has" in ended.err) == (4, "", True), ended
 
 
 def test_adding_twice_ends_with_3(ask: Iplex, vm1: str) -> None:

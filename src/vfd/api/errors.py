@@ -128,12 +128,14 @@ def install(app: FastAPI) -> None:
             )
             for one in error.errors()
         ]
-        told = "; ".join(f"{p.field}: {p.rule}" for p in problems)
+        told = "; ".join(f"{p.field} = {p.value}: {p.rule}" for p in problems)
         return answer(400, told, problems)
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> Response:
-        return answer(422, f"{error}. Nothing was changed", views.problems(error.problems))
+        count = len(error.problems)
+        told = str(error) if count == 1 else f"{count} rules are broken"
+        return answer(422, f"{told}. Nothing was changed", views.problems(error.problems))
 
     @app.exception_handler(UnsupportedError)
     async def unsupported(_: Request, error: UnsupportedError) -> Response:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vfd.cli.command import NOT_FOUND, IplexError
 from vfd.cli.text import plural
+from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, problems
 from vfd.config.json_text import parse_object
 from vfd.config.main_file import MainConfig, parse_main
@@ -52,7 +53,7 @@ def checked(paths: Sequence[str], conf: str | None) -> Findings:
     """Everything wrong with the files at ``paths``; ``conf`` is a main configuration whose PFs
     the VFs' files are held against.
 
-    Raises IplexError for a path that can't be read.
+    Raises IplexError for a path where there is nothing.
     """
     found = Findings()
     pfs: dict[str, PfPolicy] = {}
@@ -123,10 +124,13 @@ def _is_main(path: Path) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise IplexError(f"{path} can't be read: {error.strerror}", NOT_FOUND) from None
+    """As the daemon would read it: no pipe that never ends, nothing of more than 1 MiB.
+
+    Raises ConfigError for those and for what may not be read, IplexError where there is nothing.
+    """
+    if not path.exists():
+        raise IplexError(f"{path} can't be read: No such file or directory", NOT_FOUND)
+    return store.read(path).text
 
 
 def _between(found: Findings, pfs: dict[str, PfPolicy], main_is_known: bool) -> None:

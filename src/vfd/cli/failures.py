@@ -23,7 +23,9 @@ def tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> in
         colour = wants_colour(settings.colour, sys.stderr.isatty())
         first, *rest = map(printable, answer["detail"].splitlines() or [""])
         lines = [paint("iplex: ", "bold red", colour) + first, *rest]
-        lines += problem_lines(answer["problems"], colour)
+        problems = answer["problems"]
+        if len(problems) != 1 or problems[0]["rule"] not in answer["detail"]:
+            lines += problem_lines(problems, colour)
         if hint := answer.get("hint"):
             lines.append(hint)
         click.echo("\n".join(lines), err=True, color=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from vfd.cli.completion import complete_what
 from vfd.cli.rows import mirror_table, port_table, trouble_lines, warning_lines
 from vfd.cli.text import plural
 
+MAX_VFS = 256
 KEYWORDS = ("all", "pfs", "extended", "mirrors")
 
 
@@ -73,7 +75,7 @@ def _table(rows: Sequence[Mapping[str, Any]], ask: Settings) -> list[str]:
     if made.hidden:
         count = plural(len(made.hidden), "column")
         note = f"{count} hidden for want of width: {', '.join(made.hidden)}"
-        lines.append(ask.paint(note, "dim"))
+        lines += [ask.paint(line, "dim") for line in textwrap.wrap(note, ask.width or 80)]
     if not rows:
         lines = ["no PFs: `pciids` in vfd.cfg lists none"]
     return lines
@@ -110,7 +112,12 @@ def _rows(client: Client, what: str) -> tuple[dict[str, Any], bool]:
         if not not_found(error):
             raise
         answer = _by_name(client, what)
-    answer["rows"] = [row for row in answer["rows"] if row["kind"] == "vf"]
+    rows = answer["rows"] = [row for row in answer["rows"] if row["kind"] == "vf"]
+    if not rows:
+        count = client.get(f"/v1/pfs/{pf}")["vfs"]
+        raise IplexError(
+            f"there is no {what}: {pf} has {plural(count, 'VF')}, counted from 0", NOT_FOUND
+        )
     return answer, True
 
 
@@ -132,9 +139,12 @@ def _by_name(client: Client, name: str) -> dict[str, Any]:
 
 
 def split_port(text: str) -> tuple[str, int | None]:
-    """``soft0:3`` → soft0, 3; ``0000:07:00.1`` → itself, None: that colon is the address's."""
+    """``soft0:3`` → soft0, 3; ``0000:07:00.1`` → itself, None: that colon is the address's.
+
+    So is ``soft0:256`` itself, and no port: no NIC has that VF.
+    """
     pf, colon, vf = text.rpartition(":")
-    if colon and vf.isascii() and vf.isdigit():
+    if colon and vf.isascii() and vf.isdigit() and len(vf) <= 3 and int(vf) < MAX_VFS:
         return pf, int(vf)
     return text, None
 

@@ -83,6 +83,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,
                 h11_max_incomplete_event_size=64 * 1024,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=1,

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vfd.daemon.exclusive import LOCKS
 from vfd.nic.soft import destroy
 from vfd.policy.values import PfPolicy
 
@@ -119,6 +120,7 @@ class Vfd:
             self.process.wait(10)
         for pf in self.main["pciids"]:
             destroy(PfPolicy.model_validate(pf))
+        (LOCKS / f"{self.pf}.lock").unlink(missing_ok=True)
 
     # The API
 

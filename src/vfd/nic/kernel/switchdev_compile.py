@@ -59,7 +59,8 @@ _TPIDS = (C_TAG, S_TAG)
 # Prefs. Of the tag chain and the switch: tagged before untagged, since the latter is "all else".
 GATE = 1
 _SOURCE, _SOURCE_ODD, _SOURCE_REST = 10, 11, 12
-_OTHER_TPID, _VID, _NO_VID, _ANY_VID, _UNTAGGED = 20, 21, 22, 23, 24
+_OTHER_TPID, _VID, _NO_VID, _ANY_VID, _UNTAGGED = 20, 21, 22, 23, 50
+_S_TAGGED = 10
 _TAGGED = {C_TAG: 30, S_TAG: 40}
 _PLAIN = 50
 _KNOWN, _BROADCAST, _MULTICAST, _UNKNOWN, _REST_GROUPS, _REST = range(6)
@@ -158,7 +159,10 @@ def _tag(nic: Eswitch, vfid: int) -> Rules:
     on, out = (Goto(SWITCH),), (Drop(),)
 
     def at(pref: int, protocol: int = ANY, vid: int | None = None) -> Place:
-        return Place(vfid, TAG, pref, Match(protocol, vid))
+        # A pref has one protocol, also while old and new rules stand side by side.
+        return Place(
+            vfid, TAG, pref + (_S_TAGGED if protocol == S_TAG else 0), Match(protocol, vid)
+        )
 
     if rules.access_vid is not None:
         vid = rules.access_vid

@@ -4,9 +4,9 @@ At each step every frame meets what the old table did with it, or what the new o
 dropped. That holds because
 
 * a frame passes the rules of one port only, that at which it came in;
-* in a chain whose new rules are all added before its old ones are removed, the first rule that
-  matches is the old table's first or the new table's first: whichever it is, the frame's fate is
-  that table's;
+* in a chain whose new rules are added, the first of them first, before its old ones are removed,
+  the last of them first, the first rule that matches is the old table's first or the new table's
+  first: whichever it is, the frame's fate is that table's;
 * a port of which more than one chain changes is shut for the time, so that no frame is judged by
   the old table's source check and the new table's VLANs. Such a port is that of a VF whose own
   policy changes; a change of another VF's touches the switch chain alone, and shuts nothing.
@@ -43,7 +43,9 @@ Step = Put | Remove
 def steps(old: Rules, new: Rules) -> list[Step]:
     """The way from ``old`` to ``new``."""
     put = [place for place, actions in new.items() if old.get(place) != actions]
+    put.sort(key=lambda place: place.pref)
     gone = [place for place in old if place not in new]
+    gone.sort(key=lambda place: -place.pref)
     changed: dict[int, set[int]] = defaultdict(set)
     for place in (*put, *gone):
         if place.chain < FIRST_OVERFLOW:

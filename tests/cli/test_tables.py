@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vfd.cli.blocks import block_lines
-from vfd.cli.rows import port_table, warning_lines
+from vfd.cli.rows import port_table, trouble_lines, warning_lines
 from vfd.cli.text import as_json, printable, ranges, short_number, speed
 
 LONG = "Instance_admin-vm{}/fbf55cdd-46cf-4fb5-8d74-d3b1a5e1a{:03d}"
@@ -184,3 +184,13 @@ def test_nothing_that_is_shown_steers_the_terminal(nasty: str) -> None:
         assert text.replace("\n", "").isprintable()
     assert json.loads(as_json({"name": nasty}, indent=2)) == {"name": nasty}
     assert as_json({"name": "müller"}) == '{"name": "müller"}'
+
+
+def test_what_keeps_many_files_out_is_told_once() -> None:
+    problem = {"field": "pciid", "rule": "its PF isn't working"}
+    bad = [{"file": f"vm{n}.json", "problems": [problem]} for n in range(255)]
+    bad.append({"file": "torn.json", "problems": [{"field": "", "rule": "not JSON"}]})
+    assert trouble_lines({"pfs": [], "bad_files": bad}, None, False) == [
+        "! vm0.json and 254 other files are not in force: pciid: its PF isn't working",
+        "! torn.json is not in force: not JSON",
+    ]

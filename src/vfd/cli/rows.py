@@ -105,16 +105,23 @@ def warning_lines(rows: Sequence[Row], width: int | None, colour: bool) -> list[
 
 
 def trouble_lines(health: Mapping[str, Any], width: int | None, colour: bool) -> list[str]:
-    """PFs that are in trouble, and files that are not in force, with the reasons."""
+    """PFs that are in trouble, and files that are not in force: each reason once.
+
+    A PF that can't be opened takes the files of all its VFs along.
+    """
     notes = [
         f"{pf['id']} {pf['state']}: {pf['detail'].removeprefix(pf['id'] + ': ')}"
         for pf in health["pfs"]
         if pf["detail"]
     ]
+    files: dict[str, list[str]] = {}
     for bad in health["bad_files"]:
         for problem in bad["problems"]:
             field = f"{problem['field']}: " if problem["field"] else ""
-            notes.append(f"{bad['file']} is not in force: {field}{problem['rule']}")
+            files.setdefault(field + problem["rule"], []).append(bad["file"])
+    for reason, (first, *others) in files.items():
+        which = f"{first} and {plural(len(others), 'other file')} are" if others else f"{first} is"
+        notes.append(f"{which} not in force: {reason}")
     return _noted(notes, width, colour)
 
 

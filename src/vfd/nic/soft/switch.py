@@ -347,7 +347,7 @@ class Switch:
             back = rtnl.set_link(
                 link.index, what=f"giving the uplink {name} back", namespace=self.root
             )
-            self.netlink.send([back])
+            _but(self.netlink.send_all([back]), errno.ENODEV)
 
     def demolish(self, uplink: str | None) -> None:
         """Removes every netdev of the NIC and its namespace; the uplink is given back."""

@@ -197,6 +197,17 @@ def test_the_uplink_is_given_back() -> None:
         assert uplink in ip("-o", "link")
 
 
+def test_a_nic_is_removed_while_its_uplink_vanishes() -> None:
+    for _ in range(8):  # a namespace's netdevs go a moment after it, now or then in between
+        with world(vfs=1) as w:
+            uplink, station = w.wire()
+            w.apply(pf=w.pf.model_copy(update={"uplink": uplink}))
+            w.nic.close()
+            namespace.remove(station)
+            soft.destroy(w.pf)
+            assert not namespace.exists(f"vfd-{w.id}")
+
+
 def test_fewer_vfs_take_the_last_ones_away_and_more_bring_new_ones() -> None:
     with world(vfs=4) as w:
         w.apply(w.vf(0))

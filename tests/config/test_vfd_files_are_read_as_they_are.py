@@ -274,3 +274,10 @@ def test_a_stated_field_can_be_told_from_a_default() -> None:
     stated = parse_vf(text, file="x").policy.model_fields_set
     assert "allow_bcast" in stated
     assert "allow_mcast" not in stated
+
+
+def test_flow_control_that_is_asked_for_is_reported_as_not_set() -> None:
+    asked = parse_main('{"enable_flowcontrol": true, "pciids": ["0000:07:00.0"]}', file="vfd.cfg")
+    assert told(asked) == {"enable_flowcontrol"}
+    unasked = parse_main('{"enable_flowcontrol": false, "pciids": ["0000:07:00.0"]}', file="v.cfg")
+    assert told(unasked) == set()

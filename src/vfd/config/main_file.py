@@ -132,7 +132,7 @@ class MainConfig(Value):
     enable_qos: Flag = False
     """Traffic classes (`tclasses`, `bw_grps`, `queues`) are in use."""
     enable_flowcontrol: Flag = False
-    """Ethernet flow control (pause frames) on all PFs, where the NIC has it."""
+    """Read for old files, and reported: pause frames stay as the NIC has them (`ethtool -A`)."""
     cpu_alarm: Cpu = 0.10
     """The share of one CPU above which the daemon warns of its own use: 0.15, `"15%"`; at least
     5 %."""
@@ -262,6 +262,9 @@ def _remarks(data: Mapping[str, Any], nics: Mapping[int, PfPolicy], file: str) -
     if isinstance(alarm, int | float) and alarm > 1:
         rule = f'read as {alarm * 100:g} % of a CPU: for {alarm:g} % write "{alarm:g}%"'
         yield Problem(file, "cpu_alarm", shown(alarm), rule)
+    if data.get("enable_flowcontrol") is True:
+        rule = "it has no effect: pause frames stay as the NIC has them; `ethtool -A` sets them"
+        yield Problem(file, "enable_flowcontrol", "true", rule)
     if not nics:
         yield Problem(file, "pciids", "", "no PF is listed: there is nothing to do")
     for number, pf in nics.items():

@@ -93,7 +93,10 @@ def measure(ports: int, choice: Choice, tools: Tools, say: Console) -> Results:
 
 
 def data_plane_table(results: dict[int, Results], choice: Choice) -> Table:
-    table = Table(title="CPU time per packet (ns), and × bare veth; TCP in Gbit/s, and × bare veth")
+    title = "CPU time per packet (ns), and × bare veth"
+    if TCP in choice.sizes:
+        title += "; TCP in Gbit/s, and × bare veth"
+    table = Table(title=title)
     table.add_column("contestant")
     table.add_column("policy")
     table.add_column("ports", justify="right")

@@ -80,6 +80,7 @@ def main(
 
     \b
     A first try, on a software NIC, as root:
+      mkdir /tmp/vfs
       echo '{"config_dir": "/tmp/vfs", "log_dir": "/tmp",
              "pciids": [{"id": "soft0", "backend": "soft", "vfs": 4}]}' > /tmp/vfd.cfg
       vfd --config /tmp/vfd.cfg --socket /tmp/vfd.sock
@@ -143,7 +144,11 @@ def _check(config: Path, parsed: ParsedMain) -> int:
     try:
         good, bad = Files(config, parsed.config).load_all()
     except OSError as error:
-        click.echo(f"vfd: {parsed.config.config_dir}: {error.strerror}", err=True)
+        click.echo(
+            f"vfd: config_dir {parsed.config.config_dir} can't be read: {error.strerror}; make it, or"
+            " correct its path",
+            err=True,
+        )
         return EXIT_CONFIG
     for one in bad:
         for problem in one.problems:

@@ -145,8 +145,8 @@ def _check(config: Path, parsed: ParsedMain) -> int:
         good, bad = Files(config, parsed.config).load_all()
     except OSError as error:
         click.echo(
-            f"vfd: config_dir {parsed.config.config_dir} can't be read: {error.strerror}; make it, or"
-            " correct its path",
+            f"vfd: config_dir {parsed.config.config_dir} can't be read: {error.strerror};"
+            " make it, or correct its path",
             err=True,
         )
         return EXIT_CONFIG

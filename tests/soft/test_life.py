@@ -187,6 +187,27 @@ def test_the_wire_carries_frames_and_auto_links_follow_it() -> None:
         assert w.nic.observe().vfs[0].link_up
 
 
+def test_an_uplink_that_disappears_is_a_cut_cable() -> None:
+    with world() as w:
+        uplink, far = w.wire()
+        pf = w.pf.model_copy(update={"uplink": uplink})
+        w.apply(w.vf(0), w.vf(1, link_status="on"), pf=pf)
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        ip("-n", far, "link", "del", "eth0")
+        w.until(lambda e: e.kind is EventKind.LINK and not w.nic.link().up)
+        assert "NO-CARRIER" in ip("-n", w.guests[0], "link", "show", "eth0")
+        assert "NO-CARRIER" not in ip("-n", w.guests[1], "link", "show", "eth0")
+        w.apply(w.vf(0, allow_bcast=False), w.vf(1, link_status="on"), pf=pf)
+        assert not w.nic.observe().vfs[0].link_up
+        ip("link", "add", uplink, "type", "veth", "peer", "name", "eth0", "netns", far)
+        ip("link", "set", uplink, "up")
+        ip("-n", far, "link", "set", "eth0", "up")
+        w.until(lambda e: e.kind is EventKind.LINK and w.nic.link().up)
+        assert w.nic.observe().vfs[0].link_up
+
+
 def test_the_uplink_is_given_back() -> None:
     with world() as w:
         uplink, _ = w.wire()

@@ -39,6 +39,11 @@ class _Around:
     wire_up: bool
     shaper: int | None
 
+    @property
+    def link_up(self) -> bool:
+        """A NIC without an uplink has its wire up; one whose uplink is gone has it down."""
+        return self.wire_up or (self.wire is None and not self.pf.uplink)
+
 
 _Input = tuple[VfPolicy | None, Grants, str | None, Iface | None, bool]
 """What decides about one VF: its policy, what it was granted, the NIC's own MAC for it, its netdev,
@@ -173,7 +178,7 @@ def _part(vfid: int, around: _Around, given: _Input, claims: _Claims) -> _Part |
             mac if owns(mac) else None,
             own,
             iface,
-            around.wire_up or around.wire is None,
+            around.link_up,
             (around.shaper or 0) if shaped else 0,
         ),
         {mac_key(m): owned_mac(vf, has, m) for m in {mac, *vf.macs, *has.macs} if m and owns(m)},
@@ -213,8 +218,7 @@ def _merged(
     if before.around is not None:
         return replace(old, ports=ports, ifaces=ifaces, macs=macs, members=members, sets=sets,
                        groups=groups)  # fmt: skip
-    up = around.wire_up or around.wire is None
-    ports[layout.WIRE] = wire_port(around.wire, up)
+    ports[layout.WIRE] = wire_port(around.wire, around.link_up)
     if around.wire is not None:
         ifaces[around.wire] = layout.WIRE
     note = json.dumps(around.pf.model_dump(mode="json"), separators=(",", ":")).encode()

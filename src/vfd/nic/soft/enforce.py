@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from vfd.nic.netlink import Message
+from vfd.nic.protocol import NicError
 from vfd.nic.soft import rtnl, shaper
 from vfd.nic.soft.compiler import Compiled
 from vfd.nic.soft.datapath import Datapath
@@ -216,10 +217,19 @@ class Enforcement:
             for vfid in bare:
                 self._switch.ports[vfid].hooked = True
         if new.pf.uplink and (self.wire is None or old.pf.uplink != new.pf.uplink):
-            self.wire = self._switch.take_uplink(new.pf.uplink)
+            self.wire = self._take_uplink(new.pf.uplink, lost=old.pf.uplink == new.pf.uplink)
         elif not new.pf.uplink:
             self.wire = None
         return _with_wire(new, self.wire)
+
+    def _take_uplink(self, name: str, *, lost: bool) -> Link | None:
+        """``lost``: the NIC had it before. Then its absence is a cut cable, and no error."""
+        try:
+            return self._switch.take_uplink(name)
+        except NicError:
+            if lost:
+                return None
+            raise
 
     def _go(self, old: State, new: State) -> None:
         """Takes away what is no longer wanted. Nothing is sent there any more."""

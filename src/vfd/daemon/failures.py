@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 from vfd.config.errors import Problem
 
@@ -25,3 +27,18 @@ class ExistsError(Exception):
 
 class StorageError(Exception):
     """The disk refused to keep the desired state. Nothing was changed."""
+
+
+_TO_DO = {
+    errno.ENOSPC: "make room on its file system",
+    errno.EDQUOT: "raise the quota of its file system",
+    errno.EROFS: "its file system is read-only",
+    errno.EACCES: "the daemon may not write there",
+}
+
+
+def not_stored(path: Path | str, error: OSError) -> StorageError:
+    """The answer where a file could not be written and so nothing was done."""
+    why = error.strerror or str(error)
+    to_do = _TO_DO.get(error.errno or 0, "see the daemon's log")
+    return StorageError(f"{path} can't be written: {why}. Nothing was changed: {to_do}")

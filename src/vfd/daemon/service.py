@@ -12,9 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
+from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, shown
 from vfd.config.main_file import MainConfig
-from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
+from vfd.daemon.failures import (
+    ExistsError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+    not_stored,
+)
 from vfd.daemon.files import BadFile, Files, Staged
 from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
@@ -79,6 +86,7 @@ class Service:
 
         Raises InUseError where another daemon has one of them.
         """
+        store.sweep(self.files.folder)
         for managed in self.nics.values():
             self._open(managed)
         return self.load(starting=True)
@@ -185,7 +193,7 @@ class Service:
         except ConfigError as error:
             raise RefusedError(error.problems) from None
         except OSError as error:
-            raise StorageError(f"{self.files.folder}: {error}") from error
+            raise not_stored(self.files.folder, error) from error
 
     def _home_or_refuse(self, one: Configured) -> Managed:
         managed = self.home(one.policy.pciid)
@@ -334,7 +342,7 @@ class Service:
         except ConfigError as error:
             raise RefusedError(error.problems) from None
         except OSError as error:
-            raise StorageError(f"{one.file}: {error}") from error
+            raise not_stored(one.file, error) from error
         return self._put(one, staged, old)
 
     def set_vfs(self, pf_id: str, vfs: int, *, force: bool) -> tuple[Change, ...]:
@@ -353,7 +361,7 @@ class Service:
         except ConfigError as error:
             raise RefusedError(error.problems) from None
         except OSError as error:
-            raise StorageError(f"{self.files.main_file}: {error}") from error
+            raise not_stored(self.files.main_file, error) from error
         try:
             changes = managed.go(aim, force=force)
             staged.commit()

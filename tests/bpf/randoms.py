@@ -155,6 +155,8 @@ def changed(rng: Random, world: World) -> World:
         return other
     theirs = other.nic.by_vfid()
     touched = set(rng.sample(range(vfs), rng.choice((1, 1, 2, 3))))
+    if rng.random() < 0.3:
+        theirs = _with_other_vlans(rng, world.nic)
     policies = tuple(
         vf
         for vfid in range(vfs)
@@ -164,6 +166,12 @@ def changed(rng: Random, world: World) -> World:
     wire_up = other.wire_up if rng.random() < 0.2 else world.wire_up
     grants = {**world.grants, **{k: v for k, v in other.grants.items() if k in touched}}
     return World(NicPolicy(pf=pf, vfs=policies), grants, world.own_macs, world.has_wire, wire_up)
+
+
+def _with_other_vlans(rng: Random, nic: NicPolicy) -> dict[int, VfPolicy]:
+    """Every VF as it is, but in the same other VLANs: tenants that move together."""
+    vlans = tuple(rng.sample(VIDS, rng.choice((1, 2, 3))))
+    return {vf.vfid: vf.model_copy(update={"vlans": vlans}) for vf in nic.vfs}
 
 
 def random_frame(rng: Random, world: World, longest: int) -> tuple[int, bytes]:

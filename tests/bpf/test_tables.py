@@ -25,6 +25,7 @@ from vfd.nic.soft.tables import (
     traffic_class,
 )
 from vfd.nic.soft.writes import diff
+from vfd.policy.addresses import mac_bytes
 from vfd.policy.model import Model, Verdict
 from vfd.policy.rate import Rate
 from vfd.policy.requests import Grants
@@ -157,18 +158,54 @@ def test_no_step_between_two_policies_passes_what_neither_passes(rig: Rig) -> No
     assert kept > CHANGES // 4, "the draw has gone stale: hardly a frame passes at every step"
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("before", "after"), [((1,), (2,)), ((2,), (1,)), ((1,), (1, 2)), ((1, 2), (1,))], ids=str
+)
+def test_vfs_that_change_vlans_together_tell_the_wire_nothing_meanwhile(
+    rig: Rig, before: tuple[int, ...], after: tuple[int, ...]
+) -> None:
+    """Whoever changes first would find the others' MACs in no VLAN of theirs, and flood."""
+    own_macs = {vfid: f"02:00:00:00:00:{vfid:02x}" for vfid in range(VFS)}
+    pf = PfPolicy(id="soft0", vfs=VFS, enable_loopback=True)
+
+    def world(vlans: tuple[int, ...]) -> World:
+        """The first three in ``vlans``, the last in all and taking what nobody owns."""
+        vfs = [
+            VfPolicy(name=f"vf{vfid}", pciid="soft0", vfid=vfid, vlans=vlans) for vfid in range(3)
+        ]
+        rest = VfPolicy(name="rest", pciid="soft0", vfid=4, vlans=(1, 2), allow_un_ucast=True)
+        return World(NicPolicy(pf=pf, vfs=(*vfs, rest)), {}, own_macs, True, True)
+
+    frames = [
+        (port, mac_bytes(own_macs[to]) + mac_bytes(own_macs[port]) + bytes((0x81, 0, 0, vid)) + 50 * b"x")
+        for port in (0, 1, 2, 4)
+        for to in range(4)
+        for vid in (1, 2)
+        if to != port
+    ]  # fmt: skip
+    _step_by_step(rig, world(before), world(after), frames, f"{before} to {after}")
+
+
 def _walk(rig: Rig, seed: int) -> int:
     rng = Random(seed)
-    old_world = random_world(rng, VFS)
-    new_world = changed(rng, old_world)
+    old = random_world(rng, VFS)
+    new = changed(rng, old)
+    frames = [random_frame(rng, (old, new)[at % 2], 200) for at in range(FRAMES)]
+    return _step_by_step(rig, old, new, frames, f"seed {seed}")
+
+
+def _step_by_step(
+    rig: Rig, old_world: World, new_world: World, sent: list[tuple[int, bytes]], what: str
+) -> int:
+    """How many copies had to pass at every step, and did."""
     old, new = (
         compile_policy(world.nic, world.grants, world.wiring(rig.ifindex))
         for world in (old_world, new_world)
     )
     rig.enforce(old)
     frames = []
-    for at in range(FRAMES):
-        port, frame = random_frame(rng, (old_world, new_world)[at % 2], 200)
+    for port, frame in sent:
         verdicts = [_model(world).process(port, frame) for world in (old_world, new_world)]
         frames.append((port, frame, _allowed(verdicts), _kept(old, new, port, frame, verdicts)))
     writes = diff(rig.veb.read(), new)
@@ -176,7 +213,7 @@ def _walk(rig: Rig, seed: int) -> int:
         rig.veb.apply([write])
         for port, frame, allowed, kept in frames:
             out = set(rig.through(port, frame))
-            where = f"seed {seed}, write {done} of {len(writes)}, {write.map}, from {port}"
+            where = f"{what}, write {done} of {len(writes)}, {write.map}, from {port}"
             assert out <= allowed, f"{where}: {frame.hex()} passed as neither policy lets it"
             assert kept <= out, f"{where}: {frame.hex()} was lost"
     return sum(len(kept) for *_, kept in frames)

@@ -6,8 +6,9 @@ policy delivers too, same port, same bytes. Frames of ports that change may be l
 
 * A port's policy changes whole, by one byte (``veb_active``). Where only one port changes, that is
   all. Where several do, a frame could pass from one that has its new policy to one that still has
-  its old: so first all that only lose rights change, and those that change otherwise are closed;
-  then the rest get their new policy.
+  its old, or miss its owner in a VLAN that only one of them is in yet, and be flooded. So there are
+  three rounds: all that only lose rights change, and those that change otherwise are shut; those
+  that change VLANs do so, still shut; then all get their new policy.
 * A MAC that changes hands belongs to nobody meanwhile: frames to it are dropped, not flooded, and
   frames from it are spoofed.
 * Groups are left before and joined after the ports change.
@@ -97,29 +98,47 @@ def _writes(old: Tables, new: Tables) -> Iterator[Write]:
 
 
 def _port_writes(old: Tables, new: Tables, ports: list[int]) -> Iterator[Write]:
-    """New policies into slots that are not in force, then the slots into force; in two rounds
-    where ports could otherwise be seen in a mixture of old and new."""
+    """New policies into slots that are not in force, then the slots into force; in rounds where
+    ports could otherwise be seen in a mixture of old and new."""
     nothing = bytes(VebPort())
     steps = {port: (old.ports.get(port, nothing), new.ports.get(port, nothing)) for port in ports}
-    first: dict[int, bytes] = {}
-    second: dict[int, bytes] = {}
     mixable = _mixable(steps.values())
+    rounds: tuple[dict[int, bytes], ...] = ({}, {}, {})
     for port, (before, after) in steps.items():
-        if mixable or _restricts(before, after):
-            first[port] = after
-        elif _restricts(after, before):
-            second[port] = after
-        else:
-            first[port] = _shut(before)
-            second[port] = after
+        way = (after,) * 3 if mixable else _way(before, after)
+        for values, was, value in zip(rounds, (before, *way), way, strict=False):
+            if value != was:
+                values[port] = value
     slots = dict(old.slots)
-    for stage in (first, second):
-        for port in stage:
+    for values in rounds:
+        for port in values:
             slots[port] = (slots.get(port, 0) + 1) % layout.SLOTS
-        for port, value in stage.items():
+        for port, value in values.items():
             yield Write("veb_ports", _u32(port * layout.SLOTS + slots[port]), value)
-        for port in stage:
+        for port in values:
             yield Write("veb_active", _u32(port), bytes((slots[port],)))
+
+
+def _way(before: bytes, after: bytes) -> tuple[bytes, bytes, bytes]:
+    """A port's policy after each of the three rounds, where others change with it."""
+    if _keeps_vlans(before, after):
+        if _restricts(before, after):
+            return after, after, after
+        if _restricts(after, before):
+            return before, before, after
+    return _shut(before), _shut(after), after
+
+
+def _keeps_vlans(before: bytes, after: bytes) -> bool:
+    """Whether the same frames find their owner at the port. Where it is closed before or after,
+    its MACs change hands, and so belong to nobody meanwhile: no frame is looked for there."""
+    a, b = VebPort.from_buffer_copy(before), VebPort.from_buffer_copy(after)
+    if not a.flags & b.flags & layout.PORT_CONFIGURED:
+        return True
+    return (a.flags ^ b.flags) & layout.PORT_UNTAGGED == 0 and (a.tpid, bytes(a.vlans)) == (
+        b.tpid,
+        bytes(b.vlans),
+    )
 
 
 def _mixable(steps: Iterable[tuple[bytes, bytes]]) -> bool:

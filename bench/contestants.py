@@ -122,10 +122,11 @@ class Bridge(_VethPorts):
 
 
 class BridgeNft(Bridge):
-    """The bridge, with nftables checking each port's source MAC against a set."""
+    """The bridge, with nftables checking each port's source MAC against a set, and that no guest
+    names a VLAN."""
 
     name = "nft bridge"
-    policy = "MAC anti-spoofing"
+    policy = "MAC, VLAN anti-spoofing"
 
     def build(self) -> None:
         super().build()
@@ -136,6 +137,7 @@ class BridgeNft(Bridge):
                 chain in {{
                     type filter hook prerouting priority 0;
                     iifname . ether saddr != @owners counter drop
+                    ether type {{ 8021q, 8021ad }} counter drop
                 }}
             }}
         """)  # fmt: skip
@@ -145,7 +147,7 @@ class OpenVSwitch(_VethPorts):
     """Open vSwitch's userspace datapath, as one has it without its kernel module or DPDK."""
 
     name = "ovs user"
-    policy = "MAC anti-spoofing"
+    policy = "MAC, VLAN anti-spoofing"
 
     def build(self) -> None:
         switch = self.netns("sw")
@@ -170,7 +172,7 @@ class OpenVSwitch(_VethPorts):
             adds += ["--", "add-port", "br0", f"p{port}", "--", "set", "interface", f"p{port}",
                      f"ofport_request={port + 1}"]  # fmt: skip
         run(*self._vsctl, "--timeout=60", *adds)
-        flows = [f"priority=10,in_port={port + 1},dl_src={mac_of(port)},actions=normal"
+        flows = [f"priority=10,in_port={port + 1},dl_src={mac_of(port)},vlan_tci=0,actions=normal"
                  for port in range(self.ports)]  # fmt: skip
         management = f"unix:{where}/br0.mgmt"
         run("ovs-ofctl", "replace-flows", management, "-",

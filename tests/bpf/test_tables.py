@@ -177,13 +177,14 @@ def test_vfs_that_change_vlans_together_tell_the_wire_nothing_meanwhile(
         rest = VfPolicy(name="rest", pciid="soft0", vfid=4, vlans=(1, 2), allow_un_ucast=True)
         return World(NicPolicy(pf=pf, vfs=(*vfs, rest)), {}, own_macs, True, True)
 
+    macs = [mac_bytes(mac) for mac in own_macs.values()]
     frames = [
-        (port, mac_bytes(own_macs[to]) + mac_bytes(own_macs[port]) + bytes((0x81, 0, 0, vid)) + 50 * b"x")
+        (port, macs[to] + macs[port] + bytes((0x81, 0, 0, vid)) + 50 * b"x")
         for port in (0, 1, 2, 4)
         for to in range(4)
         for vid in (1, 2)
         if to != port
-    ]  # fmt: skip
+    ]
     _step_by_step(rig, world(before), world(after), frames, f"{before} to {after}")
 
 

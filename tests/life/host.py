@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +102,7 @@ class Host:
         )
 
     def is_there(self, vfid: int) -> bool:
-        return Path(f"/sys/class/net/{self.netdev(vfid)}").exists()
+        return self.netdev(vfid) in (name for _, name in socket.if_nameindex())
 
     def traffic(self) -> Traffic:
         """The untouched tenants' streams, and the tell-tales."""

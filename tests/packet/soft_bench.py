@@ -30,6 +30,8 @@ from .ports import PacketPort, Port, TapPort
 QUIET = 0.004
 """Seconds without a frame after which none is under way: the soft NIC delivers before the
 sender's system call returns, but for the time another CPU takes to get to it."""
+PATIENCE = 30.0
+"""Seconds for the kernel to do what was asked; only a busy host takes more than a moment."""
 GUEST_MTU = 9710
 """The guests' netdevs take what the NIC must refuse; asked for and refused, so without effect."""
 PF_MTU = 9000
@@ -274,7 +276,7 @@ class SoftBench:
                 Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
 
     def _present(self, vfid: int) -> bool:
-        return Path(f"/sys/class/net/{self._id}v{vfid}").exists()
+        return f"{self._id}v{vfid}" in (name for _, name in socket.if_nameindex())
 
     def _learn_own_macs(self) -> None:
         open_vfs = self._desired.by_vfid()
@@ -325,10 +327,11 @@ class SoftBench:
         return event.request, decision.granted
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 3
+        # the kernel takes namespaces of the whole host apart one after the other
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name}: waited 3 s for {what}")
+                raise TimeoutError(f"{self.name}: waited {PATIENCE:g} s for {what}")
             self._pump(0.01)
         self._pump(0)
 

@@ -385,6 +385,20 @@ def test_names_pfs_and_ports_are_completed_from_the_daemon(daemon: Daemon, vm1: 
     assert in_bash(" ".join(other), other, VFD_SOCKET="/nonexistent") == [daemon.pf]
 
 
+@pytest.mark.parametrize("name", ["a;reboot", "a$(reboot)", "a`reboot`", "a'b", "a b", "a|b&"])
+def test_a_name_that_a_shell_would_act_on_is_never_offered(
+    daemon: Daemon, ask: Iplex, vm1: str, name: str
+) -> None:
+    """A shell puts it on root's command line as it stands."""
+    daemon.write("odd", daemon.vf(3, name=name))
+    assert ask("add", "odd").code == 0
+    try:
+        where = {"VFD_SOCKET": str(daemon.socket)}
+        assert in_bash("iplex delete ", ["iplex", "delete", ""], **where) == [vm1]
+    finally:
+        assert ask("delete", "odd").code == 0
+
+
 def test_a_file_that_is_not_in_force_is_told_by_show_and_status(daemon: Daemon, ask: Iplex) -> None:
     path = daemon.write("torn", {})
     path.write_text('{"pciid": "')

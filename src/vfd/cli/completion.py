@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
@@ -11,6 +13,10 @@ from vfd.cli.command import Command, Example, Settings, settings
 SHELLS = ("bash", "zsh", "fish")
 PATIENCE = 0.5
 """Seconds. A key press that hangs is worse than one that completes nothing."""
+_PLAIN = re.compile(r"[\w.:/@%+,=-]+", re.ASCII)
+"""What every shell takes as one word and as nothing but a word. A shell puts what it is offered on
+the command line as it stands, and a tenant may have chosen a name such as ``a;reboot``: other
+names are not offered."""
 
 
 def _client(context: click.Context) -> Client:
@@ -25,6 +31,10 @@ def _rows(context: click.Context) -> list[dict[str, str]]:
     return list(rows)
 
 
+def _fits(word: str, incomplete: str) -> bool:
+    return word.startswith(incomplete) and _PLAIN.fullmatch(word) is not None
+
+
 def complete_vf(
     context: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -32,7 +42,7 @@ def complete_vf(
     return [
         CompletionItem(row["name"], help=f"{row['pf']}:{row['vfid']}")
         for row in _rows(context)
-        if row["kind"] == "vf" and row["name"].startswith(incomplete)
+        if row["kind"] == "vf" and _fits(row["name"], incomplete)
     ]
 
 
@@ -53,7 +63,7 @@ def complete_pf(
     return [
         CompletionItem(pf["id"], help=" ".join(filter(None, (pf["backend"], pf["model"]))))
         for pf in pfs
-        if pf["id"].startswith(incomplete)
+        if _fits(pf["id"], incomplete)
     ]
 
 
@@ -65,7 +75,7 @@ def complete_port(
     for row in _rows(context):
         vf = row["kind"] == "vf"
         port = f"{row['pf']}:{row['vfid']}" if vf else row["pf"]
-        if port.startswith(incomplete) and (not vf or len(incomplete) >= len(row["pf"])):
+        if _fits(port, incomplete) and (not vf or len(incomplete) >= len(row["pf"])):
             items.append(CompletionItem(port, help=row["name"] if vf else row["address"]))
     return items
 

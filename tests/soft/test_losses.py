@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 
@@ -114,3 +115,30 @@ def test_a_closed_taps_frames_never_reach_the_hosts_stack() -> None:
             assert w.nic.counters()[0]["tx_dropped"] == counted + 1
         finally:
             os.close(guest)
+
+
+@pytest.mark.parametrize("way", ["directly", "by way of the host, in quick succession"])
+def test_a_vf_that_goes_from_one_guest_to_another_serves_the_other(way: str) -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        first = w.guest(1)
+        w.settle()
+        ip("-n", first, "link", "set", "eth0", "address", "02:00:00:00:dd:01")
+        w.until(lambda e: e.request is not None and e.request.mac == "02:00:00:00:dd:01")
+        second = w.home(f"{w.id}h")
+        for turn in range(6):
+            if way == "directly":
+                ip("-n", first, "link", "set", "eth0", "netns", second)
+            else:
+                ip("-n", first, "link", "set", "eth0", "netns", str(os.getpid()), "name", "back")
+                ip("link", "set", "back", "netns", second, "name", "eth0")
+            ip("-n", second, "link", "set", "eth0", "up")
+            w.guests[1] = second
+            events = w.settle()
+            assert [e.vfid for e in events if e.kind is EventKind.GUEST_GONE] == [1]
+            shown = json.loads(ip("-j", "-n", second, "link", "show", "eth0"))[0]["address"]
+            assert w.mac(1) == shown, f"turn {turn}: the guest's own MAC is not asked for"
+            assert talk(w, 1, 0) == 10
+            assert talk(w, 0, 1) == 10
+            first, second = second, first

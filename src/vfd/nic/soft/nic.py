@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,8 +50,8 @@ class SoftNic:
             )
         self._guests = Guests()
         self._names: dict[int | None, str] = {}
-        self._fresh: set[int] = set()
-        """VFs that have their fresh MAC already and were asked nothing since."""
+        self._taken_back: Counter[int] = Counter()
+        """How many guests of each VF went whose ``revoke`` is to come, and is done already."""
         self._drifted = False
         self._closed = False
         self._switch = Switch(pf.id, pf.guest)
@@ -182,7 +183,6 @@ class SoftNic:
         now: dict[int, Grants] = {}
         for request, decision in answers:
             vfid = request.vfid
-            self._fresh.discard(vfid)
             if decision.granted and request.kind is not RequestKind.VLAN and vfid in before.vfs:
                 has = now.get(vfid) or before.grants.get(vfid, Grants())
                 now[vfid] = granted(has, request)
@@ -190,12 +190,10 @@ class SoftNic:
             self._rewrite(before.granted(now), "granting what guests asked for")
 
     def revoke(self, vfid: int) -> None:
-        if vfid in self._fresh or vfid not in self._switch.ports:
-            return
-        before = self._state
-        self._rewrite(before.fresh([vfid]), "taking grants back")
-        self._fresh.add(vfid)
-        self._dress(before)
+        if self._taken_back[vfid]:
+            self._taken_back[vfid] -= 1
+        elif vfid in self._switch.ports:
+            self._take_back(vfid)
 
     def counters(self) -> Counters:
         found = self._works.datapath.counters(self._switch.ports)
@@ -267,29 +265,28 @@ class SoftNic:
             # closed: it has no netdev; observe doesn't show it, so the next plan makes it
             events.append(Event(EventKind.DRIFT, vfid, f"the VF could not be made anew: {e}"))
             return events
-        self._fresh.add(vfid)
+        self._taken_back[vfid] += held
         events.append(Event(EventKind.VF_RESET, vfid, _MADE_ANEW))
         return events
 
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         if self._switch.tap:
             if after is None:
-                return [Event(EventKind.GUEST_GONE, vfid, "no process holds the tap any more")]
-            self._fresh.discard(vfid)
+                return [self._guest_gone(vfid, "no process holds the tap any more")]
             return [Event(EventKind.GUEST_COME, vfid, "a process holds the tap")]
         root = self._root_nsid
         events = []
         if before is not None and before[0] != root:
-            events.append(Event(EventKind.GUEST_GONE, vfid, "the VF was moved away"))
+            self._guests.remove(vfid)
+            events.append(self._guest_gone(vfid, "the VF was moved away"))
         self._names.clear()
         if after is not None:
             self._follow(self._state, vfid, after)
             if after[0] != root:
-                self._fresh.discard(vfid)
                 name = self._guest_names().get(after[0], "")
                 events.append(Event(EventKind.GUEST_COME, vfid, f"taken by {name or 'a guest'}"))
             elif before is not None:
-                self._rename_home(vfid, after[1])
+                self._welcome_home(vfid, after[1])
         self._works.adapt(self._state)
         return events
 
@@ -378,11 +375,30 @@ class SoftNic:
         finally:
             os.close(fd)
 
-    def _rename_home(self, vfid: int, index: int) -> None:
-        """A VF that came back has its own name again, down, as a VF without a guest."""
+    def _guest_gone(self, vfid: int, text: str) -> Event:
+        """What was granted is taken back before anything else: what the next guest shows is
+        compared with a VF that starts again."""
+        try:
+            self._take_back(vfid)
+            self._taken_back[vfid] += 1
+        except NicError:
+            pass  # ``revoke`` tries again, and its failure is told
+        return Event(EventKind.GUEST_GONE, vfid, text)
+
+    def _take_back(self, vfid: int) -> None:
+        before = self._state
+        self._rewrite(before.fresh([vfid]), "taking grants back")
+        self._dress(before)
+
+    def _welcome_home(self, vfid: int, index: int) -> None:
+        """A VF that came back is as a VF without a guest: down, with its own MAC and name."""
         name = self._switch.guest_name(vfid)
-        home = rtnl.set_link(index, what=f"renaming {name}", up=False, name=name)
-        self._switch.root_netlink.send_all([home])
+        mac, mtu = self._state.mac(vfid), self._state.mtu(vfid)
+        home = [
+            rtnl.set_link(index, what=f"dressing VF {vfid}", up=False, mac=mac, mtu=mtu),
+            rtnl.set_link(index, what=f"renaming {name}", name=name),
+        ]
+        self._switch.root_netlink.send_all(home)
 
     def _dress(self, before: State) -> None:
         """Gives guest ends the MACs and MTUs that changed, as far as they can be reached: what

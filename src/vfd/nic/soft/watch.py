@@ -129,7 +129,7 @@ class Watch:
             events += self.look_again()
         for raw in self._drain():
             events += _asked(self._told(raw))
-        return events
+        return _in_time(events)
 
     def look_again(self) -> list[Event]:
         """Compares everything with what is known, as after lost notifications."""
@@ -336,6 +336,18 @@ class Watch:
                 requests += self._guests.membership(place[0], [member], joined)
             return requests
         return []
+
+
+def _in_time(events: list[Event]) -> list[Event]:
+    """Without the requests of guests that are gone by now: granted, they would be the next's."""
+    gone: set[int | None] = set()
+    kept: list[Event] = []
+    for event in reversed(events):
+        if event.kind is EventKind.GUEST_GONE:
+            gone.add(event.vfid)
+        if event.request is None or event.vfid not in gone:
+            kept.append(event)
+    return kept[::-1]
 
 
 def _asked(requests: list[Request]) -> list[Event]:

@@ -52,6 +52,8 @@ class SoftNic:
         self._names: dict[int | None, str] = {}
         self._taken_back: Counter[int] = Counter()
         """How many guests of each VF went whose ``revoke`` is to come, and is done already."""
+        self._sent_before: dict[int, int] = {}
+        """What each tap had sent when its guest came."""
         self._drifted = False
         self._closed = False
         self._switch = Switch(pf.id, pf.guest)
@@ -84,7 +86,9 @@ class SoftNic:
         for vfid, port in switch.ports.items():
             if port.guest:
                 self._follow(state, vfid, port.guest)
-                if not rtnl.tells_groups():
+                if switch.tap:
+                    self._guests.hold(vfid, port.carrier)
+                if switch.tap or not rtnl.tells_groups():
                     self._guests.keep_groups(vfid)
         lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]
         state = works.enforce(state, state.fresh(lost))
@@ -271,8 +275,10 @@ class SoftNic:
 
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         if self._switch.tap:
+            self._guests.hold(vfid, after is not None)
             if after is None:
                 return [self._guest_gone(vfid, "no process holds the tap any more")]
+            self._sent_before[vfid] = self._sent(vfid)
             return [Event(EventKind.GUEST_COME, vfid, "a process holds the tap")]
         root = self._root_nsid
         events = []
@@ -301,8 +307,15 @@ class SoftNic:
         wire = self._works.wire
         return self._state.pf.uplink, wire.index if wire else 0
 
-    def grants(self) -> Mapping[int, Grants]:
-        return self._state.grants
+    def may_be_its_own(self, vfid: int) -> bool:
+        vf = self._state.vfs.get(vfid)
+        if vf is None or vf.vm_mac or self._state.grants.get(vfid, Grants()).default_mac:
+            return False
+        # a machine that has sent under the VF's MAC has that one
+        return self._sent(vfid) == self._sent_before.get(vfid, 0)
+
+    def _sent(self, vfid: int) -> int:
+        return self._works.datapath.counters([vfid])[vfid]["tx_packets"]
 
     # Inside
 
@@ -405,6 +418,8 @@ class SoftNic:
         counts is enforced already. Guests of VFs that open are asked what they want."""
         home: list[Message] = []
         for vfid in sorted(self._state.differing(before) & self._switch.ports.keys()):
+            if self._switch.tap:
+                self._watch.forget(vfid)
             opened = vfid in self._state.vfs and vfid not in before.vfs
             changed = self._state.mac(vfid) != before.mac(vfid) or (
                 self._state.mtu(vfid) != before.mtu(vfid)
@@ -421,7 +436,6 @@ class SoftNic:
         place = self._guests.place(vfid)
         what = f"dressing VF {vfid}"
         if self._switch.tap:
-            self._watch.forget(vfid)
             host = self._switch.ports[vfid].host
             return [rtnl.set_link(host, what=what, mac=mac)]
         if place is None:
@@ -442,7 +456,8 @@ class SoftNic:
         if vf is not None and vf.vm_mac is not None:
             self._guests.expect(vfid, mac=vf.vm_mac)
             self._set_mac_far(nsid, index, vf.vm_mac)
-        if opened:
+        if opened or (vf is not None and vf.vm_mac is None and worn[0] != mac):
+            # also where a MAC is no longer forced: what the guest's interface shows is its wish
             self._follow(self._state, vfid, place)
             self._watch.add(self._watch.sync(vfid))
         return []

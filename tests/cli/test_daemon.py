@@ -375,6 +375,23 @@ def test_a_reader_that_has_seen_enough_is_no_error(daemon: Daemon) -> None:
     assert ended.stdout.startswith(daemon.pf)
 
 
+@pytest.mark.usefixtures("vm1")
+def test_a_mirror_target_is_shown_as_one(daemon: Daemon, ask: Iplex) -> None:
+    daemon.write("probe", daemon.vf(5))
+    assert ask("add", "probe").code == 0
+    try:
+        assert "receives copies" not in ask("show", "probe").out
+        assert ask("mirror", daemon.pf, "1", "all", "5").code == 0
+        assert "receives copies of 1" in ask("show", "probe").out
+        row = json.loads(ask("show", "extended", "--json").out)["rows"]
+        targets = {r["vfid"]: r["extended"]["mirror_target_of"] for r in row if r["kind"] == "vf"}
+        assert targets == {vfid: [1] if vfid == 5 else [] for vfid in targets}
+        assert ask("mirror", daemon.pf, "1", "off", "5").code == 0
+        assert "receives copies" not in ask("show", "probe").out
+    finally:
+        ask("delete", "probe")
+
+
 def test_names_pfs_and_ports_are_completed_from_the_daemon(daemon: Daemon, vm1: str) -> None:
     where = {"VFD_SOCKET": str(daemon.socket)}
     assert in_bash("iplex status ", ["iplex", "status", ""], **where) == [vm1]

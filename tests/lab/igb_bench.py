@@ -108,6 +108,9 @@ class IgbBench:
     def wire(self, up: bool) -> None:
         raise AssertionError(f"wire({up}): lacks() skips such cases")
 
+    def link_is(self, vfid: int, up: bool) -> bool:
+        return self._ports[vfid].is_running() == up
+
     def ask(self, request: Request) -> bool:
         raise AssertionError(f"{request}: lacks() skips such cases")
 

@@ -54,6 +54,10 @@ class Bench(Protocol):
         """Cuts or joins the wire; returns when the NIC has seen it."""
         ...
 
+    def link_is(self, vfid: int, up: bool) -> bool:
+        """Whether the guest sees its VF's link so, at the latest a moment from now."""
+        ...
+
     def ask(self, request: Request) -> bool:
         """Makes the guest ask; returns whether it was granted, once that is in effect."""
         ...

@@ -79,7 +79,15 @@ class Leave:
     vfid: int
 
 
-Step = Send | Ask | Become | Wire | Leave
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The guest of the VF sees this link: what its own interface says."""
+
+    vfid: int
+    up: bool
+
+
+Step = Send | Ask | Become | Wire | Leave | Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ class Case:
     ``needs`` names what a backend must have for the case, besides the attributes that its
     policies set to other than the default: attributes whose default is what is being shown
     (``mac_anti_spoof``), and the traits ``wire``, ``wire link``, ``no wire``, ``runts``,
-    ``requests``.
+    ``requests``, ``guest link``.
     """
 
     name: str
@@ -123,6 +131,8 @@ class Case:
                 found.add("requests")
             if isinstance(step, Wire):
                 found.add("wire link")
+            if isinstance(step, Link):
+                found.add("guest link")
             if isinstance(step, Send) and (step.port == WIRE or WIRE in step.out):
                 found.add("wire")
         return frozenset(found)

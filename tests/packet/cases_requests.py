@@ -125,6 +125,7 @@ OTHERS = (
         nic(vf(0, vlans=(100,), allow_mcast=False, guest_groups=False)),
         ask(K.JOIN_GROUP, False, mac=GROUP),
         sends(WIRE, frame(GROUP, WORLD, c(100))),
+        passes(WIRE, frame(mac(0), WORLD, c(100)), 0),
     ),
     case(
         "An MTU up to the PF's is granted and holds at once, a larger one is refused",
@@ -153,6 +154,7 @@ OTHERS = (
             vf(2, vlans=(100,), trust=True),
         ),
         ask(K.PROMISC, True, on=True),
+        ask(K.PROMISC, True, vfid=2, on=True),
         passes(WIRE, frame(STRANGER, WORLD, c(100)), 0),
         sends(WIRE, frame(STRANGER, WORLD, c(200))),
         passes(WIRE, frame(mac(1), WORLD, c(100)), 1),
@@ -163,6 +165,18 @@ OTHERS = (
         nic(vf(0, vlans=(100,), allow_mcast=False)),
         ask(K.ALLMULTI, False, on=True),
         sends(WIRE, frame(GROUP, WORLD, c(100))),
+        passes(WIRE, frame(mac(0), WORLD, c(100)), 0),
+    ),
+    case(
+        "All-multicast is granted to a trusted guest, within allow_mcast",
+        "ask.promisc",
+        nic(
+            vf(0, vlans=(100,), trust=True, allow_mcast=False),
+            vf(1, vlans=(100,), trust=True),
+        ),
+        ask(K.ALLMULTI, True, on=True),
+        ask(K.ALLMULTI, True, vfid=1, on=True),
+        passes(WIRE, frame(GROUP, WORLD, c(100)), 1),
     ),
     case(
         "A closed VF's requests are refused",

@@ -253,6 +253,7 @@ NOT_BACK = (
         "sw.back, sw.known",
         LOOP,
         sends(0, from_vf(0, mac(0), c(100))),
+        passes(0, from_vf(0, WORLD, c(100)), WIRE),
         needs="wire",
     ),
     case(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vfd.policy.requests import Request, RequestKind
 from vfd.policy.values import LinkStatus
 
-from .case import WIRE, Ask, Become, Wire, case, nic, passes, sends, vf
+from .case import WIRE, Ask, Become, Link, Wire, case, nic, passes, sends, vf
 from .frames import (
     ALL,
     ARP,
@@ -100,6 +100,35 @@ LINK = (
         Become(nic(vf(1, vlans=(100,)))),
         sends(0, from_vf(0, WORLD, c(100)), tx_dropped=1),
         passes(1, from_vf(1, WORLD, c(100)), WIRE),
+    ),
+    case(
+        "A guest sees its link up with a configuration, and down before and after",
+        "closed, deleted",
+        nic(vf(1, vlans=(100,))),
+        Link(0, False),
+        Link(1, True),
+        Become(nic(vf(0, vlans=(100,)))),
+        Link(0, True),
+        Link(1, False),
+        needs="link_status",
+    ),
+    case(
+        "A guest sees its link as link_status says: with the wire, up or down whatever it does",
+        "link_status.on, link_status.off, link_status.auto",
+        nic(
+            vf(0, vlans=(100,)),
+            vf(1, vlans=(100,), link_status=LinkStatus.ON),
+            vf(2, vlans=(100,), link_status=LinkStatus.OFF),
+        ),
+        Link(0, True),
+        Link(1, True),
+        Link(2, False),
+        Wire(False),
+        Link(0, False),
+        Link(1, True),
+        Link(2, False),
+        Wire(True),
+        Link(0, True),
     ),
 )
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One normative statement. ``elsewhere``: the test file that proves it where no frame can."""
+    """One normative statement. ``elsewhere``: the test (file::function) that proves it where no
+    frame can."""
 
     id: str
     text: str
@@ -162,9 +163,17 @@ MIRRORING = Section(
     "Mirroring",
     (
         C("mirror.vfs", "Target and source are VFs of one PF;"),
-        C("mirror.self", "a VF is no mirror of itself;", elsewhere="tests/policy"),
+        C(
+            "mirror.self",
+            "a VF is no mirror of itself;",
+            elsewhere="tests/policy/test_rules.py::test_a_vf_is_no_mirror_of_itself",
+        ),
         C("mirror.copies", "the target receives copies whatever its own filters say"),
-        C("mirror.shown", "and is shown as a mirror target.", elsewhere="tests/cli"),
+        C(
+            "mirror.shown",
+            "and is shown as a mirror target.",
+            elsewhere="tests/cli/test_daemon.py::test_a_mirror_target_is_shown_as_one",
+        ),
         C(
             "mirror.live",
             "`mirror` can be set and cleared while traffic runs, without touching the VF's other"
@@ -186,7 +195,8 @@ RATES = Section(
             "* The sum of `min_rate` over a PF must not pass the link, nor any VF's shares in a"
             " class 100 %, unless `vf_oversubscription`; then all is scaled in proportion and the"
             " factor is shown.",
-            elsewhere="tests/policy",
+            elsewhere="tests/policy/test_resolve.py::"
+            "test_guarantees_over_the_link_are_scaled_in_proportion_and_the_factor_is_told",
         ),
         C(
             "rates.classes",
@@ -198,7 +208,7 @@ RATES = Section(
         C(
             "rates.spread",
             "* The spread between the largest and smallest share in a class is at most 10×.",
-            elsewhere="tests/policy",
+            elsewhere="tests/policy/test_rules.py::test_the_spread_of_a_class_is_at_most_ten",
         ),
     ),
 )
@@ -252,7 +262,8 @@ COUNTERS = Section(
         C(
             "count.restart",
             "They never go backwards while the daemon restarts.",
-            elsewhere="tests/life",
+            elsewhere="tests/life/test_killed.py::"
+            "test_killed_fifty_times_amid_requests_no_frame_is_lost_and_the_files_win",
         ),
         C("count.absent", "What a NIC can't count is shown as absent, not as 0."),
     ),

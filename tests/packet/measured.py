@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from vfd.policy.values import BandwidthGroup, Direction, Mirror, NicPolicy, TrafficClass, VfRules
 
 from .case import WIRE, nic, vf
-from .frames import ALL, IPV4, WORLD, Frame, c, from_vf, mac
+from .frames import ALL, GROUP, IPV4, STRANGER, WORLD, Frame, c, from_vf, mac
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,22 @@ RATES = (
         counted=(Counted(0, "rate_dropped", 100, 100_000), Counted(1, "rate_dropped", 0, 0)),
     ),
     Measured(
+        "What a rate drops is not mirrored",
+        ("tx.6", "tx.7"),
+        nic(
+            vf(
+                0,
+                vlans=(100,),
+                rate="20Mbps",
+                mirror=(Mirror(target=3, direction=Direction.OUT),),
+            ),
+            vf(3, vlans=(7,)),
+        ),
+        loads=(Load(0, big(0), MANY // 2),),
+        bounds=(Bound(WIRE, 0, 12, 26), Bound(3, 0, 12, 26)),
+        counted=(Counted(0, "rate_dropped", 100, 100_000),),
+    ),
+    Measured(
         "A VF is given no more than its max_rx_rate",
         ("rx.5",),
         nic(vf(0, vlans=(100,), max_rx_rate="20Mbps"), vf(1, vlans=(100,))),
@@ -241,6 +257,34 @@ STORMS = (
             Bound(WIRE, 0, 60, 350, "frames", "broadcast"),
             Bound(1, 0, 1000, 1000, "frames", "unicast"),
         ),
+        counted=(Counted(0, "storm_dropped", 650, 940),),
+    ),
+    Measured(
+        "Multicast counts against storm_limit, and what is dropped for it is not mirrored",
+        ("tx.6", "tx.7", "storm_limit"),
+        nic(
+            vf(
+                0,
+                vlans=(100,),
+                storm_limit=200,
+                mirror=(Mirror(target=3, direction=Direction.OUT),),
+            ),
+            vf(3, vlans=(7,)),
+        ),
+        loads=(Load(0, from_vf(0, GROUP, c(100)), 2000),),
+        bounds=(Bound(WIRE, 0, 60, 350, "frames"), Bound(3, 0, 60, 350, "frames")),
+        counted=(Counted(0, "storm_dropped", 650, 940),),
+    ),
+    Measured(
+        "Unknown unicast counts against storm_limit where another VF may be given it",
+        ("tx.6", "storm_limit"),
+        nic(
+            vf(0, vlans=(100,), storm_limit=200),
+            vf(1, vlans=(100,), allow_un_ucast=True),
+            enable_loopback=True,
+        ),
+        loads=(Load(0, from_vf(0, STRANGER, c(100)), 2000),),
+        bounds=(Bound(WIRE, 0, 60, 350, "frames"), Bound(1, 0, 60, 350, "frames")),
         counted=(Counted(0, "storm_dropped", 650, 940),),
     ),
     Measured(

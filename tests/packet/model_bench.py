@@ -53,6 +53,10 @@ class ModelBench:
         self._wire_up = up
         self._rebuild()
 
+    def link_is(self, vfid: int, up: bool) -> bool:
+        vf = self._model.vfs.get(vfid)
+        return (vf is not None and self._model.link_up(vf)) == up
+
     def ask(self, request: Request) -> bool:
         decision = decide(self._nic, self._grants, request, own_macs=self.own_mac)
         if decision.granted:

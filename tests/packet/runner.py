@@ -13,7 +13,7 @@ import pytest
 from vfd.nic.protocol import Counters
 
 from .bench import Bench
-from .case import VFS, WIRE, Ask, Become, Case, Leave, Send, Step, Wire
+from .case import VFS, WIRE, Ask, Become, Case, Leave, Link, Send, Step, Wire
 from .expect import link_is_down, traffic
 from .frames import describe, marker_of
 
@@ -65,6 +65,9 @@ class Runner:
                 self.bench.wire(up)
             case Leave(vfid):
                 self.bench.leave(vfid)
+            case Link(vfid, up):
+                if not self.bench.link_is(vfid, up):
+                    return [f"the guest of VF {vfid}: its link must be {'up' if up else 'down'}"]
             case Ask(request, granted):
                 if self.bench.ask(request) != granted:
                     return [f"{request}: must be {'granted' if granted else 'refused'}"]

@@ -41,12 +41,11 @@ DEFAULT_SPEED = 10 * 10**9
 class SoftBench:
     """A soft NIC of its own, with ``guest`` ports, and with a wire or without."""
 
-    counts_link_down = False
-
     def __init__(self, guest: Literal["veth", "tap"] = "veth", *, has_wire: bool = True) -> None:
         self.name = f"soft, {guest} guests, {'a' if has_wire else 'no'} wire"
         self._id = f"b{os.urandom(3).hex()}"
         self._guest = guest
+        self.counts_link_down = guest == "tap"  # a veth's own driver keeps such frames back
         self._has_wire = has_wire
         self._undo: dict[int, list[list[str]]] = {}
         self.own_mac: dict[int, str] = {}
@@ -86,6 +85,8 @@ class SoftBench:
         if self._guest == "tap":
             if "requests" in features:
                 return "a tap's guest is a VM: it asks only by what it sends (tests/soft)"
+            if "guest link" in features:
+                return "a tap can't tell its machine that the link is down"
             if "offload" in features:
                 return "a tap's TCP is its VM's: this bench has no VM"
         policies = case.policies if isinstance(case, Case) else (case.nic,)
@@ -150,6 +151,12 @@ class SoftBench:
         self._wire_up = up
         self._wait(lambda: self._nic.link().up == up, f"the wire's link {up=}")
         self._wait_for_links()
+
+    def link_is(self, vfid: int, up: bool) -> bool:
+        deadline = time.monotonic() + PATIENCE
+        while self._ports[vfid].is_running() != up and time.monotonic() < deadline:
+            self._pump(0.01)
+        return self._ports[vfid].is_running() == up
 
     def ask(self, request: Request) -> bool:
         do, undo = self._deed(request)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import select
+import socket
+import struct
+from collections.abc import Callable
 
 from tests.soft.world import frame, world
 
-from vfd.nic.protocol import EventKind
+from vfd.nic.protocol import Event, EventKind
 from vfd.nic.soft.tap import open_tap
+from vfd.policy.addresses import mac_bytes
 from vfd.policy.requests import RequestKind
 
 HEADER = bytes(10)
@@ -60,6 +64,88 @@ def test_a_virtual_machines_own_mac_is_a_request_told_by_its_frames() -> None:
             again = frame(w.mac(1), vm, b"again")
             os.write(a, HEADER + again)
             assert heard(b, again)
+        finally:
+            os.close(a)
+            os.close(b)
+
+
+def igmp(source: str, kind: int, group: str) -> bytes:
+    """An IGMPv2 message (RFC 2236): 0x16 joins, 0x17 leaves."""
+    ip = struct.pack("!BBHHHBBH", 0x46, 0, 32, 0, 0, 1, 2, 0) + bytes(8) + b"\x94\x04\0\0"
+    report = struct.pack("!BBH", kind, 0, 0) + socket.inet_aton(group)
+    to = "01:00:5e:" + ":".join(f"{octet:02x}" for octet in socket.inet_aton(group)[1:])
+    return mac_bytes(to) + mac_bytes(source) + b"\x08\x00" + (ip + report).ljust(46, b"\0")
+
+
+def asks(kind: RequestKind) -> Callable[[Event], bool]:
+    return lambda event: event.request is not None and event.request.kind is kind
+
+
+def test_a_virtual_machine_joins_and_leaves_groups_by_its_reports() -> None:
+    with world(guest="tap") as w:
+        w.apply(w.vf(0, allow_mcast=False), w.vf(1))
+        a, b = open_tap(f"{w.id}v0"), open_tap(f"{w.id}v1")
+        try:
+            w.settle()
+            to_group = frame("01:00:5e:01:02:03", w.mac(1))
+            os.write(b, HEADER + to_group)
+            assert not heard(a, to_group, 0.2)
+            os.write(a, HEADER + igmp(w.mac(0), 0x16, "239.1.2.3"))
+            w.until(asks(RequestKind.JOIN_GROUP))
+            os.write(b, HEADER + to_group)
+            assert heard(a, to_group)
+            w.reopen()
+            w.settle()
+            os.write(b, HEADER + to_group)
+            assert heard(a, to_group), "a new daemon takes nothing away"
+            os.write(a, HEADER + igmp(w.mac(0), 0x17, "239.1.2.3"))
+            w.until(asks(RequestKind.LEAVE_GROUP))
+            os.write(b, HEADER + to_group)
+            assert not heard(a, to_group, 0.2)
+            os.write(a, HEADER + igmp(w.mac(0), 0x16, "239.1.2.3"))
+            w.until(asks(RequestKind.JOIN_GROUP))
+        finally:
+            os.close(a)
+            os.close(b)
+        w.until(lambda e: e.kind is EventKind.GUEST_GONE and e.vfid == 0)
+        assert not w.nic.observe().vfs[0].grants.groups, "the next guest starts without"
+
+
+def test_a_machine_that_has_the_vfs_mac_asks_for_further_ones_beside_it() -> None:
+    """As one does that runs containers: its own frames must go on."""
+    inner = "52:54:00:12:34:56"
+    with world(guest="tap") as w:
+        w.apply(w.vf(0), w.vf(1))
+        a, b = open_tap(f"{w.id}v0"), open_tap(f"{w.id}v1")
+        try:
+            w.settle()
+            own = w.mac(0)
+            os.write(a, HEADER + frame(w.mac(1), own))
+            assert heard(b, frame(w.mac(1), own))
+            os.write(a, HEADER + frame(w.mac(1), inner))
+            w.until(asks(RequestKind.ADD_MAC))
+            for source in (own, inner):
+                os.write(a, HEADER + frame(w.mac(1), source, b"again"))
+                assert heard(b, frame(w.mac(1), source, b"again"))
+        finally:
+            os.close(a)
+            os.close(b)
+
+
+def test_a_machine_whose_mac_is_forced_asks_for_further_ones_and_again_when_it_may() -> None:
+    forced, inner = "02:00:00:00:00:77", "52:54:00:12:34:56"
+    with world(guest="tap") as w:
+        w.apply(w.vf(0, vm_mac=forced, guest_macs="none"), w.vf(1))
+        a, b = open_tap(f"{w.id}v0"), open_tap(f"{w.id}v1")
+        try:
+            w.settle()
+            os.write(a, HEADER + frame(w.mac(1), inner))
+            w.until(asks(RequestKind.ADD_MAC))
+            assert not w.nic.observe().vfs[0].grants.macs
+            w.apply(w.vf(0, vm_mac=forced))
+            os.write(a, HEADER + frame(w.mac(1), inner))
+            w.until(asks(RequestKind.ADD_MAC))
+            assert w.nic.observe().vfs[0].grants.macs == {inner}
         finally:
             os.close(a)
             os.close(b)

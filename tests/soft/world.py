@@ -114,14 +114,17 @@ class World:
 
     def guest(self, vfid: int, *, up: bool = True) -> str:
         """Gives the VF to a new namespace as ``eth0``; returns the namespace's name."""
-        name = f"{self.id}g{vfid}"
-        if not namespace.exists(name):
-            namespace.create(name)
-            self._stack.callback(namespace.remove, name)
-        self.guests[vfid] = name
+        name = self.guests[vfid] = self.home(f"{self.id}g{vfid}")
         ip("link", "set", f"{self.id}v{vfid}", "netns", name, "name", "eth0")
         if up:
             ip("-n", name, "link", "set", "eth0", "up")
+        return name
+
+    def home(self, name: str) -> str:
+        """A namespace for guests, removed at the end; returns its name."""
+        if not namespace.exists(name):
+            namespace.create(name)
+            self._stack.callback(namespace.remove, name)
         return name
 
     def port(self, vfid: int, netdev: str = "eth0") -> Tap:

@@ -88,6 +88,10 @@ class Datapath:
         )
         self._attached = True
 
+    def look(self, switch: Switch) -> None:
+        """Notices where the programs are no longer in force: the next ``write`` attaches them."""
+        self._attached = self.is_attached(switch)
+
     def is_attached(self, switch: Switch) -> bool:
         """Whether the filters hold programs that use these maps."""
         if not self._attached:

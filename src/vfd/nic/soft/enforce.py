@@ -213,9 +213,11 @@ class Enforcement:
                 )
         bare = {v: p.host for v, p in self._switch.ports.items() if not p.hooked}
         if bare:
-            self._switch.hook(bare, bare)
+            self._switch.hook_vfs(bare)
             for vfid in bare:
                 self._switch.ports[vfid].hooked = True
+        if missing or bare:  # a hook may have been the first of a block that was gone
+            self.datapath.look(self._switch)
         if new.pf.uplink and (self.wire is None or old.pf.uplink != new.pf.uplink):
             self.wire = self._take_uplink(new.pf.uplink, lost=old.pf.uplink == new.pf.uplink)
         elif not new.pf.uplink:

@@ -6,7 +6,7 @@ for that. Nothing here has an effect on the wire; that comes with ``Nic.answer``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vfd.nic.soft.rtnl import (
@@ -30,6 +30,8 @@ _GROUP_MACS = {AF_INET: "01:00:5e:", AF_INET6: "33:33:"}
 """How the MACs of each family's groups begin."""
 _MOST_DEVICES, _MOST_GROUPS = 16384, 1024
 """What is remembered of devices that joined groups: a guest may make as many as it likes."""
+_MOST_SOURCES = 1024
+"""What is remembered of the MACs that a tap's guest has sent from: it may make up any number."""
 
 
 @dataclass(slots=True)
@@ -96,6 +98,16 @@ class Guests:
         if not any(other[0] == place[0] for other in self._of.values()):
             for device in [d for d in self._joined if d[0] == place[0]]:
                 del self._joined[device]
+
+    def hold(self, vfid: int, held: bool) -> None:
+        """A tap's guest comes, or goes with all that it joined. One that holds it is up."""
+        guest = self._guests.get(vfid)
+        if guest is None:
+            return
+        guest.up = held
+        if not held:
+            guest.groups = frozenset()
+            self._joined.pop(self._of[vfid], None)
 
     def at(self, place: Place) -> int | None:
         return self._places.get(place)
@@ -278,18 +290,21 @@ class TapGuests:
     that isn't the VF's asks for that MAC, an IGMP or MLD report for its group."""
 
     def __init__(self) -> None:
-        self._asked: dict[int, set[str]] = {}
+        self._asked: dict[int, dict[str, None]] = {}
+        """The MACs that were asked for, the oldest first."""
 
-    def source(self, vfid: int, mac: str, grants: Mapping[int, Grants]) -> list[Request]:
-        """A frame came from a MAC that the VF doesn't own. Asked for once: the first becomes
-        the default MAC, as a virtual machine has one of its own; the others are further MACs."""
-        asked = self._asked.setdefault(vfid, set())
+    def source(self, vfid: int, mac: str, *, own: bool) -> list[Request]:
+        """A frame came from a MAC that the VF doesn't own. Asked for once. ``own``: it may be the
+        machine's own, and so the default MAC; else it is a further one."""
+        asked = self._asked.setdefault(vfid, {})
         if mac in asked:
             return []
-        had_default = bool(asked) or grants.get(vfid, Grants()).default_mac is not None
-        asked.add(mac)
-        kind = RequestKind.ADD_MAC if had_default else RequestKind.DEFAULT_MAC
+        if len(asked) >= _MOST_SOURCES:
+            del asked[next(iter(asked))]
+        asked[mac] = None
+        kind = RequestKind.DEFAULT_MAC if own and len(asked) == 1 else RequestKind.ADD_MAC
         return [Request(vfid, kind, mac=mac)]
 
     def forget(self, vfid: int) -> None:
+        """What was refused may be granted now: the VF has another guest, or another policy."""
         self._asked.pop(vfid, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,8 +50,10 @@ class SoftNic:
             )
         self._guests = Guests()
         self._names: dict[int | None, str] = {}
-        self._fresh: set[int] = set()
-        """VFs that have their fresh MAC already and were asked nothing since."""
+        self._taken_back: Counter[int] = Counter()
+        """How many guests of each VF went whose ``revoke`` is to come, and is done already."""
+        self._sent_before: dict[int, int] = {}
+        """What each tap had sent when its guest came."""
         self._drifted = False
         self._closed = False
         self._switch = Switch(pf.id, pf.guest)
@@ -83,7 +86,9 @@ class SoftNic:
         for vfid, port in switch.ports.items():
             if port.guest:
                 self._follow(state, vfid, port.guest)
-                if not rtnl.tells_groups():
+                if switch.tap:
+                    self._guests.hold(vfid, port.carrier)
+                if switch.tap or not rtnl.tells_groups():
                     self._guests.keep_groups(vfid)
         lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]
         state = works.enforce(state, state.fresh(lost))
@@ -182,7 +187,6 @@ class SoftNic:
         now: dict[int, Grants] = {}
         for request, decision in answers:
             vfid = request.vfid
-            self._fresh.discard(vfid)
             if decision.granted and request.kind is not RequestKind.VLAN and vfid in before.vfs:
                 has = now.get(vfid) or before.grants.get(vfid, Grants())
                 now[vfid] = granted(has, request)
@@ -190,12 +194,10 @@ class SoftNic:
             self._rewrite(before.granted(now), "granting what guests asked for")
 
     def revoke(self, vfid: int) -> None:
-        if vfid in self._fresh or vfid not in self._switch.ports:
-            return
-        before = self._state
-        self._rewrite(before.fresh([vfid]), "taking grants back")
-        self._fresh.add(vfid)
-        self._dress(before)
+        if self._taken_back[vfid]:
+            self._taken_back[vfid] -= 1
+        elif vfid in self._switch.ports:
+            self._take_back(vfid)
 
     def counters(self) -> Counters:
         found = self._works.datapath.counters(self._switch.ports)
@@ -267,29 +269,30 @@ class SoftNic:
             # closed: it has no netdev; observe doesn't show it, so the next plan makes it
             events.append(Event(EventKind.DRIFT, vfid, f"the VF could not be made anew: {e}"))
             return events
-        self._fresh.add(vfid)
+        self._taken_back[vfid] += held
         events.append(Event(EventKind.VF_RESET, vfid, _MADE_ANEW))
         return events
 
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         if self._switch.tap:
+            self._guests.hold(vfid, after is not None)
             if after is None:
-                return [Event(EventKind.GUEST_GONE, vfid, "no process holds the tap any more")]
-            self._fresh.discard(vfid)
+                return [self._guest_gone(vfid, "no process holds the tap any more")]
+            self._sent_before[vfid] = self._sent(vfid)
             return [Event(EventKind.GUEST_COME, vfid, "a process holds the tap")]
         root = self._root_nsid
         events = []
         if before is not None and before[0] != root:
-            events.append(Event(EventKind.GUEST_GONE, vfid, "the VF was moved away"))
+            self._guests.remove(vfid)
+            events.append(self._guest_gone(vfid, "the VF was moved away"))
         self._names.clear()
         if after is not None:
             self._follow(self._state, vfid, after)
             if after[0] != root:
-                self._fresh.discard(vfid)
                 name = self._guest_names().get(after[0], "")
                 events.append(Event(EventKind.GUEST_COME, vfid, f"taken by {name or 'a guest'}"))
             elif before is not None:
-                self._rename_home(vfid, after[1])
+                self._welcome_home(vfid, after[1])
         self._works.adapt(self._state)
         return events
 
@@ -304,8 +307,15 @@ class SoftNic:
         wire = self._works.wire
         return self._state.pf.uplink, wire.index if wire else 0
 
-    def grants(self) -> Mapping[int, Grants]:
-        return self._state.grants
+    def may_be_its_own(self, vfid: int) -> bool:
+        vf = self._state.vfs.get(vfid)
+        if vf is None or vf.vm_mac or self._state.grants.get(vfid, Grants()).default_mac:
+            return False
+        # a machine that has sent under the VF's MAC has that one
+        return self._sent(vfid) == self._sent_before.get(vfid, 0)
+
+    def _sent(self, vfid: int) -> int:
+        return self._works.datapath.counters([vfid])[vfid]["tx_packets"]
 
     # Inside
 
@@ -378,17 +388,38 @@ class SoftNic:
         finally:
             os.close(fd)
 
-    def _rename_home(self, vfid: int, index: int) -> None:
-        """A VF that came back has its own name again, down, as a VF without a guest."""
+    def _guest_gone(self, vfid: int, text: str) -> Event:
+        """What was granted is taken back before anything else: what the next guest shows is
+        compared with a VF that starts again."""
+        try:
+            self._take_back(vfid)
+            self._taken_back[vfid] += 1
+        except NicError:
+            pass  # ``revoke`` tries again, and its failure is told
+        return Event(EventKind.GUEST_GONE, vfid, text)
+
+    def _take_back(self, vfid: int) -> None:
+        before = self._state
+        self._rewrite(before.fresh([vfid]), "taking grants back")
+        self._dress(before)
+
+    def _welcome_home(self, vfid: int, index: int) -> None:
+        """A VF that came back is as a VF without a guest: down, with its own MAC and name."""
         name = self._switch.guest_name(vfid)
-        home = rtnl.set_link(index, what=f"renaming {name}", up=False, name=name)
-        self._switch.root_netlink.send_all([home])
+        mac, mtu = self._state.mac(vfid), self._state.mtu(vfid)
+        home = [
+            rtnl.set_link(index, what=f"dressing VF {vfid}", up=False, mac=mac, mtu=mtu),
+            rtnl.set_link(index, what=f"renaming {name}", name=name),
+        ]
+        self._switch.root_netlink.send_all(home)
 
     def _dress(self, before: State) -> None:
         """Gives guest ends the MACs and MTUs that changed, as far as they can be reached: what
         counts is enforced already. Guests of VFs that open are asked what they want."""
         home: list[Message] = []
         for vfid in sorted(self._state.differing(before) & self._switch.ports.keys()):
+            if self._switch.tap:
+                self._watch.forget(vfid)
             opened = vfid in self._state.vfs and vfid not in before.vfs
             changed = self._state.mac(vfid) != before.mac(vfid) or (
                 self._state.mtu(vfid) != before.mtu(vfid)
@@ -405,7 +436,6 @@ class SoftNic:
         place = self._guests.place(vfid)
         what = f"dressing VF {vfid}"
         if self._switch.tap:
-            self._watch.forget(vfid)
             host = self._switch.ports[vfid].host
             return [rtnl.set_link(host, what=what, mac=mac)]
         if place is None:
@@ -426,7 +456,8 @@ class SoftNic:
         if vf is not None and vf.vm_mac is not None:
             self._guests.expect(vfid, mac=vf.vm_mac)
             self._set_mac_far(nsid, index, vf.vm_mac)
-        if opened:
+        if opened or (vf is not None and vf.vm_mac is None and worn[0] != mac):
+            # also where a MAC is no longer forced: what the guest's interface shows is its wish
             self._follow(self._state, vfid, place)
             self._watch.add(self._watch.sync(vfid))
         return []

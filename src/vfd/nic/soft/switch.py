@@ -126,12 +126,11 @@ class Switch:
     def look(self) -> dict[str, Link]:
         """Reads the NIC's netdevs; returns all links of its namespace by name."""
         links = {link.name: link for link in rtnl.links(self.netlink)}
-        hooked = {
-            q.index: q.block for q in rtnl.qdiscs(self.netlink) if q.handle == rtnl.CLSACT_HANDLE
-        }
+        hooked = self._hooked()
         near, far = (links.get(name) for name in self._shaper_names)
         self.near = near.index if near else 0
-        self.far = far.index if far and hooked.get(far.index) == self.shaper_block else 0
+        whole = near and far and self._shaper_hooks(near, far).items() <= hooked.items()
+        self.far = far.index if far and whole else 0
         self.ports = {}
         for vfid in range(MAX_VFS):
             link = links.get(self._host_name(vfid))
@@ -146,6 +145,17 @@ class Switch:
                 )
         return links
 
+    def _hooked(self) -> dict[int, int | None]:
+        """The block of every ingress hook, by its netdev's index."""
+        qdiscs = rtnl.qdiscs(self.netlink)
+        return {q.index: q.block for q in qdiscs if q.handle == rtnl.CLSACT_HANDLE}
+
+    def _shaper_hooks(self, near: Link, far: Link) -> dict[int, int]:
+        """The far end's, where the program takes limited frames on. The near end is given no
+        frames, but its hook keeps the ports' block, and with it the program and all its maps:
+        the kernel destroys a block with its last hook, and VFs come and go."""
+        return {near.index: self.block, far.index: self.shaper_block}
+
     def guest_place(self, host: Link) -> tuple[int | None, int] | None:
         """Where a host end says that its guest end is."""
         if self.tap:
@@ -157,7 +167,7 @@ class Switch:
         return None if self.tap else rtnl.nsid_of(self.netlink, self.root)
 
     def build_shaper(self) -> None:
-        """The shaper's veth pair, and the hook on its far end."""
+        """The shaper's veth pair and its hooks, as far as they aren't there."""
         near, far = self._shaper_names
         if not self.near:
             self.netlink.send(
@@ -175,17 +185,20 @@ class Switch:
         links = [rtnl.link(self.netlink, name=name) for name in (near, far)]
         if not links[0] or not links[1]:
             raise NicError(f"{self.id}: the shaper {near}–{far} vanished while it was made")
+        hooked = self._hooked()
+        for index, block in self._shaper_hooks(links[0], links[1]).items():
+            if hooked.get(index) != block:
+                self.hook({"the shaper": index}, block)
         self.near, self.far = links[0].index, links[1].index
         errors = self.netlink.send_all(
             [
                 rtnl.set_link(self.near, what="silencing the shaper", silent=True),
                 rtnl.set_link(self.far, what="silencing the shaper", silent=True),
-                rtnl.new_clsact(self.far, self.shaper_block, "hooking the shaper"),
                 rtnl.set_link(self.near, what="raising the shaper", up=True),
                 rtnl.set_link(self.far, what="raising the shaper", up=True),
             ]
         )
-        _but(errors, errno.EEXIST, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+        _but(errors, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
 
     def make(self, vfs: Mapping[int, tuple[str, int]]) -> None:
         """Makes VFs that aren't there, down and hooked: vfid → (MAC, MTU) of the guest end.
@@ -214,7 +227,7 @@ class Switch:
                 for vfid, (mac, mtu) in vfs.items()
             ]
         )
-        self.hook(vfs, {vfid: _FIRST_VF + vfid for vfid in vfs})
+        self.hook_vfs({vfid: _FIRST_VF + vfid for vfid in vfs})
         for link in self._links_of(vfs):
             vfid = link.index - _FIRST_VF
             self.ports[vfid] = Vf(link.index, link.up, True, self.guest_place(link), link.carrier)
@@ -248,20 +261,24 @@ class Switch:
             for link in found.values()
         ]
         _but(self.netlink.send_all(silent), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
-        self.hook(vfs, {vfid: link.index for vfid, link in found.items()})
+        self.hook_vfs({vfid: link.index for vfid, link in found.items()})
         for vfid, link in found.items():
             self.ports[vfid] = Vf(link.index, False, True, (None, link.index), False)
 
-    def hook(self, vfids: Iterable[int], indexes: Mapping[int, int]) -> None:
-        """Ports take their frames to the program: an ingress hook on the shared block."""
+    def hook_vfs(self, hosts: Mapping[int, int]) -> None:
+        """Host ends, by vfid, take their frames to the program."""
+        self.hook({f"VF {vfid}": index for vfid, index in hosts.items()}, self.block)
+
+    def hook(self, netdevs: Mapping[str, int], block: int) -> None:
+        """An ingress hook on a shared block for netdevs that have none there: what → index."""
         messages = [
-            rtnl.new_clsact(indexes[vfid], self.block, f"hooking VF {vfid}") for vfid in vfids
+            rtnl.new_clsact(index, block, f"hooking {what}") for what, index in netdevs.items()
         ]
         for failed in self.netlink.send_all(messages):
             if failed.errno != errno.EEXIST:
                 raise failed
             # one is there, of another block or somebody else's
-            index = list(indexes.values())[failed.index]
+            index = list(netdevs.values())[failed.index]
             self.netlink.send(
                 [rtnl.del_clsact(index, "taking a foreign hook away"), messages[failed.index]]
             )
@@ -316,7 +333,7 @@ class Switch:
                 raise NicError(f"{self.id}: the uplink {name} vanished while it was taken")
         quiet = rtnl.set_link(link.index, what=f"silencing the uplink {name}", silent=True)
         _but(self.netlink.send_all([quiet]), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
-        self.hook([-1], {-1: link.index})
+        self.hook({f"the uplink {name}": link.index}, self.block)
         # promiscuous: the VFs' MACs are not the uplink's own
         raised = rtnl.set_link(
             link.index,

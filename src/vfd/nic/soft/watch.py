@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from vfd.nic.netlink import Listener
@@ -19,7 +19,7 @@ from vfd.nic.soft.reports import reports
 from vfd.nic.soft.rtnl import Link
 from vfd.nic.soft.switch import Switch, Vf
 from vfd.policy.addresses import mac_text
-from vfd.policy.requests import Grants, Request
+from vfd.policy.requests import Request
 
 _GROUPS = (rtnl.RTNLGRP_LINK, rtnl.RTNLGRP_NEIGH, rtnl.RTNLGRP_TC)
 _OPTIONAL_GROUPS = (rtnl.RTNLGRP_NSID, rtnl.RTNLGRP_IPV4_MCADDR, rtnl.RTNLGRP_IPV6_MCADDR)
@@ -62,7 +62,8 @@ class Owner(Protocol):
     def uplink(self) -> tuple[str | None, int]:
         """The uplink's name as configured, and its index (0: it isn't there)."""
 
-    def grants(self) -> Mapping[int, Grants]: ...
+    def may_be_its_own(self, vfid: int) -> bool:
+        """Whether a MAC that the VF doesn't own can be the one that its guest's machine has."""
 
 
 class Watch:
@@ -129,7 +130,7 @@ class Watch:
             events += self.look_again()
         for raw in self._drain():
             events += _asked(self._told(raw))
-        return events
+        return _in_time(events)
 
     def look_again(self) -> list[Event]:
         """Compares everything with what is known, as after lost notifications."""
@@ -326,7 +327,8 @@ class Watch:
         frame = raw[8 : 8 + size]
         vfid = port - 1
         if kind == SOURCE and len(frame) >= 12:
-            return self._taps.source(vfid, mac_text(frame[6:12]), self._owner.grants())
+            own = self._owner.may_be_its_own(vfid)
+            return self._taps.source(vfid, mac_text(frame[6:12]), own=own)
         if kind == REPORT:
             place = self._guests.place(vfid)
             if place is None:
@@ -336,6 +338,18 @@ class Watch:
                 requests += self._guests.membership(place[0], [member], joined)
             return requests
         return []
+
+
+def _in_time(events: list[Event]) -> list[Event]:
+    """Without the requests of guests that are gone by now: granted, they would be the next's."""
+    gone: set[int | None] = set()
+    kept: list[Event] = []
+    for event in reversed(events):
+        if event.kind is EventKind.GUEST_GONE:
+            gone.add(event.vfid)
+        if event.request is None or event.vfid not in gone:
+            kept.append(event)
+    return kept[::-1]
 
 
 def _asked(requests: list[Request]) -> list[Event]:

@@ -1,0 +1,144 @@
+"""What a soft NIC loses comes back, its program with it; frames show that."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from tests.soft.test_life import talk
+from tests.soft.world import World, frame, ip, world
+
+from vfd.nic.protocol import EventKind
+from vfd.nic.soft import namespace
+from vfd.nic.soft.tap import open_tap
+
+
+def spoofs_counted(w: World, vfid: int) -> int:
+    """How many frames of a MAC that isn't the VF's its guest gets counted as spoofed, of five."""
+    before = w.nic.counters()[vfid]["spoofed"]
+    out = w.port(vfid)
+    for _ in range(5):
+        out.send(frame("02:00:00:00:99:99", "02:00:00:00:66:66"))
+    out.close()
+    return w.nic.counters()[vfid]["spoofed"] - before
+
+
+def test_the_program_outlives_the_last_vfs_guest() -> None:
+    with world(vfs=1) as w:
+        w.apply(w.vf(0))
+        w.guest(0)
+        w.settle()
+        assert spoofs_counted(w, 0) == 5
+        counted = w.nic.counters()[0]["spoofed"]
+        namespace.remove(w.guests[0])
+        w.until(lambda e: e.kind is EventKind.VF_RESET)
+        w.settle()
+        assert w.nic.observe().vfs[0].rules is not None
+        assert w.nic.counters()[0]["spoofed"] == counted
+        w.guest(0)
+        w.settle()
+        assert spoofs_counted(w, 0) == 5
+
+
+def test_the_program_outlives_a_namespace_that_had_every_vf() -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        name = w.guest(0)
+        ip("link", "set", f"{w.id}v1", "netns", name, "name", "eth1")
+        w.settle()
+        namespace.remove(name)
+        gone = {e.vfid for e in w.until(lambda e: e.kind is EventKind.VF_RESET and e.vfid == 1)}
+        assert gone >= {0, 1}
+        w.settle()
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        assert talk(w, 0, 1) == 10
+
+
+def test_the_program_outlives_the_only_hook() -> None:
+    with world(vfs=1) as w:
+        w.apply(w.vf(0))
+        w.guest(0)
+        w.settle()
+        subprocess.run(
+            ["ip", "netns", "exec", f"vfd-{w.id}", "tc", "qdisc", "del", "dev", "v0", "clsact"],
+            check=True,
+        )
+        w.until(lambda e: e.kind is EventKind.DRIFT)
+        w.apply()
+        w.settle()
+        assert w.nic.observe().vfs[0].rules is not None
+        assert spoofs_counted(w, 0) == 5
+
+
+@pytest.mark.parametrize("daemon", ["the same", "a new"])
+def test_a_nic_without_vfs_keeps_its_program_for_those_that_come(daemon: str) -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.apply(without=(0, 1), pf=w.pf.model_copy(update={"vfs": 0}))
+        if daemon == "a new":
+            w.reopen()
+        w.apply(w.vf(0), w.vf(1), pf=w.pf.model_copy(update={"vfs": 2}))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        assert talk(w, 0, 1) == 10
+
+
+def test_a_shaper_that_is_deleted_with_all_hooks_is_made_again_and_the_program_attached() -> None:
+    with world(vfs=1) as w:
+        w.apply(w.vf(0))
+        w.guest(0)
+        w.settle()
+        inside = ["ip", "netns", "exec", f"vfd-{w.id}"]
+        subprocess.run([*inside, "ip", "link", "del", "shaper0"], check=True)
+        subprocess.run([*inside, "tc", "qdisc", "del", "dev", "v0", "clsact"], check=True)
+        w.until(lambda e: e.kind is EventKind.DRIFT)
+        w.settle()
+        w.apply()
+        assert w.nic.observe().vfs[0].rules is not None
+        assert spoofs_counted(w, 0) == 5
+
+
+def test_a_closed_taps_frames_never_reach_the_hosts_stack() -> None:
+    with world(guest="tap", vfs=1) as w:
+        w.apply(pf=w.pf.model_copy(update={"vfs": 0}))
+        w.apply(pf=w.pf.model_copy(update={"vfs": 1}))
+        guest = open_tap(f"{w.id}v0")
+        try:
+            w.settle()
+            counted = w.nic.counters()[0]["tx_dropped"]
+            os.write(guest, bytes(10) + frame(w.mac(0), "02:00:00:00:66:66"))
+            assert w.nic.counters()[0]["tx_dropped"] == counted + 1
+        finally:
+            os.close(guest)
+
+
+@pytest.mark.parametrize("way", ["directly", "by way of the host, in quick succession"])
+def test_a_vf_that_goes_from_one_guest_to_another_serves_the_other(way: str) -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        first = w.guest(1)
+        w.settle()
+        ip("-n", first, "link", "set", "eth0", "address", "02:00:00:00:dd:01")
+        w.until(lambda e: e.request is not None and e.request.mac == "02:00:00:00:dd:01")
+        second = w.home(f"{w.id}h")
+        for turn in range(6):
+            if way == "directly":
+                ip("-n", first, "link", "set", "eth0", "netns", second)
+            else:
+                ip("-n", first, "link", "set", "eth0", "netns", str(os.getpid()), "name", "back")
+                ip("link", "set", "back", "netns", second, "name", "eth0")
+            ip("-n", second, "link", "set", "eth0", "up")
+            w.guests[1] = second
+            events = w.settle()
+            assert [e.vfid for e in events if e.kind is EventKind.GUEST_GONE] == [1]
+            shown = json.loads(ip("-j", "-n", second, "link", "show", "eth0"))[0]["address"]
+            assert w.mac(1) == shown, f"turn {turn}: the guest's own MAC is not asked for"
+            assert talk(w, 1, 0) == 10
+            assert talk(w, 0, 1) == 10
+            first, second = second, first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 
 import pytest
 from tests.soft.test_life import talk
@@ -142,3 +143,70 @@ def test_a_vf_that_goes_from_one_guest_to_another_serves_the_other(way: str) -> 
             assert talk(w, 1, 0) == 10
             assert talk(w, 0, 1) == 10
             first, second = second, first
+
+
+def lose_unheard(w: World, *vfids: int) -> None:
+    """Deletes the VFs' guests and returns when their netdevs are gone; nobody hears of it yet."""
+    for vfid in vfids:
+        namespace.remove(w.guests[vfid])
+    for _ in range(250):
+        left = ip("-n", f"vfd-{w.id}", "-o", "link")
+        if not any(f" v{vfid}@" in left for vfid in vfids):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the kernel keeps {left}")
+
+
+@pytest.mark.parametrize("drift", [False, True])
+@pytest.mark.parametrize("request_", ["delete", "update", "update of another VF"])
+def test_a_guest_that_dies_during_a_request_neither_fails_it_nor_leaves_grants(
+    request_: str, drift: bool
+) -> None:
+    wanted = "02:00:00:00:dd:01"
+    with world(vfs=3) as w:
+        w.apply(w.vf(0), w.vf(1), w.vf(2))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        ip("-n", w.guests[1], "link", "set", "eth0", "address", wanted)
+        w.until(lambda e: e.request is not None and e.request.mac == wanted)
+        w.settle()
+        if drift:
+            tc = ["tc", "qdisc", "del", "dev", "v2", "clsact"]
+            subprocess.run(["ip", "netns", "exec", f"vfd-{w.id}", *tc], check=True)
+            w.until(lambda e: e.kind is EventKind.DRIFT)
+        lose_unheard(w, 1)
+        match request_:
+            case "delete":
+                w.apply(without=(1,))
+            case "update":
+                w.apply(w.vf(1, max_rx_rate="1Gbps", link_status="off"))
+            case _:
+                w.apply(w.vf(0, vlans=[7]))
+        events = w.settle()
+        assert [e.kind for e in events if e.vfid == 1] == [EventKind.GUEST_GONE, EventKind.VF_RESET]
+        w.apply(w.vf(0), w.vf(1, vlans=[7]))
+        seen = w.nic.observe().vfs[1]
+        assert seen.grants.default_mac is None
+        assert seen.mac != wanted
+        w.guest(1)
+        w.settle()
+        assert talk(w, 1, 0) == 10
+
+
+def test_vfs_lost_while_notifications_were_lost_are_all_told_and_fresh() -> None:
+    with world(vfs=3) as w:
+        w.apply(w.vf(0), w.vf(1), w.vf(2))
+        w.guest(0)
+        w.guest(1)
+        w.guest(2)
+        w.settle()
+        old = w.mac(0), w.mac(1)
+        lose_unheard(w, 0, 1)
+        flood = "".join(f"link set eth0 mtu {1000 + n % 400}\n" for n in range(30000))
+        subprocess.run(["ip", "-n", w.guests[2], "-batch", "-"], input=flood, text=True, check=True)
+        events = w.settle()
+        assert EventKind.OVERRUN in [e.kind for e in events]
+        assert sorted(e.vfid for e in events if e.kind is EventKind.GUEST_GONE) == [0, 1]
+        assert sorted(e.vfid for e in events if e.kind is EventKind.VF_RESET) == [0, 1]
+        assert (w.mac(0), w.mac(1)) != old

@@ -196,14 +196,14 @@ class Enforcement:
         return (self._guests.roomy(largest) & state.vfs.keys()) - limited.keys()
 
     def _come(self, old: State, new: State) -> State:
-        """Makes what isn't there: VFs, hooks, the uplink."""
+        """Makes what isn't there: VFs, hooks, the uplink. A VF that is made has had no guest."""
         wanted = set(self._switch.ports if new.pf.vfs is None else range(new.pf.vfs))
         missing = sorted(wanted - self._switch.ports.keys())
-        new = new.fresh([v for v in missing if v not in new.own_macs])
+        new = new.fresh(missing)
         self._switch.make({v: (new.mac(v) or new.own_macs[v], new.mtu(v)) for v in missing})
         for vfid in missing:
-            port = self._switch.ports[vfid]
-            if port.guest:
+            port = self._switch.ports.get(vfid)
+            if port and port.guest:
                 self._guests.add(
                     vfid,
                     port.guest,
@@ -273,7 +273,8 @@ class Enforcement:
                     what=f"limiting VF {vfid}'s Rx",
                 )
             )
-        self._send(messages, errno.ENOENT, errno.EINVAL) if drop else self._send(messages)
+        # ENODEV: the VF is gone just now, its DELLINK follows
+        self._send(messages, errno.ENODEV, *((errno.ENOENT, errno.EINVAL) if drop else ()))
         for vfid, bps in buckets.items():
             if drop:
                 self._buckets.pop(vfid, None)
@@ -299,7 +300,7 @@ class Enforcement:
             port.drops = _sum(port.drops, now[vfid])
             alias = f"rate_dropped {port.drops[0]} {port.drops[1]}"
             notes.append(rtnl.set_link(port.host, what="noting drops", alias=alias))
-        self._send(notes)
+        self._send(notes, errno.ENODEV)
 
     def rate_dropped(self) -> dict[int, tuple[int, int]]:
         """Buffers that found no room before a limit since the VF was made: vfid → (Tx, Rx)."""

@@ -32,11 +32,11 @@ from vfd.nic.soft.state import State, expressible, from_tables
 from vfd.nic.soft.switch import MAX_ID, Switch
 from vfd.nic.soft.tables import decode
 from vfd.nic.soft.watch import Watch
-from vfd.plan.changes import Change, PfChange
+from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.requests import Decision, Grants, Request, RequestKind, granted
 from vfd.policy.values import NicPolicy, PfPolicy, VfRules
 
-_MADE_ANEW = "its netdev was gone and was made anew"
+_LOST = "its netdev is gone: the VF is made anew, with nothing granted"
 
 
 class SoftNic:
@@ -86,12 +86,13 @@ class SoftNic:
                 self._follow(state, vfid, port.guest)
                 if not rtnl.tells_groups():
                     self._guests.keep_groups(vfid)
-        lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]
-        state = works.enforce(state, state.fresh(lost))
         self._state = state
-        self._watch.add([Event(EventKind.VF_RESET, vfid, _MADE_ANEW) for vfid in lost])
+        lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]
+        self._watch.add(self._lose(lost))
+        self._state = works.enforce(self._state, self._state)
+        self._watch.add(self._unmade(lost))
         self._watch.add(self._watch.sync_all())
-        return state
+        return self._state
 
     def _follow(self, state: State, vfid: int, place: Place) -> None:
         self._guests.add(
@@ -159,23 +160,17 @@ class SoftNic:
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         before = self._state
-        after = replace(
-            before,
-            pf=desired.pf,
-            vfs={vf.vfid: vf for vf in desired.vfs},
-            configured=True,
-        )
-        closed = [v for v in before.vfs if v not in after.vfs]
-        after = after.fresh([v for v in closed if before.grants.get(v)])
         if any(isinstance(c, PfChange) for c in changes) and before.configured:
             self._check_guest_kind(before.pf, desired.pf)
         try:
             if self._drifted:
-                self._works.repair()
-            self._state = self._works.enforce(before, after)
+                self._repair()
+            after = self._works.enforce(self._state, self._asked(desired))
+            self._check_made(changes)
+            self._state = after
             self._drifted = False
         except (OSError, NicError) as e:
-            self._put_back(before, e)
+            self._put_back(e)
         self._dress(before)
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
@@ -248,26 +243,14 @@ class SoftNic:
             return [Event(EventKind.DRIFT, text=f"the uplink {name} can't be taken: {e}")]
         return self.wire_changed(link)
 
-    def vf_lost(self, vfid: int) -> list[Event]:
-        place = self._guests.place(vfid)
-        held = self._is_held(vfid, place)
-        self._guests.remove(vfid)
-        self._watch.forget(vfid)
-        self._switch.ports.pop(vfid, None)
-        self._works.forget(vfid)
-        events = []
-        if held:
-            events.append(Event(EventKind.GUEST_GONE, vfid, "its netdev went with its namespace"))
-        before = self._state
+    def vfs_lost(self, vfids: Collection[int]) -> list[Event]:
+        events = self._lose(vfids)
         try:
-            self._state = self._works.enforce(before, before.fresh([vfid]))
+            self._state = self._works.enforce(self._state, self._state)
         except (OSError, NicError) as e:
-            # closed: it has no netdev; observe doesn't show it, so the next plan makes it
-            events.append(Event(EventKind.DRIFT, vfid, f"the VF could not be made anew: {e}"))
-            return events
-        self._taken_back[vfid] += held
-        events.append(Event(EventKind.VF_RESET, vfid, _MADE_ANEW))
-        return events
+            self._drifted = True
+            events.append(Event(EventKind.DRIFT, text=f"lost VFs could not be made anew: {e}"))
+        return events + self._unmade(vfids)
 
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         if self._switch.tap:
@@ -313,21 +296,67 @@ class SoftNic:
                 " while the NIC exists: remove the NIC, then add it with the other kind"
             )
 
+    def _asked(self, desired: NicPolicy) -> State:
+        """The state that the caller asks for."""
+        before = self._state
+        vfs = {vf.vfid: vf for vf in desired.vfs}
+        after = replace(before, pf=desired.pf, vfs=vfs, configured=True)
+        return after.fresh([v for v in before.vfs if v not in vfs and before.grants.get(v)])
+
+    def _check_made(self, changes: Sequence[Change]) -> None:
+        """A VF that could not be made fails what asks for it, and nothing else."""
+        before = self._state
+        opened = {c.vfid for c in changes if isinstance(c, VfChange) and c.after is not None}
+        for vfid, why in self._switch.unmade.items():
+            if vfid in opened or (before.configured and vfid >= (before.pf.vfs or 0)):
+                raise NicError(why)
+
+    def _lose(self, vfids: Collection[int]) -> list[Event]:
+        """VFs' netdevs are gone: forgets them and their guests, with what those were granted."""
+        events = []
+        for vfid in sorted(vfids):
+            held = self._is_held(vfid, self._guests.place(vfid))
+            self._guests.remove(vfid)
+            self._watch.forget(vfid)
+            self._switch.ports.pop(vfid, None)
+            self._works.forget(vfid)
+            if held:
+                self._taken_back[vfid] += 1
+                text = "its netdev went with its namespace"
+                events.append(Event(EventKind.GUEST_GONE, vfid, text))
+            events.append(Event(EventKind.VF_RESET, vfid, _LOST))
+        self._state = self._state.fresh(list(vfids))
+        return events
+
+    def _unmade(self, vfids: Collection[int]) -> list[Event]:
+        """Tells which of them could not be made. ``observe`` doesn't show them, so that every
+        plan asks for them again."""
+        unmade = self._switch.unmade
+        return [Event(EventKind.DRIFT, v, unmade[v]) for v in sorted(vfids) if v in unmade]
+
+    def _repair(self) -> None:
+        """Puts back what others took away. What they took is looked for everywhere, so that VFs
+        may be found gone of which nobody was told yet."""
+        known = set(self._switch.ports)
+        try:
+            self._works.repair()
+        finally:
+            self._watch.add(self._lose(known - self._switch.ports.keys()))
+
     def _rewrite(self, after: State, what: str) -> None:
         """Only the tables change; all or nothing."""
-        before = self._state
         try:
             self._works.rewrite(after)
             self._state = after
         except OSError as e:
-            self._put_back(before, e, what)
+            self._put_back(e, what)
 
-    def _put_back(self, before: State, error: Exception, what: str = "the change") -> NoReturn:
+    def _put_back(self, error: Exception, what: str = "the change") -> NoReturn:
         """Enforces what was enforced before, and says what went wrong."""
         why = getattr(error, "strerror", None) or str(error)
         try:
-            self._works.repair()
-            self._state = self._works.enforce(before, before)
+            self._repair()
+            self._state = self._works.enforce(self._state, self._state)
         except (OSError, NicError) as again:
             self._drifted = True
             raise NicError(

@@ -61,6 +61,8 @@ class Switch:
         self._inside: int | None = None
         self.near = self.far = 0
         self.ports: dict[int, Vf] = {}
+        self.unmade: dict[int, str] = {}
+        """VFs that could not be made when they were to be, with the reasons."""
         # blocks are numbered by whoever makes them; in the own namespace nobody else does
         salt = zlib.crc32(nic_id.encode()) & 0xFFFF
         self.block = 0x76660000 | (salt & 0x7FFF) << 1 if self.tap else 2
@@ -134,7 +136,7 @@ class Switch:
         self.ports = {}
         for vfid in range(MAX_VFS):
             link = links.get(self._host_name(vfid))
-            if link and link.kind in ("veth", "tun"):
+            if link and link.kind == ("tun" if self.tap else "veth"):
                 self.ports[vfid] = Vf(
                     host=link.index,
                     up=link.up,
@@ -203,17 +205,21 @@ class Switch:
     def make(self, vfs: Mapping[int, tuple[str, int]]) -> None:
         """Makes VFs that aren't there, down and hooked: vfid → (MAC, MTU) of the guest end.
 
-        Raises NicError; those made before the error stay."""
-        try:
+        Those that can't be made are left out, in ``unmade``. Raises OSError."""
+        self.unmade = {}
+        if vfs:
             (self._make_taps if self.tap else self._make_veths)(vfs)
-        except OSError as e:
-            why = e.strerror or str(e)
-            if e.errno in (errno.EEXIST, errno.EBUSY):
-                why += ". A netdev of a VF's name exists already and is not this NIC's: rename it"
-            raise NicError(f"{self.id}: VFs could not be made: {why}") from e
+
+    def _not_made(self, vfid: int, error: OSError) -> None:
+        why = f"VF {vfid} could not be made: {error.strerror or error}"
+        if error.errno in (errno.EEXIST, errno.EBUSY):
+            name = self.guest_name(vfid)
+            why += f". A netdev {name} exists already and is not this NIC's: rename it"
+        self.unmade[vfid] = why
 
     def _make_veths(self, vfs: Mapping[int, tuple[str, int]]) -> None:
-        self.netlink.send(
+        wanted = list(vfs)
+        failed = self.netlink.send_all(
             [
                 rtnl.new_veth(
                     self._host_name(vfid),
@@ -227,13 +233,16 @@ class Switch:
                 for vfid, (mac, mtu) in vfs.items()
             ]
         )
-        self.hook_vfs({vfid: _FIRST_VF + vfid for vfid in vfs})
-        for link in self._links_of(vfs):
+        for error in failed:
+            self._not_made(wanted[error.index], error)
+        made = [vfid for vfid in vfs if vfid not in self.unmade]
+        self.hook_vfs({vfid: _FIRST_VF + vfid for vfid in made})
+        for link in self._links_of(made):
             vfid = link.index - _FIRST_VF
             self.ports[vfid] = Vf(link.index, link.up, True, self.guest_place(link), link.carrier)
 
-    def _links_of(self, vfs: Mapping[int, tuple[str, int]]) -> list[Link]:
-        wanted = {_FIRST_VF + vfid for vfid in vfs}
+    def _links_of(self, vfids: Iterable[int]) -> list[Link]:
+        wanted = {_FIRST_VF + vfid for vfid in vfids}
         if len(wanted) > 8:
             return [link for link in rtnl.links(self.netlink) if link.index in wanted]
         found = [rtnl.link(self.netlink, index=index) for index in wanted]
@@ -241,9 +250,12 @@ class Switch:
 
     def _make_taps(self, vfs: Mapping[int, tuple[str, int]]) -> None:
         for vfid in vfs:
-            tap.create(self.guest_name(vfid))
+            try:
+                tap.create(self.guest_name(vfid))
+            except OSError as e:
+                self._not_made(vfid, e)
         links = {link.name: link for link in rtnl.links(self.netlink)}
-        found = {vfid: links[self.guest_name(vfid)] for vfid in vfs}
+        found = {v: links[self.guest_name(v)] for v in vfs if v not in self.unmade}
         quiet = [
             rtnl.set_link(
                 link.index,
@@ -294,8 +306,8 @@ class Switch:
                 word = "raising" if up else "lowering"
                 messages.append(rtnl.set_link(port.host, what=f"{word} VF {vfid}", up=up))
                 port.up = up
-        if messages:
-            self.netlink.send(messages)
+        # a port that is gone is none to lower: its DELLINK follows
+        _but(self.netlink.send_all(messages), errno.ENODEV)
 
     def remove(self, vfids: Iterable[int]) -> None:
         """Takes VFs away, from their guests too."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from vfd.nic.netlink import Listener
@@ -47,8 +47,8 @@ class Owner(Protocol):
     def wire_appeared(self, name: str) -> list[Event]:
         """A netdev of the uplink's name came up in the daemon's namespace."""
 
-    def vf_lost(self, vfid: int) -> list[Event]:
-        """A VF's netdevs are gone, as with the namespace of its guest."""
+    def vfs_lost(self, vfids: Collection[int]) -> list[Event]:
+        """VFs' netdevs are gone, as with the namespace of their guest."""
 
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         """A VF's guest end is in another place than before."""
@@ -83,6 +83,7 @@ class Watch:
         self._drain = drain
         with switch.inside():
             self._listener = Listener(_GROUPS, _OPTIONAL_GROUPS)
+        self._root = switch.root_nsid()
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._ring = ring
@@ -134,8 +135,11 @@ class Watch:
     def look_again(self) -> list[Event]:
         """Compares everything with what is known, as after lost notifications."""
         events: list[Event] = []
-        known = dict(self._switch.ports)
+        known = self._switch.ports
         self._switch.look()
+        # first of all, for whatever enforces something makes them, and then they aren't missed
+        if lost := known.keys() - self._switch.ports.keys():
+            events += self._owner.vfs_lost(lost)
         events += self._owner.drifted(None, "everything is looked at again")
         name, _ = self._owner.uplink()
         events += self._owner.wire_changed(
@@ -143,8 +147,7 @@ class Watch:
         )
         for vfid, port in known.items():
             found = self._switch.ports.get(vfid)
-            if found is None:
-                events += self._owner.vf_lost(vfid)
+            if found is None or vfid in lost:
                 continue
             if found.up != port.up:
                 events += self._owner.drifted(vfid, "its link was changed")
@@ -162,7 +165,7 @@ class Watch:
             return []
         self._guests.hush([vfid])
         requests = self._guests.link(nsid, link)
-        if nsid != self._switch.root_nsid():
+        if nsid != self._root:
             requests += self._list(nsid)
         requests += self._guests.ask([vfid])
         self._owner.guest_changed()
@@ -237,7 +240,7 @@ class Watch:
         # a notification tells what was; only what is now counts
         now = rtnl.link(self._switch.netlink, index=link.index)
         if now is None:
-            yield from self._owner.vf_lost(vfid)
+            yield from self._owner.vfs_lost([vfid])
             return
         if now.up != port.up:
             port.up = now.up
@@ -258,6 +261,8 @@ class Watch:
 
     def _there(self, nsid: int | None, link: Link, gone: bool) -> Iterator[Event]:
         """A link in a guest's namespace, or in the daemon's."""
+        if nsid == self._root:
+            yield from self._freed()
         name, uplink = self._owner.uplink()
         if name and link.name == name and not uplink and not gone:
             yield from self._owner.wire_appeared(name)
@@ -287,6 +292,14 @@ class Watch:
             if now is not None:
                 yield from _asked(self._guests.link(nsid, now))
                 self._owner.guest_changed()
+
+    def _freed(self) -> Iterator[Event]:
+        """A name that a VF needs and something else had may be free again."""
+        for vfid in list(self._switch.unmade):
+            name = self._switch.guest_name(vfid)
+            if rtnl.link(self._switch.root_netlink, name=name) is None:
+                del self._switch.unmade[vfid]
+                yield from self._owner.drifted(vfid, f"the name {name} is free again")
 
     def _is_peer(self, vfid: int, nsid: int | None, link: Link) -> bool:
         host = rtnl.link(self._switch.netlink, index=self._switch.ports[vfid].host)

@@ -45,6 +45,8 @@ class Enforcement:
         self._guests = guests
         self.datapath = datapath
         self.wire: Link | None = None
+        self.uplink: str | None = None
+        """The uplink in the configuration that ``wire`` is."""
         self._peers: set[int] = set()
         self._compiled = Compiled()
         self._decoded_from: Tables | None = None
@@ -218,10 +220,11 @@ class Enforcement:
                 self._switch.ports[vfid].hooked = True
         if missing or bare:  # a hook may have been the first of a block that was gone
             self.datapath.look(self._switch)
-        if new.pf.uplink and (self.wire is None or old.pf.uplink != new.pf.uplink):
+        if new.pf.uplink and (self.wire is None or self.uplink != new.pf.uplink):
             self.wire = self._take_uplink(new.pf.uplink, lost=old.pf.uplink == new.pf.uplink)
         elif not new.pf.uplink:
             self.wire = None
+        self.uplink = new.pf.uplink
         return _with_wire(new, self.wire)
 
     def _take_uplink(self, name: str, *, lost: bool) -> Link | None:
@@ -241,8 +244,12 @@ class Enforcement:
                 self._guests.remove(vfid)
                 self._buckets.pop(vfid, None)
             self._switch.remove(gone)
-        if old.pf.uplink and old.pf.uplink != new.pf.uplink:
-            self._switch.release_uplink(old.pf.uplink)
+        if old.pf.uplink != new.pf.uplink:
+            self.release_uplinks()
+
+    def release_uplinks(self) -> None:
+        """Gives back what was brought as an uplink and is not the one in force."""
+        self._switch.release_uplinks(but=self.wire.index if self.wire else 0)
 
     def _rebuild_shaper(self) -> None:
         if not self._switch.near or not self._switch.far:

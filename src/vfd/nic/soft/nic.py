@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn
 
-from vfd.nic.netlink import Message, Netlink
+from vfd.nic.netlink import Message
 from vfd.nic.protocol import (
     PF_PORT,
     Capabilities,
@@ -23,11 +21,12 @@ from vfd.nic.protocol import (
     NicState,
     VfState,
 )
-from vfd.nic.soft import namespace, rtnl
+from vfd.nic.soft import rtnl
 from vfd.nic.soft.capabilities import capabilities
 from vfd.nic.soft.datapath import open_datapath, program_version
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
+from vfd.nic.soft.homes import Homes
 from vfd.nic.soft.state import State, expressible, from_tables
 from vfd.nic.soft.switch import MAX_ID, Switch
 from vfd.nic.soft.tables import decode
@@ -49,7 +48,6 @@ class SoftNic:
                 f" so it has at most {MAX_ID} plain characters"
             )
         self._guests = Guests()
-        self._names: dict[int | None, str] = {}
         self._taken_back: Counter[int] = Counter()
         """How many guests of each VF went whose ``revoke`` is to come, and is done already."""
         self._drifted = False
@@ -57,6 +55,7 @@ class SoftNic:
         self._switch = Switch(pf.id, pf.guest)
         try:
             self._switch.enter()
+            self._homes = Homes(self._switch.netlink)
             links = self._switch.look()
             if not self._switch.near or not self._switch.far:
                 self._switch.build_shaper()
@@ -76,9 +75,14 @@ class SoftNic:
         switch, works = self._switch, self._works
         state = from_tables(decode(works.datapath.tables), pf)
         # a tap NIC's uplink is in sight before it is taken
-        works.wire = links.get(state.pf.uplink or "") if state.configured else None
+        works.uplink = state.pf.uplink if state.configured else None
+        works.wire = links.get(works.uplink or "")
         works.read()
         self._root_nsid = switch.root_nsid()
+        try:
+            works.release_uplinks()
+        except OSError as e:
+            self._watch.add([Event(EventKind.LINK, text=f"a former uplink stays: {e.strerror}")])
         if not state.configured:
             return state
         for vfid, port in switch.ports.items():
@@ -262,7 +266,7 @@ class SoftNic:
         if before is not None and before[0] != root:
             self._guests.remove(vfid)
             events.append(self._guest_gone(vfid, "the VF was moved away"))
-        self._names.clear()
+        self._homes.forget()
         if after is not None:
             self._follow(self._state, vfid, after)
             if after[0] != root:
@@ -357,6 +361,7 @@ class SoftNic:
         try:
             self._repair()
             self._state = self._works.enforce(self._state, self._state)
+            self._works.release_uplinks()
         except (OSError, NicError) as again:
             self._drifted = True
             raise NicError(
@@ -380,29 +385,7 @@ class SoftNic:
             for vfid in self._switch.ports
             if (place := self._guests.place(vfid)) and place[0] not in (self._root_nsid, None)
         }
-        if wanted - self._names.keys():
-            self._names = dict.fromkeys(wanted, "")
-            missing = set(wanted)
-            for name, path in namespace.seen():
-                nsid = self._nsid(path)
-                if nsid in missing:
-                    self._names[nsid] = name
-                    missing.discard(nsid)
-                if not missing:
-                    break
-        return self._names
-
-    def _nsid(self, path: Path) -> int | None:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            return rtnl.nsid_of(self._switch.netlink, fd)
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
+        return self._homes.names(wanted)
 
     def _guest_gone(self, vfid: int, text: str) -> Event:
         """What was granted is taken back before anything else: what the next guest shows is
@@ -470,25 +453,8 @@ class SoftNic:
         vf = self._state.vfs.get(vfid)
         if vf is not None and vf.vm_mac is not None:
             self._guests.expect(vfid, mac=vf.vm_mac)
-            self._set_mac_far(nsid, index, vf.vm_mac)
+            self._homes.set_mac(nsid, index, vf.vm_mac)
         if opened:
             self._follow(self._state, vfid, place)
             self._watch.add(self._watch.sync(vfid))
         return []
-
-    def _set_mac_far(self, nsid: int | None, index: int, mac: str) -> None:
-        """Sets a guest end's MAC in its guest's namespace, if that can be reached by a name."""
-        for _, path in namespace.seen():
-            if self._nsid(path) != nsid:
-                continue
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                with namespace.inside(fd):
-                    there = Netlink()
-                try:
-                    there.send_all([rtnl.set_link(index, what="dressing a guest end", mac=mac)])
-                finally:
-                    there.close()
-            finally:
-                os.close(fd)
-            return

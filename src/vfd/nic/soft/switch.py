@@ -30,8 +30,11 @@ from vfd.nic.soft import namespace, rtnl, tap
 from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, Link
 from vfd.policy.values import MAX_VFS
 
-_NEAR, _FAR, _UPLINK, _FIRST_VF = 0x80, 0x81, 0x90, 0x100
+_NEAR, _FAR, _FIRST_VF = 0x80, 0x81, 0x100
 """Fixed interface indexes in the NIC's own namespace, so that a VF made anew keeps its index."""
+_UPLINKS = range(0x90, 0xA0)
+"""An uplink's there: the first that is free, for the former one is there until the new one is in
+force. What has one of them was brought there as an uplink."""
 HOST_MTU = 65535
 """The host ends': no frame is too large to reach the program, which judges and counts it."""
 MAX_ID = 15 - len(f"v{MAX_VFS - 1}")
@@ -334,7 +337,7 @@ class Switch:
                 there.index,
                 what=f"taking the uplink {name}",
                 namespace=self.fd,
-                new_index=_UPLINK,
+                new_index=next(i for i in _UPLINKS if not rtnl.link(self.netlink, index=i)),
             )
             try:
                 self.root_netlink.send([move])
@@ -345,7 +348,8 @@ class Switch:
                 raise NicError(f"{self.id}: the uplink {name} vanished while it was taken")
         quiet = rtnl.set_link(link.index, what=f"silencing the uplink {name}", silent=True)
         _but(self.netlink.send_all([quiet]), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
-        self.hook({f"the uplink {name}": link.index}, self.block)
+        if self._hooked().get(link.index) != self.block:
+            self.hook({f"the uplink {name}": link.index}, self.block)
         # promiscuous: the VFs' MACs are not the uplink's own
         raised = rtnl.set_link(
             link.index,
@@ -357,32 +361,37 @@ class Switch:
         self.netlink.send([raised])
         return rtnl.link(self.netlink, index=link.index) or link
 
-    def release_uplink(self, name: str) -> None:
-        """Gives the uplink back to the daemon's namespace, as far as it is still there."""
-        link = rtnl.link(self.netlink, name=name)
-        if link is None:
-            return
+    def release_uplinks(self, but: int) -> None:
+        """Gives every uplink but the one of this index back to the daemon's namespace: the former
+        one, and what a failed change or a killed daemon left."""
+        hooked = self._hooked()
+        known = {but, self.near, self.far, *(port.host for port in self.ports.values())}
+        for link in rtnl.links(self.netlink):
+            brought = not self.tap and link.index in _UPLINKS
+            if link.index not in known and (brought or hooked.get(link.index) == self.block):
+                self._release(link)
+
+    def _release(self, link: Link) -> None:
         messages = [
             rtnl.set_link(
                 link.index,
-                what=f"lowering the uplink {name}",
+                what=f"lowering the uplink {link.name}",
                 up=False,
                 flags_mask=IFF_NOARP | IFF_PROMISC,
             ),
-            rtnl.del_clsact(link.index, f"unhooking the uplink {name}"),
+            rtnl.del_clsact(link.index, f"unhooking the uplink {link.name}"),
         ]
         _but(self.netlink.send_all(messages), errno.ENOENT, errno.EINVAL, errno.ENODEV)
         if not self.tap:
             back = rtnl.set_link(
-                link.index, what=f"giving the uplink {name} back", namespace=self.root
+                link.index, what=f"giving the uplink {link.name} back", namespace=self.root
             )
             _but(self.netlink.send_all([back]), errno.ENODEV)
 
-    def demolish(self, uplink: str | None) -> None:
+    def demolish(self) -> None:
         """Removes every netdev of the NIC and its namespace; the uplink is given back."""
-        if uplink:
-            self.release_uplink(uplink)
         self.look()
+        self.release_uplinks(but=0)
         self.remove(list(self.ports))
         if self.near:
             gone = rtnl.del_link(self.near, "removing the shaper")

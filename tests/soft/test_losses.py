@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 from tests.soft.test_life import talk
@@ -143,6 +146,42 @@ def test_a_vf_that_goes_from_one_guest_to_another_serves_the_other(way: str) -> 
             assert talk(w, 1, 0) == 10
             assert talk(w, 0, 1) == 10
             first, second = second, first
+
+
+@contextlib.contextmanager
+def descriptors(free: int) -> Iterator[None]:
+    """This process can open as many descriptors more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    top = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top + 64, limits[1]))
+    filling = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                filling.append(os.open("/dev/null", os.O_RDONLY))
+        for fd in filling[-free:]:
+            os.close(fd)
+        filling = filling[:-free]
+        yield
+    finally:
+        for fd in filling:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_guest_end_that_can_not_be_given_its_mac_fails_no_change() -> None:
+    forced = "02:00:00:00:dd:01"
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        w.settle()
+        w.nic.observe()
+        with descriptors(free=1):  # entering the guest's namespace takes two
+            w.apply(w.vf(0, vm_mac=forced))
+        assert w.mac(0) == forced
+        w.until(lambda e: e.kind is EventKind.DRIFT and "dressed" in e.text)
+        w.apply()
+        assert w.nic.observe().vfs[0].rules is not None
 
 
 def lose_unheard(w: World, *vfids: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from tests.soft.world import World, frame, ip, world
 
-from vfd.nic.protocol import Event, EventKind
+from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import namespace
 from vfd.policy.requests import Decision, Request, RequestKind
 
@@ -191,3 +191,23 @@ def test_requests_that_are_answered_together_hold_in_their_order() -> None:
         for group in groups:
             out.send(frame(group, PEER))
         assert len(into.heard(count=40)) == 39
+
+
+def test_grants_that_do_not_fit_are_all_undone_and_the_old_mac_goes_on() -> None:
+    """The kernel's table of groups is full half way through."""
+    yes = Decision(True, "asked for")
+    groups = [f"01:00:5e:00:{n >> 8:02x}:{n & 255:02x}" for n in range(600)]
+    with world(vfs=66) as w:
+        pair(w)
+        w.apply(*(w.vf(vfid) for vfid in range(2, 66)))
+        own, before = w.mac(0), w.nic.observe()
+        too_many = [
+            (Request(vfid, RequestKind.JOIN_GROUP, mac=group), yes)
+            for vfid in range(2, 66)
+            for group in groups
+        ]
+        with pytest.raises(NicError, match="undone"):
+            w.nic.answer([(Request(0, RequestKind.DEFAULT_MAC, mac=WANTED), yes), *too_many])
+        assert w.nic.observe() == before
+        assert passes(w, own)
+        assert not passes(w, WANTED)

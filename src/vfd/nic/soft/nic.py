@@ -352,7 +352,7 @@ class SoftNic:
         try:
             self._works.rewrite(after)
             self._state = after
-        except OSError as e:
+        except (OSError, NicError) as e:
             self._put_back(e, what)
 
     def _put_back(self, error: Exception, what: str = "the change") -> NoReturn:
@@ -413,8 +413,15 @@ class SoftNic:
         self._switch.root_netlink.send_all(home)
 
     def _dress(self, before: State) -> None:
-        """Gives guest ends the MACs and MTUs that changed, as far as they can be reached: what
-        counts is enforced already. Guests of VFs that open are asked what they want."""
+        """Gives guest ends the MACs and MTUs that changed, as far as they can be reached, and asks
+        guests of VFs that open what they want. What counts is enforced already, so a failure
+        doesn't fail what was asked for."""
+        try:
+            self._dress_all(before)
+        except (OSError, NicError) as e:
+            self._watch.add(self.drifted(None, f"guest ends could not be dressed: {e}"))
+
+    def _dress_all(self, before: State) -> None:
         home: list[Message] = []
         for vfid in sorted(self._state.differing(before) & self._switch.ports.keys()):
             opened = vfid in self._state.vfs and vfid not in before.vfs

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.soft.test_life import talk
@@ -152,16 +153,15 @@ def test_a_vf_that_goes_from_one_guest_to_another_serves_the_other(way: str) -> 
 def descriptors(free: int) -> Iterator[None]:
     """This process can open as many descriptors more."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    top = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    top = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (top + 64, limits[1]))
     filling = []
     try:
         with contextlib.suppress(OSError):
             while True:
                 filling.append(os.open("/dev/null", os.O_RDONLY))
-        for fd in filling[-free:]:
-            os.close(fd)
-        filling = filling[:-free]
+        for _ in range(free):
+            os.close(filling.pop())
         yield
     finally:
         for fd in filling:
@@ -182,6 +182,32 @@ def test_a_guest_end_that_can_not_be_given_its_mac_fails_no_change() -> None:
         w.until(lambda e: e.kind is EventKind.DRIFT and "dressed" in e.text)
         w.apply()
         assert w.nic.observe().vfs[0].rules is not None
+
+
+def test_what_was_heard_is_not_lost_when_something_fails_meanwhile() -> None:
+    early, late = "02:00:00:00:dd:01", "02:00:00:00:dd:02"
+    with world() as w:
+        uplink, far = w.wire()
+        w.apply(w.vf(0), w.vf(1), pf=w.pf.model_copy(update={"uplink": uplink}))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        ip("-n", w.guests[0], "link", "set", "eth0", "address", early)
+        ip("-n", far, "link", "set", "eth0", "down")  # the link's speed can't be asked for
+        ip("-n", w.guests[1], "link", "set", "eth0", "address", late)
+        with descriptors(free=0):
+            batch = w.nic.events()
+        asked = [(e.vfid, e.request.mac) for e in batch if e.request]
+        assert (0, early) in asked
+        assert (1, late) in asked
+        assert EventKind.OVERRUN in [e.kind for e in batch], "the daemon is to look again"
+        for event in batch:
+            w.answer(event)
+        ip("-n", w.guests[1], "link", "set", "eth0", "mtu", "1400")
+        w.until(lambda e: e.kind is EventKind.LINK and not w.nic.link().up)
+        w.settle()
+        assert not w.nic.observe().vfs[0].link_up
+        assert (w.mac(0), w.mac(1)) == (early, late)
 
 
 def lose_unheard(w: World, *vfids: int) -> None:

@@ -5,6 +5,7 @@ A NIC knows a guest's namespace by an id; a name, or a process in it, leads ther
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -29,13 +30,14 @@ class Homes:
         if set(wanted) - self._names.keys():
             self._names = dict.fromkeys(wanted, "")
             missing = set(wanted)
-            for name, path in namespace.seen():
-                nsid = self._nsid(path)
-                if nsid in missing:
-                    self._names[nsid] = name
-                    missing.discard(nsid)
-                if not missing:
-                    break
+            with contextlib.suppress(OSError):
+                for name, path in namespace.seen():
+                    nsid = self._nsid(path)
+                    if nsid in missing:
+                        self._names[nsid] = name
+                        missing.discard(nsid)
+                    if not missing:
+                        break
         return self._names
 
     def set_mac(self, nsid: int | None, index: int, mac: str) -> None:

@@ -85,18 +85,21 @@ class SoftNic:
             self._watch.add([Event(EventKind.LINK, text=f"a former uplink stays: {e.strerror}")])
         if not state.configured:
             return state
-        for vfid, port in switch.ports.items():
-            if port.guest:
-                self._follow(state, vfid, port.guest)
-                if not rtnl.tells_groups():
-                    self._guests.keep_groups(vfid)
         self._state = state
+        self._follow_all()
         lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]
         self._watch.add(self._lose(lost))
         self._state = works.enforce(self._state, self._state)
         self._watch.add(self._unmade(lost))
         self._watch.add(self._watch.sync_all())
         return self._state
+
+    def _follow_all(self) -> None:
+        for vfid, port in self._switch.ports.items():
+            if place := self._guests.place(vfid) or port.guest:
+                self._follow(self._state, vfid, place)
+                if not rtnl.tells_groups():
+                    self._guests.keep_groups(vfid)
 
     def _follow(self, state: State, vfid: int, place: Place) -> None:
         self._guests.add(
@@ -274,8 +277,15 @@ class SoftNic:
                 events.append(Event(EventKind.GUEST_COME, vfid, f"taken by {name or 'a guest'}"))
             elif before is not None:
                 self._welcome_home(vfid, after[1])
-        self._works.adapt(self._state)
+        try:
+            self._works.adapt(self._state)
+        except (OSError, NicError) as e:
+            events += self.drifted(vfid, f"its guest's place could not be followed: {e}")
         return events
+
+    def forget_guests(self) -> None:
+        if not self._switch.tap:
+            self._follow_all()
 
     def guest_changed(self) -> None:
         self._works.adapt(self._state)

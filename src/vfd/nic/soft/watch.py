@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from vfd.nic.netlink import Listener
-from vfd.nic.protocol import Event, EventKind
+from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.guests import Guests, Place, TapGuests
 from vfd.nic.soft.reports import reports
@@ -53,6 +53,9 @@ class Owner(Protocol):
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         """A VF's guest end is in another place than before."""
 
+    def forget_guests(self) -> None:
+        """What guests asked for may not have been told: what was granted counts."""
+
     def guest_changed(self) -> None:
         """A guest end's MTU may be another: what may be done on the way to it, with it."""
 
@@ -89,6 +92,8 @@ class Watch:
         self._ring = ring
         self._epoll.register(ring, select.EPOLLIN)
         self._waiting: list[Event] = []
+        self._missed = ""
+        """Why everything has to be looked at again; '' if it hasn't."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
 
@@ -117,32 +122,44 @@ class Watch:
         self._taps.forget(vfid)
 
     def events(self) -> list[Event]:
+        """What was heard, whatever fails on the way: then everything is looked at again, now and
+        until that succeeds, with the next events."""
         events, self._waiting = self._waiting, []
         if events:
             os.eventfd_read(self._bell)
         heard = self._listener.receive()
         while heard:
             for nsid, kind, sender, body in heard:
-                events += self._heard(nsid, kind, sender, body)
+                self._try(events, lambda: self._heard(nsid, kind, sender, body))  # noqa: B023
             heard = self._listener.receive()
         if heard is None:
-            events.append(Event(EventKind.OVERRUN, text="the kernel dropped notifications"))
-            events += self.look_again()
+            self._missed = "the kernel dropped notifications"
         for raw in self._drain():
-            events += _asked(self._told(raw))
+            self._try(events, lambda: _asked(self._told(raw)))  # noqa: B023
+        if self._missed:
+            why, self._missed = self._missed, ""
+            events.append(Event(EventKind.OVERRUN, text=why))
+            self._try(events, self.look_again)
         return _in_time(events)
 
-    def look_again(self) -> list[Event]:
+    def _try(self, events: list[Event], find: Callable[[], Iterable[Event]]) -> None:
+        try:
+            events += find()
+        except (OSError, NicError) as e:
+            # what a guest was about to be asked for may be lost: it is asked for again
+            self._owner.forget_guests()
+            self._missed = f"looking after what happened failed: {e}"
+
+    def look_again(self) -> Iterator[Event]:
         """Compares everything with what is known, as after lost notifications."""
-        events: list[Event] = []
         known = self._switch.ports
         self._switch.look()
         # first of all, for whatever enforces something makes them, and then they aren't missed
         if lost := known.keys() - self._switch.ports.keys():
-            events += self._owner.vfs_lost(lost)
-        events += self._owner.drifted(None, "everything is looked at again")
+            yield from self._owner.vfs_lost(lost)
+        yield from self._owner.drifted(None, "everything is looked at again")
         name, _ = self._owner.uplink()
-        events += self._owner.wire_changed(
+        yield from self._owner.wire_changed(
             rtnl.link(self._switch.netlink, name=name) if name else None
         )
         for vfid, port in known.items():
@@ -150,9 +167,9 @@ class Watch:
             if found is None or vfid in lost:
                 continue
             if found.up != port.up:
-                events += self._owner.drifted(vfid, "its link was changed")
-            events += self._placed(vfid, found.guest)
-        return events + self.sync_all()
+                yield from self._owner.drifted(vfid, "its link was changed")
+            yield from self._placed(vfid, found.guest)
+        yield from self.sync_all()
 
     def sync(self, vfid: int) -> list[Event]:
         """What the VF's guest shows that nobody told, as requests."""

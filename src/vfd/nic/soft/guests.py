@@ -6,7 +6,7 @@ for that. Nothing here has an effect on the wire; that comes with ``Nic.answer``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vfd.nic.soft.rtnl import (
@@ -189,6 +189,22 @@ class Guests:
         (listed.add if added else listed.discard)(entry.mac)
         return self._wanted(vfid)
 
+    def listed(self, vfid: int, macs: Collection[str] | None) -> None:
+        """All that the interface's own address lists hold (None: nobody can say, so what was asked
+        for stays). What isn't there for a device above or an IP group was set on it."""
+        guest = self._guests[vfid]
+        if macs is None:
+            macs = guest.macs | guest.groups
+        above = {u.mac for place, u in self._stacked.items() if self._vf(place) == vfid}
+        joined = {
+            mac
+            for device, groups in self._joined.items()
+            if self._vf(device) == vfid
+            for mac in groups
+        }
+        guest.unicast = {mac for mac in macs if not is_multicast(mac)} - above
+        guest.multicast = {mac for mac in macs if is_multicast(mac)} - joined
+
     def membership(
         self, nsid: int | None, members: Iterable[Membership], joined: bool
     ) -> list[Request]:
@@ -204,7 +220,10 @@ class Guests:
             elif not joined:
                 known.discard(member.mac)
             vfid = self._vf(device)
-            if vfid is not None and vfid not in changed:
+            if vfid is None:
+                continue
+            self._guests[vfid].multicast.discard(member.mac)
+            if vfid not in changed:
                 changed.append(vfid)
         return self._wanted(*changed)
 

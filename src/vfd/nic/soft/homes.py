@@ -6,8 +6,9 @@ A NIC knows a guest's namespace by an id; a name, or a process in it, leads ther
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vfd.nic.netlink import Netlink
@@ -20,6 +21,7 @@ class Homes:
     def __init__(self, netlink: Netlink) -> None:
         self._netlink = netlink
         self._names: dict[int | None, str] = {}
+        self._paths: dict[int | None, Path] = {}
 
     def forget(self) -> None:
         """An id may be another namespace's now."""
@@ -42,20 +44,44 @@ class Homes:
 
     def set_mac(self, nsid: int | None, index: int, mac: str) -> None:
         """Sets a netdev's MAC in a namespace, if that can be reached."""
-        for _, path in namespace.seen():
-            if self._nsid(path) != nsid:
-                continue
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                with namespace.inside(fd):
-                    there = Netlink()
-                try:
-                    there.send_all([rtnl.set_link(index, what="dressing a guest end", mac=mac)])
-                finally:
-                    there.close()
-            finally:
-                os.close(fd)
+        with self.reach(nsid) as there:
+            if there is not None:
+                there.send_all([rtnl.set_link(index, what="dressing a guest end", mac=mac)])
+
+    @contextlib.contextmanager
+    def reach(self, nsid: int | None) -> Iterator[Netlink | None]:
+        """A request socket in a namespace; None where nobody has a name for it."""
+        fd = self._open(nsid)
+        if fd is None:
+            yield None
             return
+        try:
+            with namespace.inside(fd):
+                there = Netlink()
+        finally:
+            os.close(fd)
+        try:
+            yield there
+        finally:
+            there.close()
+
+    def _open(self, nsid: int | None) -> int | None:
+        """A descriptor of the namespace. Its path is remembered: 256 guests come at once."""
+        known = self._paths.get(nsid)
+        for path in itertools.chain([known] if known else [], self._seen(nsid)):
+            with contextlib.suppress(OSError):
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                with contextlib.suppress(OSError):
+                    if rtnl.nsid_of(self._netlink, fd) == nsid:
+                        return fd
+                os.close(fd)
+        return None
+
+    def _seen(self, nsid: int | None) -> Iterator[Path]:
+        """The path that leads to the namespace now, found by looking at all."""
+        self._paths = {self._nsid(path): path for _, path in namespace.seen()}
+        if nsid in self._paths:
+            yield self._paths[nsid]
 
     def _nsid(self, path: Path) -> int | None:
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
-from vfd.nic.netlink import Message
+from vfd.nic.netlink import Message, Netlink
 from vfd.nic.protocol import (
     PF_PORT,
     Capabilities,
@@ -300,6 +301,11 @@ class SoftNic:
 
     def grants(self) -> Mapping[int, Grants]:
         return self._state.grants
+
+    def reach(self, nsid: int | None) -> contextlib.AbstractContextManager[Netlink | None]:
+        if nsid == self._root_nsid:
+            return contextlib.nullcontext(self._switch.root_netlink)
+        return self._homes.reach(nsid)
 
     # Inside
 

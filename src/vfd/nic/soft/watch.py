@@ -6,12 +6,13 @@ the program's ring buffer tells what only frames show. Both hang on one epoll de
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from vfd.nic.netlink import Listener
+from vfd.nic.netlink import Listener, Netlink
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.guests import Guests, Place, TapGuests
@@ -66,6 +67,9 @@ class Owner(Protocol):
         """The uplink's name as configured, and its index (0: it isn't there)."""
 
     def grants(self) -> Mapping[int, Grants]: ...
+
+    def reach(self, nsid: int | None) -> contextlib.AbstractContextManager[Netlink | None]:
+        """A request socket in a guest's namespace; None: it can't be reached."""
 
 
 class Watch:
@@ -183,7 +187,7 @@ class Watch:
         self._guests.hush([vfid])
         requests = self._guests.link(nsid, link)
         if nsid != self._root:
-            requests += self._list(nsid)
+            requests += self._list(nsid, [vfid])
         requests += self._guests.ask([vfid])
         self._owner.guest_changed()
         return _asked(requests)
@@ -195,14 +199,17 @@ class Watch:
         places = {v: p for v in self._switch.ports if (p := self._guests.place(v))}
         self._guests.hush(places)
         requests: list[Request] = []
-        for nsid in {place[0] for place in places.values()}:
-            requests += self._list(nsid)
+        homes: dict[int | None, list[int]] = {}
+        for vfid, (nsid, _) in places.items():
+            homes.setdefault(nsid, []).append(vfid)
+        for nsid, vfids in homes.items():
+            requests += self._list(nsid, vfids)
         requests += self._guests.ask(list(places))
         self._owner.guest_changed()
         return _asked(requests)
 
-    def _list(self, nsid: int | None) -> list[Request]:
-        """Everything in a guest's namespace."""
+    def _list(self, nsid: int | None, vfids: Sequence[int]) -> list[Request]:
+        """Everything in the namespace of these VFs' guests."""
         requests: list[Request] = []
         try:
             for link in rtnl.links(self._switch.netlink, nsid):
@@ -212,7 +219,34 @@ class Watch:
         listed = rtnl.memberships(self._switch.netlink, nsid)
         self._guests.forget_groups(nsid, listed)
         members = [member for family in listed.values() for member in family]
-        return requests + self._guests.membership(nsid, members, joined=True)
+        requests += self._guests.membership(nsid, members, joined=True)
+        self._list_addresses(nsid, vfids, told=[*listed])
+        return requests
+
+    def _list_addresses(self, nsid: int | None, vfids: Sequence[int], told: Sequence[int]) -> None:
+        """The interfaces' own address lists. IP groups of a family of which the kernel doesn't
+        tell who joined them look like any other address there, and are heard from reports."""
+        if nsid == self._root:
+            # a VF that waits for a guest has no addresses but those that its last one was granted
+            grants = self._owner.grants()
+            vfids = [v for v in vfids if self._guests.is_up(v) or v in grants]
+        for vfid, macs in self._addresses(nsid, vfids).items():
+            if macs and rtnl.AF_INET not in told:
+                macs = {mac for mac in macs if not mac.startswith("01:00:5e:")}
+            self._guests.listed(vfid, macs)
+
+    def _addresses(
+        self, nsid: int | None, vfids: Sequence[int]
+    ) -> dict[int, Collection[str] | None]:
+        """By VF; None: its guest's namespace can't be reached."""
+        found: dict[int, Collection[str] | None] = dict.fromkeys(vfids)
+        if vfids:
+            with contextlib.suppress(OSError), self._owner.reach(nsid) as there:
+                for vfid in vfids:
+                    place = self._guests.place(vfid)
+                    if there and place:
+                        found[vfid] = rtnl.own_addresses(there, place[1])
+        return found
 
     def _heard(self, nsid: int | None, kind: int, sender: int, body: bytes) -> Iterator[Event]:
         if kind in _LINKS:

@@ -8,7 +8,7 @@ import pytest
 from tests.soft.world import Tap, World, frame, ip, world
 
 import vfd.nic.soft as soft
-from vfd.nic.protocol import NicError
+from vfd.nic.protocol import EventKind, NicError
 from vfd.nic.soft import namespace, rtnl
 from vfd.nic.soft.switch import Switch
 from vfd.policy.values import PfPolicy
@@ -128,3 +128,17 @@ def test_a_nic_that_is_removed_gives_back_every_uplink() -> None:
         soft.destroy(with_uplink(w, None))
         assert {one, other} <= names()
         assert not namespace.exists(f"vfd-{w.id}")
+
+
+def test_a_guests_netdev_that_is_called_like_the_lost_uplink_is_not_taken_for_it() -> None:
+    with world() as w:
+        uplink, far = w.wire()
+        w.apply(w.vf(0), pf=with_uplink(w, uplink))
+        w.guest(0)
+        w.settle()
+        ip("-n", far, "link", "del", "eth0")
+        w.until(lambda e: e.kind is EventKind.LINK and not w.nic.link().up)
+        w.settle()
+        ip("-n", w.guests[0], "link", "set", "eth0", "name", uplink)
+        ip("-n", w.guests[0], "link", "add", "x", "type", "veth", "peer", "name", "y")
+        assert [e for e in w.settle() if e.kind in (EventKind.DRIFT, EventKind.LINK)] == []

@@ -314,10 +314,10 @@ class Watch:
         """A link in a guest's namespace, or in the daemon's."""
         if nsid == self._root:
             yield from self._freed()
-        name, uplink = self._owner.uplink()
-        if name and link.name == name and not uplink and not gone:
-            yield from self._owner.wire_appeared(name)
-            return
+            name, uplink = self._owner.uplink()
+            if name and link.name == name and not uplink and not gone:
+                yield from self._owner.wire_appeared(name)
+                return
         if self._switch.tap:
             return
         vfid = self._guests.at((nsid, link.index))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.soft.test_life import talk
@@ -142,3 +147,131 @@ def test_a_vf_that_goes_from_one_guest_to_another_serves_the_other(way: str) -> 
             assert talk(w, 1, 0) == 10
             assert talk(w, 0, 1) == 10
             first, second = second, first
+
+
+@contextlib.contextmanager
+def descriptors(free: int) -> Iterator[None]:
+    """This process can open as many descriptors more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    top = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top + 64, limits[1]))
+    filling = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                filling.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(free):
+            os.close(filling.pop())
+        yield
+    finally:
+        for fd in filling:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_guest_end_that_can_not_be_given_its_mac_fails_no_change() -> None:
+    forced = "02:00:00:00:dd:01"
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        w.settle()
+        w.nic.observe()
+        with descriptors(free=1):  # entering the guest's namespace takes two
+            w.apply(w.vf(0, vm_mac=forced))
+        assert w.mac(0) == forced
+        w.until(lambda e: e.kind is EventKind.DRIFT and "dressed" in e.text)
+        w.apply()
+        assert w.nic.observe().vfs[0].rules is not None
+
+
+def test_what_was_heard_is_not_lost_when_something_fails_meanwhile() -> None:
+    early, late = "02:00:00:00:dd:01", "02:00:00:00:dd:02"
+    with world() as w:
+        uplink, far = w.wire()
+        w.apply(w.vf(0), w.vf(1), pf=w.pf.model_copy(update={"uplink": uplink}))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        ip("-n", w.guests[0], "link", "set", "eth0", "address", early)
+        ip("-n", far, "link", "set", "eth0", "down")  # the link's speed can't be asked for
+        ip("-n", w.guests[1], "link", "set", "eth0", "address", late)
+        with descriptors(free=0):
+            batch = w.nic.events()
+        asked = [(e.vfid, e.request.mac) for e in batch if e.request]
+        assert (0, early) in asked
+        assert (1, late) in asked
+        assert EventKind.OVERRUN in [e.kind for e in batch], "the daemon is to look again"
+        for event in batch:
+            w.answer(event)
+        ip("-n", w.guests[1], "link", "set", "eth0", "mtu", "1400")
+        w.until(lambda e: e.kind is EventKind.LINK and not w.nic.link().up)
+        w.settle()
+        assert not w.nic.observe().vfs[0].link_up
+        assert (w.mac(0), w.mac(1)) == (early, late)
+
+
+def lose_unheard(w: World, *vfids: int) -> None:
+    """Deletes the VFs' guests and returns when their netdevs are gone; nobody hears of it yet."""
+    for vfid in vfids:
+        namespace.remove(w.guests[vfid])
+    for _ in range(250):
+        left = ip("-n", f"vfd-{w.id}", "-o", "link")
+        if not any(f" v{vfid}@" in left for vfid in vfids):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the kernel keeps {left}")
+
+
+@pytest.mark.parametrize("drift", [False, True])
+@pytest.mark.parametrize("request_", ["delete", "update", "update of another VF"])
+def test_a_guest_that_dies_during_a_request_neither_fails_it_nor_leaves_grants(
+    request_: str, drift: bool
+) -> None:
+    wanted = "02:00:00:00:dd:01"
+    with world(vfs=3) as w:
+        w.apply(w.vf(0), w.vf(1), w.vf(2))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        ip("-n", w.guests[1], "link", "set", "eth0", "address", wanted)
+        w.until(lambda e: e.request is not None and e.request.mac == wanted)
+        w.settle()
+        if drift:
+            tc = ["tc", "qdisc", "del", "dev", "v2", "clsact"]
+            subprocess.run(["ip", "netns", "exec", f"vfd-{w.id}", *tc], check=True)
+            w.until(lambda e: e.kind is EventKind.DRIFT)
+        lose_unheard(w, 1)
+        match request_:
+            case "delete":
+                w.apply(without=(1,))
+            case "update":
+                w.apply(w.vf(1, max_rx_rate="1Gbps", link_status="off"))
+            case _:
+                w.apply(w.vf(0, vlans=[7]))
+        events = w.settle()
+        assert [e.kind for e in events if e.vfid == 1] == [EventKind.GUEST_GONE, EventKind.VF_RESET]
+        w.apply(w.vf(0), w.vf(1, vlans=[7]))
+        seen = w.nic.observe().vfs[1]
+        assert seen.grants.default_mac is None
+        assert seen.mac != wanted
+        w.guest(1)
+        w.settle()
+        assert talk(w, 1, 0) == 10
+
+
+def test_vfs_lost_while_notifications_were_lost_are_all_told_and_fresh() -> None:
+    with world(vfs=3) as w:
+        w.apply(w.vf(0), w.vf(1), w.vf(2))
+        w.guest(0)
+        w.guest(1)
+        w.guest(2)
+        w.settle()
+        old = w.mac(0), w.mac(1)
+        lose_unheard(w, 0, 1)
+        flood = "".join(f"link set eth0 mtu {1300 + n % 200}\n" for n in range(8000))
+        subprocess.run(["ip", "-n", w.guests[2], "-batch", "-"], input=flood, text=True, check=True)
+        events = w.settle()
+        assert EventKind.OVERRUN in [e.kind for e in events]
+        assert sorted(e.vfid for e in events if e.kind is EventKind.GUEST_GONE) == [0, 1]
+        assert sorted(e.vfid for e in events if e.kind is EventKind.VF_RESET) == [0, 1]
+        assert (w.mac(0), w.mac(1)) != old

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from tests.soft.world import World, frame, ip, world
 
-from vfd.nic.protocol import Event, EventKind
+import vfd.nic.soft as soft
+from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import namespace
 from vfd.policy.requests import Decision, Request, RequestKind
 
@@ -198,3 +199,63 @@ def test_a_mac_that_is_no_longer_forced_is_what_the_guest_asks_for() -> None:
         w.settle()
         assert w.mac(0) == forced
         assert passes(w, forced)
+
+
+def test_grants_that_do_not_fit_are_all_undone_and_the_old_mac_goes_on() -> None:
+    """The kernel's table of groups is full half way through."""
+    yes = Decision(True, "asked for")
+    groups = [f"01:00:5e:00:{n >> 8:02x}:{n & 255:02x}" for n in range(600)]
+    with world(vfs=66) as w:
+        pair(w)
+        w.apply(*(w.vf(vfid) for vfid in range(2, 66)))
+        own, before = w.mac(0), w.nic.observe()
+        too_many = [
+            (Request(vfid, RequestKind.JOIN_GROUP, mac=group), yes)
+            for vfid in range(2, 66)
+            for group in groups
+        ]
+        with pytest.raises(NicError, match="undone"):
+            w.nic.answer([(Request(0, RequestKind.DEFAULT_MAC, mac=WANTED), yes), *too_many])
+        assert w.nic.observe() == before
+        assert passes(w, own)
+        assert not passes(w, WANTED)
+
+
+@pytest.mark.parametrize("loss", ["a new daemon", "lost notifications"])
+def test_addresses_set_on_the_interface_itself_are_still_asked_for_after(loss: str) -> None:
+    added, later, group = WANTED, "02:00:00:00:bb:03", "01:1b:19:00:00:00"
+    with world() as w:
+        pair(w, allow_mcast=False)
+        fdb = ["ip", "netns", "exec", w.guests[0], "bridge", "fdb"]
+        for mac in (added, group):
+            subprocess.run([*fdb, "add", mac, "dev", "eth0", "self"], check=True)
+        ip("-n", w.guests[0], "link", "add", "link", "eth0", "m0", "type", "macvlan")
+        ip("-n", w.guests[0], "link", "set", "m0", "up")
+        w.settle()
+        before = w.nic.observe().vfs[0].grants
+        assert added in before.macs
+        assert group in before.groups
+        if loss == "a new daemon":
+            w.nic.close()
+        subprocess.run([*fdb, "add", later, "dev", "eth0", "self"], check=True)
+        if loss == "a new daemon":
+            w.nic = soft.open(w.pf)
+        else:
+            flood = "".join(f"link set eth0 mtu {1300 + n % 200}\n" for n in range(8000))
+            subprocess.run(
+                ["ip", "-n", w.guests[1], "-batch", "-"], input=flood, text=True, check=True
+            )
+        events = [e for e in w.settle() if e.vfid in (0, None)]
+        assert any(e.kind is EventKind.OVERRUN for e in events) is (loss == "lost notifications")
+        assert not any(asked(RequestKind.REMOVE_MAC)(e) for e in events)
+        assert not any(asked(RequestKind.LEAVE_GROUP)(e) for e in events)
+        after = w.nic.observe().vfs[0].grants
+        assert after.macs == before.macs | {later}
+        assert after.groups >= before.groups
+        assert passes(w, added)
+        ip("-n", w.guests[0], "link", "del", "m0")
+        subprocess.run([*fdb, "del", added, "dev", "eth0", "self"], check=True)
+        subprocess.run([*fdb, "del", group, "dev", "eth0", "self"], check=True)
+        w.settle()
+        assert w.nic.observe().vfs[0].grants.macs == {later}
+        assert group not in w.nic.observe().vfs[0].grants.groups

@@ -291,6 +291,7 @@ class Managed:
                     )
             except NicError as error:
                 self._undo(nic, before, changes, error)
+            self._met(only)
         self.aim, self.pf = aim, aim.pf
         return changes
 
@@ -311,11 +312,22 @@ class Managed:
         return ()
 
     def _touched(self, aim: Aim) -> set[int] | None:
-        """The VFs whose rules differ from those aimed at before; None: look at all of them."""
-        if self.aim is None or self.condition is not Condition.OK:
+        """The VFs whose rules differ from those aimed at before; None: look at all of them.
+
+        A VF that the NIC can't serve as asked must not fail what is asked of others."""
+        known = self.unmet and None not in self.unmet
+        if self.aim is None or not (
+            self.condition is Condition.OK or (self.condition is Condition.DRIFTED and known)
+        ):
             return None
         old, new = self.aim.desired.by_vfid(), aim.desired.by_vfid()
         return {v for v in old.keys() | new.keys() if not _same(old.get(v), new.get(v))}
+
+    def _met(self, only: Collection[int] | None) -> None:
+        """These VFs (None: all, and the PF) were read back as asked."""
+        self.unmet = {} if only is None else {v: w for v, w in self.unmet.items() if v not in only}
+        if self.condition is Condition.DRIFTED and not self.unmet:
+            self.condition, self.detail = Condition.OK, ""
 
     def _undo(
         self, nic: Nic, before: Aim | None, changes: Sequence[Change], error: NicError

@@ -24,6 +24,6 @@ def destroy(pf: PfPolicy) -> None:
     try:
         if switch.exists():
             switch.enter()
-            switch.demolish(pf.uplink)
+            switch.demolish()
     finally:
         switch.close()

@@ -45,6 +45,8 @@ class Enforcement:
         self._guests = guests
         self.datapath = datapath
         self.wire: Link | None = None
+        self.uplink: str | None = None
+        """The uplink in the configuration that ``wire`` is."""
         self._peers: set[int] = set()
         self._compiled = Compiled()
         self._decoded_from: Tables | None = None
@@ -196,14 +198,14 @@ class Enforcement:
         return (self._guests.roomy(largest) & state.vfs.keys()) - limited.keys()
 
     def _come(self, old: State, new: State) -> State:
-        """Makes what isn't there: VFs, hooks, the uplink."""
+        """Makes what isn't there: VFs, hooks, the uplink. A VF that is made has had no guest."""
         wanted = set(self._switch.ports if new.pf.vfs is None else range(new.pf.vfs))
         missing = sorted(wanted - self._switch.ports.keys())
-        new = new.fresh([v for v in missing if v not in new.own_macs])
+        new = new.fresh(missing)
         self._switch.make({v: (new.mac(v) or new.own_macs[v], new.mtu(v)) for v in missing})
         for vfid in missing:
-            port = self._switch.ports[vfid]
-            if port.guest:
+            port = self._switch.ports.get(vfid)
+            if port and port.guest:
                 self._guests.add(
                     vfid,
                     port.guest,
@@ -218,10 +220,11 @@ class Enforcement:
                 self._switch.ports[vfid].hooked = True
         if missing or bare:  # a hook may have been the first of a block that was gone
             self.datapath.look(self._switch)
-        if new.pf.uplink and (self.wire is None or old.pf.uplink != new.pf.uplink):
+        if new.pf.uplink and (self.wire is None or self.uplink != new.pf.uplink):
             self.wire = self._take_uplink(new.pf.uplink, lost=old.pf.uplink == new.pf.uplink)
         elif not new.pf.uplink:
             self.wire = None
+        self.uplink = new.pf.uplink
         return _with_wire(new, self.wire)
 
     def _take_uplink(self, name: str, *, lost: bool) -> Link | None:
@@ -241,8 +244,12 @@ class Enforcement:
                 self._guests.remove(vfid)
                 self._buckets.pop(vfid, None)
             self._switch.remove(gone)
-        if old.pf.uplink and old.pf.uplink != new.pf.uplink:
-            self._switch.release_uplink(old.pf.uplink)
+        if old.pf.uplink != new.pf.uplink:
+            self.release_uplinks()
+
+    def release_uplinks(self) -> None:
+        """Gives back what was brought as an uplink and is not the one in force."""
+        self._switch.release_uplinks(but=self.wire.index if self.wire else 0)
 
     def _rebuild_shaper(self) -> None:
         if not self._switch.near or not self._switch.far:
@@ -273,7 +280,8 @@ class Enforcement:
                     what=f"limiting VF {vfid}'s Rx",
                 )
             )
-        self._send(messages, errno.ENOENT, errno.EINVAL) if drop else self._send(messages)
+        # ENODEV: the VF is gone just now, its DELLINK follows
+        self._send(messages, errno.ENODEV, *((errno.ENOENT, errno.EINVAL) if drop else ()))
         for vfid, bps in buckets.items():
             if drop:
                 self._buckets.pop(vfid, None)
@@ -299,7 +307,7 @@ class Enforcement:
             port.drops = _sum(port.drops, now[vfid])
             alias = f"rate_dropped {port.drops[0]} {port.drops[1]}"
             notes.append(rtnl.set_link(port.host, what="noting drops", alias=alias))
-        self._send(notes)
+        self._send(notes, errno.ENODEV)
 
     def rate_dropped(self) -> dict[int, tuple[int, int]]:
         """Buffers that found no room before a limit since the VF was made: vfid → (Tx, Rx)."""

@@ -6,7 +6,7 @@ for that. Nothing here has an effect on the wire; that comes with ``Nic.answer``
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from vfd.nic.soft.rtnl import (
@@ -28,10 +28,11 @@ _STACKED = frozenset({"macvlan", "macvtap", "vlan"})
 """Devices that receive under a MAC of their own through the device below."""
 _GROUP_MACS = {AF_INET: "01:00:5e:", AF_INET6: "33:33:"}
 """How the MACs of each family's groups begin."""
-_MOST_DEVICES, _MOST_GROUPS = 16384, 1024
-"""What is remembered of devices that joined groups: a guest may make as many as it likes."""
-_MOST_SOURCES = 1024
-"""What is remembered of the MACs that a tap's guest has sent from: it may make up any number."""
+_MOST_DEVICES, _MOST_GROUPS = 4096, 1024
+"""What is remembered of the devices in a guest's namespace and of each one's groups: a guest may
+make as many as it likes, and must not crowd out others."""
+_MOST_SOURCES = 256
+"""What is remembered of the MACs that a tap's guest sent from; more than it can be granted."""
 
 
 @dataclass(slots=True)
@@ -57,6 +58,15 @@ class _Stacked:
     up: bool
 
 
+@dataclass(slots=True)
+class _Home:
+    """What is known of a namespace with a guest end in it, by device."""
+
+    stacked: dict[int, _Stacked] = field(default_factory=dict)
+    joined: dict[int, set[str]] = field(default_factory=dict)
+    """Groups, as MACs, by the device that joined them. A macvlan's may come before it does."""
+
+
 class Guests:
     """Follows the guests' interfaces. Fed with what the kernel tells, answers with requests."""
 
@@ -65,17 +75,18 @@ class Guests:
         self._places: dict[Place, int] = {}
         self._of: dict[int, Place] = {}
         """The same the other way round."""
-        self._stacked: dict[Place, _Stacked] = {}
-        self._joined: dict[Place, set[str]] = {}
-        """Groups, as MACs, by the device that joined them. A macvlan's may come before it does."""
+        self._homes: dict[int | None, _Home] = {}
         self._silent: set[int] = set()
 
     def add(self, vfid: int, place: Place, *, mac: str, mtu: int, grants: Grants) -> None:
         """A VF's guest end is at ``place``, with ``mac`` and ``mtu`` in force."""
         up = self._of.get(vfid) == place and self.is_up(vfid)
-        self.remove(vfid)
+        before = self._drop(vfid)
         self._places[place] = vfid
         self._of[vfid] = place
+        self._homes.setdefault(place[0], _Home())
+        if before is not None:
+            self._prune(before[0])
         self._guests[vfid] = _Guest(
             mac=mac,
             mtu=mtu,
@@ -88,16 +99,25 @@ class Guests:
 
     def remove(self, vfid: int) -> None:
         """The VF's guest end is gone, or has moved; what was asked for is forgotten."""
+        before = self._drop(vfid)
+        if before is not None:
+            self._prune(before[0])
+
+    def _drop(self, vfid: int) -> Place | None:
         self._guests.pop(vfid, None)
         place = self._of.pop(vfid, None)
-        if place is None:
+        if place is not None:
+            del self._places[place]
+        return place
+
+    def _prune(self, nsid: int | None) -> None:
+        """Forgets a namespace without guest ends, and devices above one that is gone."""
+        if not any(place[0] == nsid for place in self._of.values()):
+            self._homes.pop(nsid, None)
             return
-        del self._places[place]
-        for upper in [u for u in self._stacked if u[0] == place[0] and self._vf(u) is None]:
-            del self._stacked[upper]
-        if not any(other[0] == place[0] for other in self._of.values()):
-            for device in [d for d in self._joined if d[0] == place[0]]:
-                del self._joined[device]
+        home = self._homes[nsid]
+        for index in [i for i in home.stacked if self._vf((nsid, i)) is None]:
+            del home.stacked[index]
 
     def hold(self, vfid: int, held: bool) -> None:
         """A tap's guest comes, or goes with all that it joined. One that holds it is up."""
@@ -107,7 +127,8 @@ class Guests:
         guest.up = held
         if not held:
             guest.groups = frozenset()
-            self._joined.pop(self._of[vfid], None)
+            nsid, index = self._of[vfid]
+            self._homes[nsid].joined.pop(index, None)
 
     def at(self, place: Place) -> int | None:
         return self._places.get(place)
@@ -154,19 +175,21 @@ class Guests:
     def forget_groups(self, nsid: int | None, families: Iterable[int]) -> None:
         """A full listing of the namespace's groups of these address families follows."""
         listed = tuple(_GROUP_MACS[family] for family in families)
-        for device in [d for d in self._joined if d[0] == nsid]:
-            kept = {mac for mac in self._joined[device] if not mac.startswith(listed)}
+        home = self._homes.get(nsid, _Home())
+        for index, groups in list(home.joined.items()):
+            kept = {mac for mac in groups if not mac.startswith(listed)}
             if kept:
-                self._joined[device] = kept
+                home.joined[index] = kept
             else:
-                del self._joined[device]
+                del home.joined[index]
 
     def keep_groups(self, vfid: int) -> None:
         """The groups granted before count as joined: the kernel can't say whether they still
         are, and a guest reports a group only once."""
         guest = self._guests[vfid]
+        nsid, index = self._of[vfid]
         if guest.groups:
-            self._joined.setdefault(self._of[vfid], set()).update(guest.groups)
+            self._homes[nsid].joined.setdefault(index, set()).update(guest.groups)
 
     def link(self, nsid: int | None, link: Link) -> list[Request]:
         """A link as it is now."""
@@ -174,20 +197,23 @@ class Guests:
         vfid = self._places.get(place)
         if vfid is not None:
             return self._interface(vfid, link)
-        if link.kind in _STACKED and link.link is not None and link.link_nsid is None:
-            before = self._vf(place)
-            self._stacked[place] = _Stacked(link.link, link.mac, link.up)
-            after = self._vf(place)
-            if after is None:
-                del self._stacked[place]
-            return self._wanted(before) + (self._wanted(after) if after != before else [])
-        return []
+        home = self._homes.get(nsid)
+        if not home or link.kind not in _STACKED or link.link is None or link.link_nsid is not None:
+            return []
+        before = self._vf(place)
+        if link.index in home.stacked or len(home.stacked) < _MOST_DEVICES:
+            home.stacked[link.index] = _Stacked(link.link, link.mac, link.up)
+        after = self._vf(place)
+        if after is None:
+            home.stacked.pop(link.index, None)
+        return self._wanted(before) + (self._wanted(after) if after != before else [])
 
     def gone(self, nsid: int | None, index: int) -> list[Request]:
         """A device in a guest's namespace is no longer there (the VF itself: see ``remove``)."""
         vfid = self._vf((nsid, index))
-        self._joined.pop((nsid, index), None)
-        if self._stacked.pop((nsid, index), None) is None:
+        home = self._homes.get(nsid, _Home())
+        home.joined.pop(index, None)
+        if home.stacked.pop(index, None) is None:
             return []
         return self._wanted(vfid)
 
@@ -201,30 +227,64 @@ class Guests:
         (listed.add if added else listed.discard)(entry.mac)
         return self._wanted(vfid)
 
+    def listed(self, vfid: int, macs: Collection[str] | None) -> None:
+        """All that the interface's own address lists hold (None: nobody can say, so what was asked
+        for stays). What isn't there for a device above or an IP group was set on it."""
+        guest = self._guests[vfid]
+        if macs is None:
+            macs = guest.macs | guest.groups
+        nsid = self._of[vfid][0]
+        home = self._homes[nsid]
+        above = {u.mac for index, u in home.stacked.items() if self._vf((nsid, index)) == vfid}
+        joined = {
+            mac
+            for index, groups in home.joined.items()
+            if self._vf((nsid, index)) == vfid
+            for mac in groups
+        }
+        guest.unicast = {mac for mac in macs if not is_multicast(mac)} - above
+        guest.multicast = {mac for mac in macs if is_multicast(mac)} - joined
+
     def membership(
         self, nsid: int | None, members: Iterable[Membership], joined: bool
     ) -> list[Request]:
         """IP multicast groups joined or left on devices of the namespace."""
+        home = self._homes.get(nsid)
+        if home is None:
+            return []
         changed: list[int] = []
         for member in members:
-            device = (nsid, member.index)
-            if len(self._joined) >= _MOST_DEVICES and device not in self._joined:
+            known = self._joined_of(home, nsid, member.index)
+            if known is None:
                 continue
-            known = self._joined.setdefault(device, set())
             if joined and len(known) < _MOST_GROUPS:
                 known.add(member.mac)
             elif not joined:
                 known.discard(member.mac)
-            vfid = self._vf(device)
-            if vfid is not None and vfid not in changed:
+            vfid = self._vf((nsid, member.index))
+            if vfid is None:
+                continue
+            self._guests[vfid].multicast.discard(member.mac)
+            if vfid not in changed:
                 changed.append(vfid)
         return self._wanted(*changed)
+
+    def _joined_of(self, home: _Home, nsid: int | None, index: int) -> set[str] | None:
+        """The groups of a device; None: nothing more can be remembered in its namespace. Before
+        that, what no VF has to do with is forgotten."""
+        if index not in home.joined and len(home.joined) >= _MOST_DEVICES:
+            for other in [i for i in home.joined if self._vf((nsid, i)) is None]:
+                del home.joined[other]
+            if len(home.joined) >= _MOST_DEVICES:
+                return None
+        return home.joined.setdefault(index, set())
 
     def _vf(self, place: Place) -> int | None:
         """The VF that a device is, or is stacked on."""
         seen = set()
         while place not in self._places:
-            upper = self._stacked.get(place)
+            home = self._homes.get(place[0])
+            upper = home.stacked.get(place[1]) if home else None
             if upper is None or place in seen:
                 return None
             seen.add(place)
@@ -259,13 +319,15 @@ class Guests:
             return []
         macs = {v: set(self._guests[v].unicast) for v in asking}
         groups = {v: set(self._guests[v].multicast) for v in asking}
-        for place, upper in self._stacked.items():
-            if upper.up and upper.mac and (vfid := self._vf(place)) in asking:
-                macs[vfid].add(upper.mac)
-        for place, joined in self._joined.items():
-            vfid = self._vf(place)
-            if vfid in asking and self._guests[vfid].up:
-                groups[vfid] |= joined
+        for nsid in {self._of[v][0] for v in asking}:
+            home = self._homes[nsid]
+            for index, upper in home.stacked.items():
+                if upper.up and upper.mac and (vfid := self._vf((nsid, index))) in asking:
+                    macs[vfid].add(upper.mac)
+            for index, joined in home.joined.items():
+                vfid = self._vf((nsid, index))
+                if vfid in asking and self._guests[vfid].up:
+                    groups[vfid] |= joined
         return [request for v in sorted(asking) for request in self._asks(v, macs[v], groups[v])]
 
     def _asks(self, vfid: int, macs: set[str], groups: set[str]) -> list[Request]:
@@ -291,7 +353,7 @@ class TapGuests:
 
     def __init__(self) -> None:
         self._asked: dict[int, dict[str, None]] = {}
-        """The MACs that were asked for, the oldest first."""
+        """The last that each asked for, the latest at the end: a guest may invent MACs for ever."""
 
     def source(self, vfid: int, mac: str, *, own: bool) -> list[Request]:
         """A frame came from a MAC that the VF doesn't own. Asked for once. ``own``: it may be the

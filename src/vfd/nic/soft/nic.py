@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn
 
 from vfd.nic.netlink import Message, Netlink
@@ -23,20 +22,21 @@ from vfd.nic.protocol import (
     NicState,
     VfState,
 )
-from vfd.nic.soft import namespace, rtnl
+from vfd.nic.soft import rtnl
 from vfd.nic.soft.capabilities import capabilities
 from vfd.nic.soft.datapath import open_datapath, program_version
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
+from vfd.nic.soft.homes import Homes
 from vfd.nic.soft.state import State, expressible, from_tables
 from vfd.nic.soft.switch import MAX_ID, Switch
 from vfd.nic.soft.tables import decode
 from vfd.nic.soft.watch import Watch
-from vfd.plan.changes import Change, PfChange
+from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.requests import Decision, Grants, Request, RequestKind, granted
 from vfd.policy.values import NicPolicy, PfPolicy, VfRules
 
-_MADE_ANEW = "its netdev was gone and was made anew"
+_LOST = "its netdev is gone: the VF is made anew, with nothing granted"
 
 
 class SoftNic:
@@ -49,7 +49,6 @@ class SoftNic:
                 f" so it has at most {MAX_ID} plain characters"
             )
         self._guests = Guests()
-        self._names: dict[int | None, str] = {}
         self._taken_back: Counter[int] = Counter()
         """How many guests of each VF went whose ``revoke`` is to come, and is done already."""
         self._sent_before: dict[int, int] = {}
@@ -59,6 +58,7 @@ class SoftNic:
         self._switch = Switch(pf.id, pf.guest)
         try:
             self._switch.enter()
+            self._homes = Homes(self._switch.netlink)
             links = self._switch.look()
             if not self._switch.near or not self._switch.far:
                 self._switch.build_shaper()
@@ -78,24 +78,33 @@ class SoftNic:
         switch, works = self._switch, self._works
         state = from_tables(decode(works.datapath.tables), pf)
         # a tap NIC's uplink is in sight before it is taken
-        works.wire = links.get(state.pf.uplink or "") if state.configured else None
+        works.uplink = state.pf.uplink if state.configured else None
+        works.wire = links.get(works.uplink or "")
         works.read()
         self._root_nsid = switch.root_nsid()
+        try:
+            works.release_uplinks()
+        except OSError as e:
+            self._watch.add([Event(EventKind.LINK, text=f"a former uplink stays: {e.strerror}")])
         if not state.configured:
             return state
-        for vfid, port in switch.ports.items():
-            if port.guest:
-                self._follow(state, vfid, port.guest)
-                if switch.tap:
-                    self._guests.hold(vfid, port.carrier)
-                if switch.tap or not rtnl.tells_groups():
-                    self._guests.keep_groups(vfid)
-        lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]
-        state = works.enforce(state, state.fresh(lost))
         self._state = state
-        self._watch.add([Event(EventKind.VF_RESET, vfid, _MADE_ANEW) for vfid in lost])
+        self._follow_all()
+        lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]
+        self._watch.add(self._lose(lost))
+        self._state = works.enforce(self._state, self._state)
+        self._watch.add(self._unmade(lost))
         self._watch.add(self._watch.sync_all())
-        return state
+        return self._state
+
+    def _follow_all(self) -> None:
+        for vfid, port in self._switch.ports.items():
+            if place := self._guests.place(vfid) or port.guest:
+                self._follow(self._state, vfid, place)
+                if self._switch.tap:
+                    self._guests.hold(vfid, port.carrier)
+                if self._switch.tap or not rtnl.tells_groups():
+                    self._guests.keep_groups(vfid)
 
     def _follow(self, state: State, vfid: int, place: Place) -> None:
         self._guests.add(
@@ -163,23 +172,17 @@ class SoftNic:
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         before = self._state
-        after = replace(
-            before,
-            pf=desired.pf,
-            vfs={vf.vfid: vf for vf in desired.vfs},
-            configured=True,
-        )
-        closed = [v for v in before.vfs if v not in after.vfs]
-        after = after.fresh([v for v in closed if before.grants.get(v)])
         if any(isinstance(c, PfChange) for c in changes) and before.configured:
             self._check_guest_kind(before.pf, desired.pf)
         try:
             if self._drifted:
-                self._works.repair()
-            self._state = self._works.enforce(before, after)
+                self._repair()
+            after = self._works.enforce(self._state, self._asked(desired))
+            self._check_made(changes)
+            self._state = after
             self._drifted = False
         except (OSError, NicError) as e:
-            self._put_back(before, e)
+            self._put_back(e)
         self._dress(before)
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
@@ -252,26 +255,14 @@ class SoftNic:
             return [Event(EventKind.DRIFT, text=f"the uplink {name} can't be taken: {e}")]
         return self.wire_changed(link)
 
-    def vf_lost(self, vfid: int) -> list[Event]:
-        place = self._guests.place(vfid)
-        held = self._is_held(vfid, place)
-        self._guests.remove(vfid)
-        self._watch.forget(vfid)
-        self._switch.ports.pop(vfid, None)
-        self._works.forget(vfid)
-        events = []
-        if held:
-            events.append(Event(EventKind.GUEST_GONE, vfid, "its netdev went with its namespace"))
-        before = self._state
+    def vfs_lost(self, vfids: Collection[int]) -> list[Event]:
+        events = self._lose(vfids)
         try:
-            self._state = self._works.enforce(before, before.fresh([vfid]))
+            self._state = self._works.enforce(self._state, self._state)
         except (OSError, NicError) as e:
-            # closed: it has no netdev; observe doesn't show it, so the next plan makes it
-            events.append(Event(EventKind.DRIFT, vfid, f"the VF could not be made anew: {e}"))
-            return events
-        self._taken_back[vfid] += held
-        events.append(Event(EventKind.VF_RESET, vfid, _MADE_ANEW))
-        return events
+            self._drifted = True
+            events.append(Event(EventKind.DRIFT, text=f"lost VFs could not be made anew: {e}"))
+        return events + self._unmade(vfids)
 
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         if self._switch.tap:
@@ -285,7 +276,7 @@ class SoftNic:
         if before is not None and before[0] != root:
             self._guests.remove(vfid)
             events.append(self._guest_gone(vfid, "the VF was moved away"))
-        self._names.clear()
+        self._homes.forget()
         if after is not None:
             self._follow(self._state, vfid, after)
             if after[0] != root:
@@ -293,8 +284,15 @@ class SoftNic:
                 events.append(Event(EventKind.GUEST_COME, vfid, f"taken by {name or 'a guest'}"))
             elif before is not None:
                 self._welcome_home(vfid, after[1])
-        self._works.adapt(self._state)
+        try:
+            self._works.adapt(self._state)
+        except (OSError, NicError) as e:
+            events += self.drifted(vfid, f"its guest's place could not be followed: {e}")
         return events
+
+    def forget_guests(self) -> None:
+        if not self._switch.tap:
+            self._follow_all()
 
     def guest_changed(self) -> None:
         self._works.adapt(self._state)
@@ -307,6 +305,9 @@ class SoftNic:
         wire = self._works.wire
         return self._state.pf.uplink, wire.index if wire else 0
 
+    def grants(self) -> Mapping[int, Grants]:
+        return self._state.grants
+
     def may_be_its_own(self, vfid: int) -> bool:
         vf = self._state.vfs.get(vfid)
         if vf is None or vf.vm_mac or self._state.grants.get(vfid, Grants()).default_mac:
@@ -317,6 +318,11 @@ class SoftNic:
     def _sent(self, vfid: int) -> int:
         return self._works.datapath.counters([vfid])[vfid]["tx_packets"]
 
+    def reach(self, nsid: int | None) -> contextlib.AbstractContextManager[Netlink | None]:
+        if nsid == self._root_nsid:
+            return contextlib.nullcontext(self._switch.root_netlink)
+        return self._homes.reach(nsid)
+
     # Inside
 
     def _check_guest_kind(self, before: PfPolicy, after: PfPolicy) -> None:
@@ -326,21 +332,68 @@ class SoftNic:
                 " while the NIC exists: remove the NIC, then add it with the other kind"
             )
 
+    def _asked(self, desired: NicPolicy) -> State:
+        """The state that the caller asks for."""
+        before = self._state
+        vfs = {vf.vfid: vf for vf in desired.vfs}
+        after = replace(before, pf=desired.pf, vfs=vfs, configured=True)
+        return after.fresh([v for v in before.vfs if v not in vfs and before.grants.get(v)])
+
+    def _check_made(self, changes: Sequence[Change]) -> None:
+        """A VF that could not be made fails what asks for it, and nothing else."""
+        before = self._state
+        opened = {c.vfid for c in changes if isinstance(c, VfChange) and c.after is not None}
+        for vfid, why in self._switch.unmade.items():
+            if vfid in opened or (before.configured and vfid >= (before.pf.vfs or 0)):
+                raise NicError(why)
+
+    def _lose(self, vfids: Collection[int]) -> list[Event]:
+        """VFs' netdevs are gone: forgets them and their guests, with what those were granted."""
+        events = []
+        for vfid in sorted(vfids):
+            held = self._is_held(vfid, self._guests.place(vfid))
+            self._guests.remove(vfid)
+            self._watch.forget(vfid)
+            self._switch.ports.pop(vfid, None)
+            self._works.forget(vfid)
+            if held:
+                self._taken_back[vfid] += 1
+                text = "its netdev went with its namespace"
+                events.append(Event(EventKind.GUEST_GONE, vfid, text))
+            events.append(Event(EventKind.VF_RESET, vfid, _LOST))
+        self._state = self._state.fresh(list(vfids))
+        return events
+
+    def _unmade(self, vfids: Collection[int]) -> list[Event]:
+        """Tells which of them could not be made. ``observe`` doesn't show them, so that every
+        plan asks for them again."""
+        unmade = self._switch.unmade
+        return [Event(EventKind.DRIFT, v, unmade[v]) for v in sorted(vfids) if v in unmade]
+
+    def _repair(self) -> None:
+        """Puts back what others took away. What they took is looked for everywhere, so that VFs
+        may be found gone of which nobody was told yet."""
+        known = set(self._switch.ports)
+        try:
+            self._works.repair()
+        finally:
+            self._watch.add(self._lose(known - self._switch.ports.keys()))
+
     def _rewrite(self, after: State, what: str) -> None:
         """Only the tables change; all or nothing."""
-        before = self._state
         try:
             self._works.rewrite(after)
             self._state = after
-        except OSError as e:
-            self._put_back(before, e, what)
+        except (OSError, NicError) as e:
+            self._put_back(e, what)
 
-    def _put_back(self, before: State, error: Exception, what: str = "the change") -> NoReturn:
+    def _put_back(self, error: Exception, what: str = "the change") -> NoReturn:
         """Enforces what was enforced before, and says what went wrong."""
         why = getattr(error, "strerror", None) or str(error)
         try:
-            self._works.repair()
-            self._state = self._works.enforce(before, before)
+            self._repair()
+            self._state = self._works.enforce(self._state, self._state)
+            self._works.release_uplinks()
         except (OSError, NicError) as again:
             self._drifted = True
             raise NicError(
@@ -364,29 +417,7 @@ class SoftNic:
             for vfid in self._switch.ports
             if (place := self._guests.place(vfid)) and place[0] not in (self._root_nsid, None)
         }
-        if wanted - self._names.keys():
-            self._names = dict.fromkeys(wanted, "")
-            missing = set(wanted)
-            for name, path in namespace.seen():
-                nsid = self._nsid(path)
-                if nsid in missing:
-                    self._names[nsid] = name
-                    missing.discard(nsid)
-                if not missing:
-                    break
-        return self._names
-
-    def _nsid(self, path: Path) -> int | None:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            return rtnl.nsid_of(self._switch.netlink, fd)
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
+        return self._homes.names(wanted)
 
     def _guest_gone(self, vfid: int, text: str) -> Event:
         """What was granted is taken back before anything else: what the next guest shows is
@@ -414,8 +445,15 @@ class SoftNic:
         self._switch.root_netlink.send_all(home)
 
     def _dress(self, before: State) -> None:
-        """Gives guest ends the MACs and MTUs that changed, as far as they can be reached: what
-        counts is enforced already. Guests of VFs that open are asked what they want."""
+        """Gives guest ends the MACs and MTUs that changed, as far as they can be reached, and asks
+        guests of VFs that open what they want. What counts is enforced already, so a failure
+        doesn't fail what was asked for."""
+        try:
+            self._dress_all(before)
+        except (OSError, NicError) as e:
+            self._watch.add(self.drifted(None, f"guest ends could not be dressed: {e}"))
+
+    def _dress_all(self, before: State) -> None:
         home: list[Message] = []
         for vfid in sorted(self._state.differing(before) & self._switch.ports.keys()):
             if self._switch.tap:
@@ -455,26 +493,9 @@ class SoftNic:
         vf = self._state.vfs.get(vfid)
         if vf is not None and vf.vm_mac is not None:
             self._guests.expect(vfid, mac=vf.vm_mac)
-            self._set_mac_far(nsid, index, vf.vm_mac)
+            self._homes.set_mac(nsid, index, vf.vm_mac)
         if opened or (vf is not None and vf.vm_mac is None and worn[0] != mac):
             # also where a MAC is no longer forced: what the guest's interface shows is its wish
             self._follow(self._state, vfid, place)
             self._watch.add(self._watch.sync(vfid))
         return []
-
-    def _set_mac_far(self, nsid: int | None, index: int, mac: str) -> None:
-        """Sets a guest end's MAC in its guest's namespace, if that can be reached by a name."""
-        for _, path in namespace.seen():
-            if self._nsid(path) != nsid:
-                continue
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                with namespace.inside(fd):
-                    there = Netlink()
-                try:
-                    there.send_all([rtnl.set_link(index, what="dressing a guest end", mac=mac)])
-                finally:
-                    there.close()
-            finally:
-                os.close(fd)
-            return

@@ -34,7 +34,7 @@ from vfd.nic.netlink import (
 from vfd.policy.addresses import mac_bytes, mac_text
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTCLASS, RTM_DELTCLASS, RTM_GETTCLASS = 40, 41, 42
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
@@ -256,6 +256,15 @@ def parse_neighbour(body: bytes) -> Neighbour:
     _, _, index, _, flags, _ = _NDMSG.unpack_from(body)
     mac = parse_attrs(body, 12).get(2, b"")
     return Neighbour(index, mac_text(mac) if len(mac) == 6 else "", bool(flags & 2))
+
+
+def own_addresses(netlink: Netlink, index: int) -> frozenset[str]:
+    """All that a device's own address lists hold, unicast and multicast, whoever put it there:
+    ``bridge fdb``, a device above, an IP group. The kernel lists only the socket's namespace."""
+    body = _NDMSG.pack(AF_BRIDGE, 0, index, 0, 0, 0)
+    answers = netlink.dump(RTM_GETNEIGH, body, "listing an interface's addresses")
+    found = [parse_neighbour(b) for _, b in answers]
+    return frozenset(n.mac for n in found if n.index == index and n.self_entry and n.mac)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,11 @@ from vfd.nic.soft import namespace, rtnl, tap
 from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, Link
 from vfd.policy.values import MAX_VFS
 
-_NEAR, _FAR, _UPLINK, _FIRST_VF = 0x80, 0x81, 0x90, 0x100
+_NEAR, _FAR, _FIRST_VF = 0x80, 0x81, 0x100
 """Fixed interface indexes in the NIC's own namespace, so that a VF made anew keeps its index."""
+_UPLINKS = range(0x90, 0xA0)
+"""An uplink's there: the first that is free, for the former one is there until the new one is in
+force. What has one of them was brought there as an uplink."""
 HOST_MTU = 65535
 """The host ends': no frame is too large to reach the program, which judges and counts it."""
 MAX_ID = 15 - len(f"v{MAX_VFS - 1}")
@@ -61,6 +64,8 @@ class Switch:
         self._inside: int | None = None
         self.near = self.far = 0
         self.ports: dict[int, Vf] = {}
+        self.unmade: dict[int, str] = {}
+        """VFs that could not be made when they were to be, with the reasons."""
         # blocks are numbered by whoever makes them; in the own namespace nobody else does
         salt = zlib.crc32(nic_id.encode()) & 0xFFFF
         self.block = 0x76660000 | (salt & 0x7FFF) << 1 if self.tap else 2
@@ -134,7 +139,7 @@ class Switch:
         self.ports = {}
         for vfid in range(MAX_VFS):
             link = links.get(self._host_name(vfid))
-            if link and link.kind in ("veth", "tun"):
+            if link and link.kind == ("tun" if self.tap else "veth"):
                 self.ports[vfid] = Vf(
                     host=link.index,
                     up=link.up,
@@ -203,17 +208,21 @@ class Switch:
     def make(self, vfs: Mapping[int, tuple[str, int]]) -> None:
         """Makes VFs that aren't there, down and hooked: vfid → (MAC, MTU) of the guest end.
 
-        Raises NicError; those made before the error stay."""
-        try:
+        Those that can't be made are left out, in ``unmade``. Raises OSError."""
+        self.unmade = {}
+        if vfs:
             (self._make_taps if self.tap else self._make_veths)(vfs)
-        except OSError as e:
-            why = e.strerror or str(e)
-            if e.errno in (errno.EEXIST, errno.EBUSY):
-                why += ". A netdev of a VF's name exists already and is not this NIC's: rename it"
-            raise NicError(f"{self.id}: VFs could not be made: {why}") from e
+
+    def _not_made(self, vfid: int, error: OSError) -> None:
+        why = f"VF {vfid} could not be made: {error.strerror or error}"
+        if error.errno in (errno.EEXIST, errno.EBUSY):
+            name = self.guest_name(vfid)
+            why += f". A netdev {name} exists already and is not this NIC's: rename it"
+        self.unmade[vfid] = why
 
     def _make_veths(self, vfs: Mapping[int, tuple[str, int]]) -> None:
-        self.netlink.send(
+        wanted = list(vfs)
+        failed = self.netlink.send_all(
             [
                 rtnl.new_veth(
                     self._host_name(vfid),
@@ -227,13 +236,16 @@ class Switch:
                 for vfid, (mac, mtu) in vfs.items()
             ]
         )
-        self.hook_vfs({vfid: _FIRST_VF + vfid for vfid in vfs})
-        for link in self._links_of(vfs):
+        for error in failed:
+            self._not_made(wanted[error.index], error)
+        made = [vfid for vfid in vfs if vfid not in self.unmade]
+        self.hook_vfs({vfid: _FIRST_VF + vfid for vfid in made})
+        for link in self._links_of(made):
             vfid = link.index - _FIRST_VF
             self.ports[vfid] = Vf(link.index, link.up, True, self.guest_place(link), link.carrier)
 
-    def _links_of(self, vfs: Mapping[int, tuple[str, int]]) -> list[Link]:
-        wanted = {_FIRST_VF + vfid for vfid in vfs}
+    def _links_of(self, vfids: Iterable[int]) -> list[Link]:
+        wanted = {_FIRST_VF + vfid for vfid in vfids}
         if len(wanted) > 8:
             return [link for link in rtnl.links(self.netlink) if link.index in wanted]
         found = [rtnl.link(self.netlink, index=index) for index in wanted]
@@ -241,9 +253,12 @@ class Switch:
 
     def _make_taps(self, vfs: Mapping[int, tuple[str, int]]) -> None:
         for vfid in vfs:
-            tap.create(self.guest_name(vfid))
+            try:
+                tap.create(self.guest_name(vfid))
+            except OSError as e:
+                self._not_made(vfid, e)
         links = {link.name: link for link in rtnl.links(self.netlink)}
-        found = {vfid: links[self.guest_name(vfid)] for vfid in vfs}
+        found = {v: links[self.guest_name(v)] for v in vfs if v not in self.unmade}
         quiet = [
             rtnl.set_link(
                 link.index,
@@ -294,8 +309,8 @@ class Switch:
                 word = "raising" if up else "lowering"
                 messages.append(rtnl.set_link(port.host, what=f"{word} VF {vfid}", up=up))
                 port.up = up
-        if messages:
-            self.netlink.send(messages)
+        # a port that is gone is none to lower: its DELLINK follows
+        _but(self.netlink.send_all(messages), errno.ENODEV)
 
     def remove(self, vfids: Iterable[int]) -> None:
         """Takes VFs away, from their guests too."""
@@ -322,7 +337,7 @@ class Switch:
                 there.index,
                 what=f"taking the uplink {name}",
                 namespace=self.fd,
-                new_index=_UPLINK,
+                new_index=next(i for i in _UPLINKS if not rtnl.link(self.netlink, index=i)),
             )
             try:
                 self.root_netlink.send([move])
@@ -333,7 +348,8 @@ class Switch:
                 raise NicError(f"{self.id}: the uplink {name} vanished while it was taken")
         quiet = rtnl.set_link(link.index, what=f"silencing the uplink {name}", silent=True)
         _but(self.netlink.send_all([quiet]), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
-        self.hook({f"the uplink {name}": link.index}, self.block)
+        if self._hooked().get(link.index) != self.block:
+            self.hook({f"the uplink {name}": link.index}, self.block)
         # promiscuous: the VFs' MACs are not the uplink's own
         raised = rtnl.set_link(
             link.index,
@@ -345,32 +361,37 @@ class Switch:
         self.netlink.send([raised])
         return rtnl.link(self.netlink, index=link.index) or link
 
-    def release_uplink(self, name: str) -> None:
-        """Gives the uplink back to the daemon's namespace, as far as it is still there."""
-        link = rtnl.link(self.netlink, name=name)
-        if link is None:
-            return
+    def release_uplinks(self, but: int) -> None:
+        """Gives every uplink but the one of this index back to the daemon's namespace: the former
+        one, and what a failed change or a killed daemon left."""
+        hooked = self._hooked()
+        known = {but, self.near, self.far, *(port.host for port in self.ports.values())}
+        for link in rtnl.links(self.netlink):
+            brought = not self.tap and link.index in _UPLINKS
+            if link.index not in known and (brought or hooked.get(link.index) == self.block):
+                self._release(link)
+
+    def _release(self, link: Link) -> None:
         messages = [
             rtnl.set_link(
                 link.index,
-                what=f"lowering the uplink {name}",
+                what=f"lowering the uplink {link.name}",
                 up=False,
                 flags_mask=IFF_NOARP | IFF_PROMISC,
             ),
-            rtnl.del_clsact(link.index, f"unhooking the uplink {name}"),
+            rtnl.del_clsact(link.index, f"unhooking the uplink {link.name}"),
         ]
         _but(self.netlink.send_all(messages), errno.ENOENT, errno.EINVAL, errno.ENODEV)
         if not self.tap:
             back = rtnl.set_link(
-                link.index, what=f"giving the uplink {name} back", namespace=self.root
+                link.index, what=f"giving the uplink {link.name} back", namespace=self.root
             )
             _but(self.netlink.send_all([back]), errno.ENODEV)
 
-    def demolish(self, uplink: str | None) -> None:
+    def demolish(self) -> None:
         """Removes every netdev of the NIC and its namespace; the uplink is given back."""
-        if uplink:
-            self.release_uplink(uplink)
         self.look()
+        self.release_uplinks(but=0)
         self.remove(list(self.ports))
         if self.near:
             gone = rtnl.del_link(self.near, "removing the shaper")

@@ -6,20 +6,21 @@ the program's ring buffer tells what only frames show. Both hang on one epoll de
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from vfd.nic.netlink import Listener
-from vfd.nic.protocol import Event, EventKind
+from vfd.nic.netlink import Listener, Netlink
+from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.guests import Guests, Place, TapGuests
 from vfd.nic.soft.reports import reports
 from vfd.nic.soft.rtnl import Link
 from vfd.nic.soft.switch import Switch, Vf
 from vfd.policy.addresses import mac_text
-from vfd.policy.requests import Request
+from vfd.policy.requests import Grants, Request
 
 _GROUPS = (rtnl.RTNLGRP_LINK, rtnl.RTNLGRP_NEIGH, rtnl.RTNLGRP_TC)
 _OPTIONAL_GROUPS = (rtnl.RTNLGRP_NSID, rtnl.RTNLGRP_IPV4_MCADDR, rtnl.RTNLGRP_IPV6_MCADDR)
@@ -47,11 +48,14 @@ class Owner(Protocol):
     def wire_appeared(self, name: str) -> list[Event]:
         """A netdev of the uplink's name came up in the daemon's namespace."""
 
-    def vf_lost(self, vfid: int) -> list[Event]:
-        """A VF's netdevs are gone, as with the namespace of its guest."""
+    def vfs_lost(self, vfids: Collection[int]) -> list[Event]:
+        """VFs' netdevs are gone, as with the namespace of their guest."""
 
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         """A VF's guest end is in another place than before."""
+
+    def forget_guests(self) -> None:
+        """What guests asked for may not have been told: what was granted counts."""
 
     def guest_changed(self) -> None:
         """A guest end's MTU may be another: what may be done on the way to it, with it."""
@@ -62,8 +66,13 @@ class Owner(Protocol):
     def uplink(self) -> tuple[str | None, int]:
         """The uplink's name as configured, and its index (0: it isn't there)."""
 
+    def grants(self) -> Mapping[int, Grants]: ...
+
     def may_be_its_own(self, vfid: int) -> bool:
         """Whether a MAC that the VF doesn't own can be the one that its guest's machine has."""
+
+    def reach(self, nsid: int | None) -> contextlib.AbstractContextManager[Netlink | None]:
+        """A request socket in a guest's namespace; None: it can't be reached."""
 
 
 class Watch:
@@ -84,11 +93,14 @@ class Watch:
         self._drain = drain
         with switch.inside():
             self._listener = Listener(_GROUPS, _OPTIONAL_GROUPS)
+        self._root = switch.root_nsid()
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._ring = ring
         self._epoll.register(ring, select.EPOLLIN)
         self._waiting: list[Event] = []
+        self._missed = ""
+        """Why everything has to be looked at again; '' if it hasn't."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
 
@@ -117,40 +129,54 @@ class Watch:
         self._taps.forget(vfid)
 
     def events(self) -> list[Event]:
+        """What was heard, whatever fails on the way: then everything is looked at again, now and
+        until that succeeds, with the next events."""
         events, self._waiting = self._waiting, []
         if events:
             os.eventfd_read(self._bell)
         heard = self._listener.receive()
         while heard:
             for nsid, kind, sender, body in heard:
-                events += self._heard(nsid, kind, sender, body)
+                self._try(events, lambda: self._heard(nsid, kind, sender, body))  # noqa: B023
             heard = self._listener.receive()
         if heard is None:
-            events.append(Event(EventKind.OVERRUN, text="the kernel dropped notifications"))
-            events += self.look_again()
+            self._missed = "the kernel dropped notifications"
         for raw in self._drain():
-            events += _asked(self._told(raw))
+            self._try(events, lambda: _asked(self._told(raw)))  # noqa: B023
+        if self._missed:
+            why, self._missed = self._missed, ""
+            events.append(Event(EventKind.OVERRUN, text=why))
+            self._try(events, self.look_again)
         return _in_time(events)
 
-    def look_again(self) -> list[Event]:
+    def _try(self, events: list[Event], find: Callable[[], Iterable[Event]]) -> None:
+        try:
+            events += find()
+        except (OSError, NicError) as e:
+            # what a guest was about to be asked for may be lost: it is asked for again
+            self._owner.forget_guests()
+            self._missed = f"looking after what happened failed: {e}"
+
+    def look_again(self) -> Iterator[Event]:
         """Compares everything with what is known, as after lost notifications."""
-        events: list[Event] = []
-        known = dict(self._switch.ports)
+        known = self._switch.ports
         self._switch.look()
-        events += self._owner.drifted(None, "everything is looked at again")
+        # first of all, for whatever enforces something makes them, and then they aren't missed
+        if lost := known.keys() - self._switch.ports.keys():
+            yield from self._owner.vfs_lost(lost)
+        yield from self._owner.drifted(None, "everything is looked at again")
         name, _ = self._owner.uplink()
-        events += self._owner.wire_changed(
+        yield from self._owner.wire_changed(
             rtnl.link(self._switch.netlink, name=name) if name else None
         )
         for vfid, port in known.items():
             found = self._switch.ports.get(vfid)
-            if found is None:
-                events += self._owner.vf_lost(vfid)
+            if found is None or vfid in lost:
                 continue
             if found.up != port.up:
-                events += self._owner.drifted(vfid, "its link was changed")
-            events += self._placed(vfid, found.guest)
-        return events + self.sync_all()
+                yield from self._owner.drifted(vfid, "its link was changed")
+            yield from self._placed(vfid, found.guest)
+        yield from self.sync_all()
 
     def sync(self, vfid: int) -> list[Event]:
         """What the VF's guest shows that nobody told, as requests."""
@@ -163,8 +189,8 @@ class Watch:
             return []
         self._guests.hush([vfid])
         requests = self._guests.link(nsid, link)
-        if nsid != self._switch.root_nsid():
-            requests += self._list(nsid)
+        if nsid != self._root:
+            requests += self._list(nsid, [vfid])
         requests += self._guests.ask([vfid])
         self._owner.guest_changed()
         return _asked(requests)
@@ -176,14 +202,17 @@ class Watch:
         places = {v: p for v in self._switch.ports if (p := self._guests.place(v))}
         self._guests.hush(places)
         requests: list[Request] = []
-        for nsid in {place[0] for place in places.values()}:
-            requests += self._list(nsid)
+        homes: dict[int | None, list[int]] = {}
+        for vfid, (nsid, _) in places.items():
+            homes.setdefault(nsid, []).append(vfid)
+        for nsid, vfids in homes.items():
+            requests += self._list(nsid, vfids)
         requests += self._guests.ask(list(places))
         self._owner.guest_changed()
         return _asked(requests)
 
-    def _list(self, nsid: int | None) -> list[Request]:
-        """Everything in a guest's namespace."""
+    def _list(self, nsid: int | None, vfids: Sequence[int]) -> list[Request]:
+        """Everything in the namespace of these VFs' guests."""
         requests: list[Request] = []
         try:
             for link in rtnl.links(self._switch.netlink, nsid):
@@ -193,7 +222,34 @@ class Watch:
         listed = rtnl.memberships(self._switch.netlink, nsid)
         self._guests.forget_groups(nsid, listed)
         members = [member for family in listed.values() for member in family]
-        return requests + self._guests.membership(nsid, members, joined=True)
+        requests += self._guests.membership(nsid, members, joined=True)
+        self._list_addresses(nsid, vfids, told=[*listed])
+        return requests
+
+    def _list_addresses(self, nsid: int | None, vfids: Sequence[int], told: Sequence[int]) -> None:
+        """The interfaces' own address lists. IP groups of a family of which the kernel doesn't
+        tell who joined them look like any other address there, and are heard from reports."""
+        if nsid == self._root:
+            # a VF that waits for a guest has no addresses but those that its last one was granted
+            grants = self._owner.grants()
+            vfids = [v for v in vfids if self._guests.is_up(v) or v in grants]
+        for vfid, macs in self._addresses(nsid, vfids).items():
+            if macs and rtnl.AF_INET not in told:
+                macs = {mac for mac in macs if not mac.startswith("01:00:5e:")}
+            self._guests.listed(vfid, macs)
+
+    def _addresses(
+        self, nsid: int | None, vfids: Sequence[int]
+    ) -> dict[int, Collection[str] | None]:
+        """By VF; None: its guest's namespace can't be reached."""
+        found: dict[int, Collection[str] | None] = dict.fromkeys(vfids)
+        if vfids:
+            with contextlib.suppress(OSError), self._owner.reach(nsid) as there:
+                for vfid in vfids:
+                    place = self._guests.place(vfid)
+                    if there and place:
+                        found[vfid] = rtnl.own_addresses(there, place[1])
+        return found
 
     def _heard(self, nsid: int | None, kind: int, sender: int, body: bytes) -> Iterator[Event]:
         if kind in _LINKS:
@@ -238,7 +294,7 @@ class Watch:
         # a notification tells what was; only what is now counts
         now = rtnl.link(self._switch.netlink, index=link.index)
         if now is None:
-            yield from self._owner.vf_lost(vfid)
+            yield from self._owner.vfs_lost([vfid])
             return
         if now.up != port.up:
             port.up = now.up
@@ -259,10 +315,12 @@ class Watch:
 
     def _there(self, nsid: int | None, link: Link, gone: bool) -> Iterator[Event]:
         """A link in a guest's namespace, or in the daemon's."""
-        name, uplink = self._owner.uplink()
-        if name and link.name == name and not uplink and not gone:
-            yield from self._owner.wire_appeared(name)
-            return
+        if nsid == self._root:
+            yield from self._freed()
+            name, uplink = self._owner.uplink()
+            if name and link.name == name and not uplink and not gone:
+                yield from self._owner.wire_appeared(name)
+                return
         if self._switch.tap:
             return
         vfid = self._guests.at((nsid, link.index))
@@ -288,6 +346,14 @@ class Watch:
             if now is not None:
                 yield from _asked(self._guests.link(nsid, now))
                 self._owner.guest_changed()
+
+    def _freed(self) -> Iterator[Event]:
+        """A name that a VF needs and something else had may be free again."""
+        for vfid in list(self._switch.unmade):
+            name = self._switch.guest_name(vfid)
+            if rtnl.link(self._switch.root_netlink, name=name) is None:
+                del self._switch.unmade[vfid]
+                yield from self._owner.drifted(vfid, f"the name {name} is free again")
 
     def _is_peer(self, vfid: int, nsid: int | None, link: Link) -> bool:
         host = rtnl.link(self._switch.netlink, index=self._switch.ports[vfid].host)

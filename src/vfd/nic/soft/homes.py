@@ -1,0 +1,96 @@
+"""The namespaces that guests live in: what they are called, and reaching into them.
+
+A NIC knows a guest's namespace by an id; a name, or a process in it, leads there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from vfd.nic.netlink import Netlink
+from vfd.nic.soft import namespace, rtnl
+
+
+class Homes:
+    """The namespaces with an id in that of ``netlink``."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        self._netlink = netlink
+        self._names: dict[int | None, str] = {}
+        self._paths: dict[int | None, Path] = {}
+
+    def forget(self) -> None:
+        """An id may be another namespace's now."""
+        self._names = {}
+
+    def names(self, wanted: Collection[int | None]) -> dict[int | None, str]:
+        """The names of these namespaces, by id; '' where nobody has a name for it."""
+        if set(wanted) - self._names.keys():
+            self._names = dict.fromkeys(wanted, "")
+            missing = set(wanted)
+            with contextlib.suppress(OSError):
+                for name, path in namespace.seen():
+                    nsid = self._nsid(path)
+                    if nsid in missing:
+                        self._names[nsid] = name
+                        missing.discard(nsid)
+                    if not missing:
+                        break
+        return self._names
+
+    def set_mac(self, nsid: int | None, index: int, mac: str) -> None:
+        """Sets a netdev's MAC in a namespace, if that can be reached."""
+        with self.reach(nsid) as there:
+            if there is not None:
+                there.send_all([rtnl.set_link(index, what="dressing a guest end", mac=mac)])
+
+    @contextlib.contextmanager
+    def reach(self, nsid: int | None) -> Iterator[Netlink | None]:
+        """A request socket in a namespace; None where nobody has a name for it."""
+        fd = self._open(nsid)
+        if fd is None:
+            yield None
+            return
+        try:
+            with namespace.inside(fd):
+                there = Netlink()
+        finally:
+            os.close(fd)
+        try:
+            yield there
+        finally:
+            there.close()
+
+    def _open(self, nsid: int | None) -> int | None:
+        """A descriptor of the namespace. Its path is remembered: 256 guests come at once."""
+        known = self._paths.get(nsid)
+        for path in itertools.chain([known] if known else [], self._seen(nsid)):
+            with contextlib.suppress(OSError):
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                with contextlib.suppress(OSError):
+                    if rtnl.nsid_of(self._netlink, fd) == nsid:
+                        return fd
+                os.close(fd)
+        return None
+
+    def _seen(self, nsid: int | None) -> Iterator[Path]:
+        """The path that leads to the namespace now, found by looking at all."""
+        self._paths = {self._nsid(path): path for _, path in namespace.seen()}
+        if nsid in self._paths:
+            yield self._paths[nsid]
+
+    def _nsid(self, path: Path) -> int | None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return rtnl.nsid_of(self._netlink, fd)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)

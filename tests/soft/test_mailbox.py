@@ -1,0 +1,96 @@
+"""Guests are followed each apart: one that shows more than fits loses only what is its own."""
+
+from __future__ import annotations
+
+from vfd.nic.soft.guests import Guests, TapGuests
+from vfd.nic.soft.rtnl import IFF_UP, Link, Membership
+from vfd.policy.requests import Grants, RequestKind
+
+GROUP = Membership(index=256, group=bytes((239, 1, 2, 3)))
+OWN = "02:00:00:ff:00:01"
+
+
+def link(index: int, mac: str, kind: str = "veth", below: int | None = None) -> Link:
+    return Link(
+        index=index,
+        flags=IFF_UP,
+        name=f"d{index}",
+        mac=mac,
+        mtu=1500,
+        kind=kind,
+        link=below,
+        link_nsid=None,
+        master=None,
+        promiscuity=0,
+        allmulti=0,
+        carrier=True,
+        alias="",
+        new_nsid=None,
+    )
+
+
+def macvlan(number: int) -> Link:
+    mac = f"02:00:00:{number >> 16:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
+    return link(1000 + number, mac, "macvlan", below=256)
+
+
+def guests(count: int) -> Guests:
+    """VF n's guest end has index 256 in namespace n, and is up."""
+    found = Guests()
+    for vfid in range(count):
+        found.add(vfid, (vfid, 256), mac=OWN, mtu=1500, grants=Grants())
+        found.link(vfid, link(256, OWN))
+    return found
+
+
+def test_a_guest_with_endless_devices_takes_no_room_from_others() -> None:
+    both = guests(2)
+    for number in range(1, 20_000):
+        both.membership(0, [Membership(1000 + number, GROUP.group)], joined=True)
+    asked = both.membership(1, [GROUP], joined=True)
+    assert [(r.vfid, r.kind, r.mac) for r in asked] == [
+        (1, RequestKind.JOIN_GROUP, "01:00:5e:01:02:03")
+    ]
+
+
+def test_devices_that_have_nothing_to_do_with_the_vf_take_no_room_from_it() -> None:
+    one = guests(1)
+    for number in range(20_000):
+        one.membership(0, [Membership(1000 + number, GROUP.group)], joined=True)
+    assert [r.mac for r in one.membership(0, [GROUP], joined=True)] == ["01:00:5e:01:02:03"]
+
+
+def test_a_macvlans_groups_may_be_told_before_it_is() -> None:
+    one = guests(1)
+    assert one.membership(0, [Membership(1001, GROUP.group)], joined=True) == []
+    assert [r.kind for r in one.link(0, macvlan(1))] == [
+        RequestKind.ADD_MAC,
+        RequestKind.JOIN_GROUP,
+    ]
+
+
+def test_a_guest_that_makes_endless_macvlans_is_not_followed_for_ever() -> None:
+    one = guests(1)
+    one.hush([0])
+    for number in range(1, 10_000):
+        one.link(0, macvlan(number))
+    assert 64 < len(one.ask([0])) < 10_000
+    assert one.link(0, macvlan(9_999)) == []
+    one.gone(0, 1001)
+    assert [r.mac for r in one.link(0, macvlan(9_999))] == [macvlan(9_999).mac]
+
+
+def test_nothing_is_remembered_of_a_namespace_that_no_vf_is_in() -> None:
+    one = guests(1)
+    assert one.membership(7, [GROUP], joined=True) == []
+    one.add(0, (7, 256), mac=OWN, mtu=1500, grants=Grants())
+    assert one.link(7, link(256, OWN)) == []
+
+
+def test_a_tap_that_invents_macs_for_ever_is_asked_about_the_last_ones() -> None:
+    taps = TapGuests()
+    macs = [macvlan(number).mac for number in range(5_000)]
+    for mac in macs:
+        assert [r.mac for r in taps.source(0, mac, {})] == [mac]
+    assert taps.source(0, macs[-1], {}) == [], "asked for twice"
+    assert [r.kind for r in taps.source(0, macs[0], {})] == [RequestKind.ADD_MAC]

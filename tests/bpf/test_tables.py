@@ -178,7 +178,13 @@ def test_vfs_that_change_vlans_together_tell_the_wire_nothing_meanwhile(
         return World(NicPolicy(pf=pf, vfs=(*vfs, rest)), {}, own_macs, True, True)
 
     frames = [
-        (port, mac_bytes(own_macs[to]) + mac_bytes(own_macs[port]) + bytes((0x81, 0, 0, vid)) + 50 * b"x")
+        (
+            port,
+            mac_bytes(own_macs[to])
+            + mac_bytes(own_macs[port])
+            + bytes((0x81, 0, 0, vid))
+            + 50 * b"x",
+        )
         for port in (0, 1, 2, 4)
         for to in range(4)
         for vid in (1, 2)

@@ -97,6 +97,24 @@ def test_a_refused_configuration_changes_nothing_and_every_rule_is_named(vfd: Vf
     assert vfd.row(1)["state"] == "closed"
 
 
+def test_a_file_with_more_mirrors_than_the_nic_has_is_refused_and_holds_up_no_other(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd(vfs=12)
+    many = vfd.vf(0, mirror=[{"target": target} for target in range(1, 10)])
+    vfd.put_file("many", many)
+    vfd.put_file("plain", vfd.vf(1))
+    vfd.start()
+    assert vfd.row(1)["state"] == "ok"
+    assert vfd.row(0)["state"] == "closed"
+    [bad] = vfd.get("/v1/health")["bad_files"]
+    assert (bad["file"], bad["problems"][0]["field"]) == ("many.json", "mirror")
+    status, answer = vfd.add("late", many)
+    assert (status, answer["problems"][0]["field"]) == (422, "mirror"), answer
+    assert "at most 8" in answer["problems"][0]["rule"]
+    assert vfd.get(f"/v1/pfs/{vfd.pf}/caps")["max_mirrors"] == 8
+
+
 def test_a_mirror_is_set_and_ended_and_its_file_follows(vfd: Vfd) -> None:
     vfd.put_file("vm1", {**vfd.vf(0), "a comment": "the operator's own words"})
     vfd.ask("POST", "/v1/vfs", {"file": "vm1"})

@@ -197,6 +197,8 @@ class CapsAnswer(Answer):
     max_vlans: int
     max_macs: int
     max_groups: int
+    max_mirrors: int | None
+    """Targets that one VF's frames can be copied to; null: no limit."""
 
 
 # The operator's table

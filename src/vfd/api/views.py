@@ -146,6 +146,7 @@ def caps(managed: Managed) -> schema.CapsAnswer:
         max_vlans=known.max_vlans,
         max_macs=known.max_macs,
         max_groups=known.max_groups,
+        max_mirrors=known.max_mirrors,
     )
 
 

@@ -48,7 +48,9 @@ def caps(pf: str) -> None:
             ("max_vlans", "VLANs"),
             ("max_macs", "further MACs"),
             ("max_groups", "groups per VF"),
+            ("max_mirrors", "mirrors per VF"),
         )
+        if answer[key] is not None
     )
     colour = ask.painted
     lines = [

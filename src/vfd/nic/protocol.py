@@ -66,6 +66,8 @@ class Capabilities:
     max_vlans: int
     max_macs: int
     max_groups: int
+    max_mirrors: int | None = None
+    """Mirrors of one VF, as ``policy.mirrors.merged`` puts them together; None: no limit."""
     closed: Capability = Capability(Support.ENFORCED)
     """Whether a VF without a configuration is closed."""
     count_takes_all: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vfd.nic.protocol import COUNTERS, Capabilities, Capability, Support
+from vfd.nic.soft.layout import MIRRORS
 from vfd.policy.values import MAX_GROUPS, MAX_MACS, MAX_VFS, MAX_VLANS, PfPolicy
 
 _EBPF = Capability(Support.ENFORCED, by="ebpf")
@@ -81,4 +82,5 @@ def capabilities(pf: PfPolicy) -> Capabilities:
         max_vlans=MAX_VLANS,
         max_macs=MAX_MACS,
         max_groups=MAX_GROUPS,
+        max_mirrors=MIRRORS,
     )

@@ -262,12 +262,17 @@ DRIFTS = {
     ],
     "the program detached": ["tc", "filter", "del", "block", "2"],
     "the shaper deleted": ["ip", "link", "del", "shaper0"],
+    "the shaper set down": ["ip", "link", "set", "shaper1", "down"],
+    "the shaper's hook deleted": ["tc", "qdisc", "del", "dev", "shaper1", "clsact"],
+    "with classes: the Tx limit deleted": ["tc", "qdisc", "del", "dev", "shaper1", "root"],
+    "with classes: the classes deleted": ["tc", "qdisc", "del", "dev", "shaper0", "root"],
+    "with classes: the other hook deleted": ["tc", "qdisc", "del", "dev", "shaper0", "clsact"],
 }
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
 def test_drift_is_told_and_applying_again_repairs_it(drift: str) -> None:
-    with world() as w:
+    with world(enable_qos=drift.startswith("with classes")) as w:
         w.apply(w.vf(0), w.vf(1, rate="100Mbps", max_rx_rate="200Mbps"))
         w.guest(0)
         w.settle()

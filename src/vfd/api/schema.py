@@ -193,6 +193,8 @@ class CapsAnswer(Answer):
     pf_attributes: list[CapabilityAnswer]
     counters: list[str]
     absent_counters: list[str]
+    counter_limits: dict[str, str]
+    """By counter: in what it counts otherwise than docs/semantics.md says."""
     max_vfs: int
     max_vlans: int
     max_macs: int

@@ -142,6 +142,7 @@ def caps(managed: Managed) -> schema.CapsAnswer:
         ],
         counters=[c for c in COUNTERS if c in known.counters],
         absent_counters=[c for c in COUNTERS if c not in known.counters],
+        counter_limits={c: known.counter_limits[c] for c in COUNTERS if c in known.counter_limits},
         max_vfs=known.max_vfs,
         max_vlans=known.max_vlans,
         max_macs=known.max_macs,

@@ -62,9 +62,7 @@ _TAP_LINK = Capability(
     limit="frames are dropped, but a tap can't show its guest that the link is down:"
     " tell QEMU (set_link)",
 )
-_RATE_BY_CLASS = Capability(
-    Support.LIMITED, by="htb", limit="with enable_qos the limit holds in each traffic class"
-)
+_IN_BUFFERS = "a segmentation-offload buffer that rate drops counts as one packet"
 
 
 def capabilities(pf: PfPolicy) -> Capabilities:
@@ -72,8 +70,6 @@ def capabilities(pf: PfPolicy) -> Capabilities:
     vf = dict(_VF)
     if pf.guest == "tap":
         vf["link_status"] = _TAP_LINK
-    if pf.enable_qos:
-        vf["rate"] = _RATE_BY_CLASS
     return Capabilities(
         vf=vf,
         pf=_PF,
@@ -83,4 +79,5 @@ def capabilities(pf: PfPolicy) -> Capabilities:
         max_macs=MAX_MACS,
         max_groups=MAX_GROUPS,
         max_mirrors=MIRRORS,
+        counter_limits=dict.fromkeys(("rate_dropped", "tx_dropped"), _IN_BUFFERS),
     )

@@ -8,7 +8,7 @@ with a newer program puts it in place of the old one with the old one's maps, in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -107,7 +107,17 @@ class Datapath:
     def counters(self, vfids: Iterable[int]) -> dict[int, dict[str, int]]:
         """By vfid and PF_PORT; of all CPUs together."""
         found = self._veb.counters()
+        for vfid, drops in self._veb.drops().items():
+            found[vfid]["rate_dropped"] += drops
+            found[vfid]["tx_dropped"] += drops
+        # VFs that are no longer there count in the PF's total
+        found[PF_PORT]["rate_dropped"] = sum(each["rate_dropped"] for each in found.values())
         return {port: found[port] for port in (*vfids, PF_PORT)}
+
+    def note_drops(self, more: Mapping[int, int]) -> None:
+        """Drops before the Tx limits of VFs, counted in queues that are gone or are about to go."""
+        known = self._veb.drops()
+        self._veb.note_drops({vfid: known.get(vfid, 0) + n for vfid, n in more.items() if n})
 
     def _carry_counters(self) -> None:
         """Counters don't go back because the maps' layout is another: what is in front of both

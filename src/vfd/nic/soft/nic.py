@@ -10,7 +10,6 @@ from typing import NoReturn
 
 from vfd.nic.netlink import Message, Netlink
 from vfd.nic.protocol import (
-    PF_PORT,
     Capabilities,
     Capability,
     Counters,
@@ -57,7 +56,7 @@ class SoftNic:
         try:
             self._switch.enter()
             links = self._switch.look()
-            if not self._switch.near or not self._switch.far:
+            if not self._switch.shaper_ready:
                 self._switch.build_shaper()
             datapath = open_datapath(self._switch)
             self._works = Enforcement(self._switch, datapath, self._guests)
@@ -198,13 +197,7 @@ class SoftNic:
         self._dress(before)
 
     def counters(self) -> Counters:
-        found = self._works.datapath.counters(self._switch.ports)
-        for vfid, (tx, rx) in self._works.rate_dropped().items():
-            for port in (vfid, PF_PORT):
-                found[port]["rate_dropped"] += tx + rx
-            found[vfid]["tx_dropped"] += tx
-            found[vfid]["rx_dropped"] += rx
-        return found
+        return self._works.counters()
 
     def fileno(self) -> int:
         return self._watch.fileno()

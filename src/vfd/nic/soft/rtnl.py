@@ -211,7 +211,6 @@ def set_link(
     mac: str | None = None,
     mtu: int | None = None,
     name: str | None = None,
-    alias: str | None = None,
     namespace: int | None = None,
     new_index: int | None = None,
     silent: bool = False,
@@ -228,8 +227,6 @@ def set_link(
         body += attr_u32(IFLA_MTU, mtu)
     if name is not None:
         body += attr_text(IFLA_IFNAME, name)
-    if alias is not None:
-        body += attr_text(IFLA_IFALIAS, alias)
     if namespace is not None:
         body += attr_u32(IFLA_NET_NS_FD, namespace)
         if new_index is not None:

@@ -47,8 +47,6 @@ class Vf:
     hooked: bool
     guest: tuple[int | None, int] | None
     carrier: bool
-    drops: tuple[int, int] = (0, 0)
-    """Dropped before Tx and Rx limits that are no longer there."""
 
 
 class Switch:
@@ -60,6 +58,8 @@ class Switch:
         self.root = namespace.own()
         self._inside: int | None = None
         self.near = self.far = 0
+        self.shaper_ready = False
+        """Both ends of the shaper are there, up, and take their frames to the program."""
         self.ports: dict[int, Vf] = {}
         # blocks are numbered by whoever makes them; in the own namespace nobody else does
         salt = zlib.crc32(nic_id.encode()) & 0xFFFF
@@ -129,9 +129,11 @@ class Switch:
         hooked = {
             q.index: q.block for q in rtnl.qdiscs(self.netlink) if q.handle == rtnl.CLSACT_HANDLE
         }
-        near, far = (links.get(name) for name in self._shaper_names)
-        self.near = near.index if near else 0
-        self.far = far.index if far and hooked.get(far.index) == self.shaper_block else 0
+        ends = [links.get(name) for name in self._shaper_names]
+        self.near, self.far = (end.index if end else 0 for end in ends)
+        self.shaper_ready = all(
+            end and end.up and hooked.get(end.index) == self.shaper_block for end in ends
+        )
         self.ports = {}
         for vfid in range(MAX_VFS):
             link = links.get(self._host_name(vfid))
@@ -142,7 +144,6 @@ class Switch:
                     hooked=hooked.get(link.index) == self.block,
                     guest=self.guest_place(link),
                     carrier=link.carrier,
-                    drops=_noted_drops(link.alias),
                 )
         return links
 
@@ -157,9 +158,10 @@ class Switch:
         return None if self.tap else rtnl.nsid_of(self.netlink, self.root)
 
     def build_shaper(self) -> None:
-        """The shaper's veth pair, and the hook on its far end."""
+        """The shaper's veth pair, as far as it isn't there, and the hooks on its ends."""
         near, far = self._shaper_names
-        if not self.near:
+        links = [rtnl.link(self.netlink, name=name) for name in (near, far)]
+        if not all(links):
             self.netlink.send(
                 [
                     rtnl.new_veth(
@@ -172,20 +174,21 @@ class Switch:
                     )
                 ]
             )
-        links = [rtnl.link(self.netlink, name=name) for name in (near, far)]
+            links = [rtnl.link(self.netlink, name=name) for name in (near, far)]
         if not links[0] or not links[1]:
             raise NicError(f"{self.id}: the shaper {near}–{far} vanished while it was made")
         self.near, self.far = links[0].index, links[1].index
-        errors = self.netlink.send_all(
-            [
-                rtnl.set_link(self.near, what="silencing the shaper", silent=True),
-                rtnl.set_link(self.far, what="silencing the shaper", silent=True),
-                rtnl.new_clsact(self.far, self.shaper_block, "hooking the shaper"),
-                rtnl.set_link(self.near, what="raising the shaper", up=True),
-                rtnl.set_link(self.far, what="raising the shaper", up=True),
-            ]
-        )
-        _but(errors, errno.EEXIST, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+        steps = [
+            step
+            for index in (self.near, self.far)
+            for step in (
+                rtnl.set_link(index, what="silencing the shaper", silent=True),
+                rtnl.new_clsact(index, self.shaper_block, "hooking the shaper"),
+                rtnl.set_link(index, what="raising the shaper", up=True),
+            )
+        ]
+        _but(self.netlink.send_all(steps), errno.EEXIST, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+        self.shaper_ready = True
 
     def make(self, vfs: Mapping[int, tuple[str, int]]) -> None:
         """Makes VFs that aren't there, down and hooked: vfid → (MAC, MTU) of the guest end.
@@ -360,13 +363,6 @@ class Switch:
             _but(self.netlink.send_all([gone]), errno.ENODEV)
         if not self.tap:
             namespace.remove(self.namespace)
-
-
-def _noted_drops(alias: str) -> tuple[int, int]:
-    match alias.split():
-        case ["rate_dropped", tx, rx] if tx.isdigit() and rx.isdigit():
-            return int(tx), int(rx)
-    return 0, 0
 
 
 def _but(errors: Iterable[NetlinkError], *harmless: int) -> None:

@@ -69,6 +69,8 @@ class Wiring:
     """By vfid: the NIC's own MAC, for VFs that have no forced or granted one."""
     shaper: int | None = None
     """ifindex of the shaper's near end, in the switch's namespace."""
+    limiter: int | None = None
+    """ifindex of its far end, where VFs with a rate begin if classes are in use."""
     shaped: frozenset[int] = frozenset()
     """The VFs whose Tx goes through the shaper; see ``needs_shaper``."""
 
@@ -184,9 +186,10 @@ def open_port(
     iface: Iface,
     wire_up: bool,
     shaper: int,
+    limiter: int,
 ) -> bytes:
     """A VF with a configuration. ``mac``: its default MAC, if it is its own; ``shaper``: 0 if its
-    Tx doesn't go there."""
+    Tx doesn't go there; ``limiter``: where it begins if it has a rate and there are classes."""
     port = VebPort.from_buffer_copy(closed_port(iface, own_mac))
     up = vf.link_status is LinkStatus.ON or (vf.link_status is LinkStatus.AUTO and wire_up)
     mirrors = merged(vf.mirror, source=vf.vfid)
@@ -211,6 +214,7 @@ def open_port(
         (layout.PORT_LEARN, iface.learn),
         (layout.PORT_TX_MIRROR, bool(copied - {Direction.IN})),
         (layout.PORT_RX_MIRROR, bool(copied - {Direction.OUT})),
+        (layout.PORT_RX_LIMITED, bool(vf.max_rx_rate)),
     )
     port.mtu = mtu_of(pf, vf, grants)
     port.tpid = vf.tpid(pf.tpid)
@@ -220,6 +224,7 @@ def open_port(
     if shaper:
         port.shaper = shaper
         port.classid[:] = [class_id(vf.vfid, traffic_class(pf, pcp)) for pcp in range(8)]
+        port.limiter = limiter if pf.enable_qos and vf.rate else 0
     if vf.storm_limit:
         port.storm_ns = 10**9 // vf.storm_limit
         port.storm_depth_ns = port.storm_ns * storm_burst(vf.storm_limit)

@@ -29,7 +29,7 @@ _MEMBARRIER_CMD_GLOBAL = 1
 _READERS_NS = 10**9
 """Longer than any program that saw an old policy can still be running."""
 
-_UNUSED_BY_PROGRAMS = ("veb_meta", "veb_note")
+_UNUSED_BY_PROGRAMS = ("veb_meta", "veb_note", "veb_drops")
 
 
 class LayoutError(NicError):
@@ -175,7 +175,7 @@ class Veb:
     # -- Counters and events ----------------------------------------------------------------
 
     def counters(self) -> dict[int, dict[str, int]]:
-        """By vfid, and PF_PORT for the wire. ``rate_dropped`` is the shaper's to add."""
+        """By vfid, and PF_PORT for the wire. What Tx limits dropped is the shaper's to add."""
         words = layout.COUNTER_WORDS
         raw = array("Q", self.maps["veb_counters"].raw())
         per_port = words * libbpf.possible_cpus()
@@ -186,6 +186,17 @@ class Veb:
                 name: sum(mine[at::words]) for at, name in enumerate(COUNTERS)
             }
         return found
+
+    def drops(self) -> dict[int, int]:
+        """vfid → what was noted as dropped before Tx limits, where that is anything."""
+        raw = array("Q", self.maps["veb_drops"].raw())
+        return {port - 1: count for port, count in enumerate(raw) if count}
+
+    def note_drops(self, drops: Mapping[int, int]) -> None:
+        """By vfid: what ``drops`` is to say from now on."""
+        self.maps["veb_drops"].put_all(
+            (_u32(vfid + 1), count.to_bytes(8, layout.ORDER)) for vfid, count in drops.items()
+        )
 
     def events(self) -> RingBuffer:
         """A reader of the events: at most one at a time. Samples: ``struct veb_event``."""

@@ -227,7 +227,9 @@ class Watch:
             yield from self._owner.wire_appeared(name)
             return
         if link.index in (self._switch.near, self._switch.far):
-            if gone or not link.up:
+            end = rtnl.link(self._switch.netlink, index=link.index)
+            if end is None or not end.up:
+                self._switch.shaper_ready = False
                 yield from self._owner.drifted(None, "the shaper was changed")
             return
         vfid = next((v for v, p in self._switch.ports.items() if p.host == link.index), None)
@@ -308,6 +310,8 @@ class Watch:
                 yield from self._owner.drifted(None, "the program was detached or replaced")
             return
         if found.index in (self._switch.near, self._switch.far):
+            if kind == rtnl.RTM_DELQDISC and found.handle == rtnl.CLSACT_HANDLE:
+                self._switch.shaper_ready = False
             yield from self._owner.drifted(None, "the shaper was changed")
             return
         for vfid, port in self._switch.ports.items():

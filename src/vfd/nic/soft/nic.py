@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -52,22 +53,23 @@ class SoftNic:
         """VFs that have their fresh MAC already and were asked nothing since."""
         self._drifted = False
         self._closed = False
-        self._switch = Switch(pf.id, pf.guest)
-        try:
-            self._switch.enter()
-            links = self._switch.look()
-            if not self._switch.shaper_ready:
-                self._switch.build_shaper()
-            datapath = open_datapath(self._switch)
-            self._works = Enforcement(self._switch, datapath, self._guests)
-            self._watch = Watch(self._switch, self._guests, self, datapath.ring, datapath.drain)
-            self._state = self._adopt(pf, links)
-        except NicError:
-            self._switch.close()
-            raise
-        except OSError as e:
-            self._switch.close()
-            raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e
+        with contextlib.ExitStack() as held:
+            try:
+                self._switch = Switch(pf.id, pf.guest)
+                held.callback(self._switch.close)
+                self._switch.enter()
+                links = self._switch.look()
+                if not self._switch.shaper_ready:
+                    self._switch.build_shaper()
+                datapath = open_datapath(self._switch)
+                held.callback(datapath.close)
+                self._works = Enforcement(self._switch, datapath, self._guests)
+                self._watch = Watch(self._switch, self._guests, self, datapath.ring, datapath.drain)
+                held.callback(self._watch.close)
+                self._state = self._adopt(pf, links)
+            except OSError as e:
+                raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e
+            self._held = held.pop_all()
 
     def _adopt(self, pf: PfPolicy, links: Mapping[str, rtnl.Link]) -> State:
         """Takes over what is enforced, and finishes or closes what a crash left half done."""
@@ -212,9 +214,7 @@ class SoftNic:
         if self._closed:
             return
         self._closed = True
-        self._watch.close()
-        self._works.datapath.close()
-        self._switch.close()
+        self._held.close()
 
     # What the watch asks for
 

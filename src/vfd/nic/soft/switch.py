@@ -55,6 +55,9 @@ class Switch:
     def __init__(self, nic_id: str, guest: str) -> None:
         self.id = nic_id
         self.tap = guest == "tap"
+        self.root_netlink = Netlink()
+        self.netlink = self.root_netlink
+        """Of the namespace of the host ends, once that is entered."""
         self.root = namespace.own()
         self._inside: int | None = None
         self.near = self.far = 0
@@ -64,8 +67,6 @@ class Switch:
         # blocks are numbered by whoever makes them; in the own namespace nobody else does
         salt = zlib.crc32(nic_id.encode()) & 0xFFFF
         self.block = 0x76660000 | (salt & 0x7FFF) << 1 if self.tap else 2
-        self.netlink: Netlink
-        self.root_netlink = Netlink()
 
     @property
     def namespace(self) -> str:
@@ -103,7 +104,6 @@ class Switch:
     def enter(self) -> None:
         """Makes the NIC's namespace where it isn't there, and silences it."""
         if self.tap:
-            self.netlink = self.root_netlink
             return
         if not namespace.exists(self.namespace):
             namespace.create(self.namespace)
@@ -117,8 +117,8 @@ class Switch:
         rtnl.give_nsid(self.netlink, self.root)
 
     def close(self) -> None:
+        self.netlink.close()
         if self._inside is not None:
-            self.netlink.close()
             os.close(self._inside)
         self.root_netlink.close()
         os.close(self.root)

@@ -6,12 +6,15 @@ the program's ring buffer tells what only frames show. Both hang on one epoll de
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from vfd.nic.netlink import Listener
+from vfd.nic.netlink import Listener, Notification, TornError
 from vfd.nic.protocol import Event, EventKind
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.guests import Guests, Place, TapGuests
@@ -34,6 +37,10 @@ _TRAFFIC_CONTROL = (
     rtnl.RTM_DELTFILTER,
 )
 
+_MOST, _SPAN = 4096, 0.2
+"""Notifications that are taken at once, and seconds for which they are looked at."""
+_TRIES = 3
+"""How often a namespace is listed that its guest changes meanwhile."""
 SOURCE, REPORT = 1, 2
 """Kinds of the program's events: EVENT_SOURCE and EVENT_REPORT in veb.h."""
 
@@ -88,6 +95,10 @@ class Watch:
         self._ring = ring
         self._epoll.register(ring, select.EPOLLIN)
         self._waiting: list[Event] = []
+        self._heard: deque[Notification] = deque()
+        """What came and wasn't looked at yet."""
+        self._torn: set[int | None] = set()
+        """Namespaces that changed while they were listed."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
 
@@ -98,7 +109,11 @@ class Watch:
         """Events to be told with the next ones, found outside ``events``."""
         if events:
             self._waiting += events
-            os.eventfd_write(self._bell, 1)
+            self._ring_bell()
+
+    def _ring_bell(self) -> None:
+        """There is something to do at once, though nothing new was heard."""
+        os.eventfd_write(self._bell, 1)
 
     def close(self) -> None:
         self._epoll.close()
@@ -116,17 +131,28 @@ class Watch:
         self._taps.forget(vfid)
 
     def events(self) -> list[Event]:
-        events, self._waiting = self._waiting, []
-        if events:
+        """What happened. Takes no longer than ``_SPAN`` and a look or two, whatever guests do: what
+        is left then is for the next call, which the descriptor asks for."""
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
-        heard = self._listener.receive()
-        while heard:
-            for nsid, kind, sender, body in heard:
-                events += self._heard(nsid, kind, sender, body)
-            heard = self._listener.receive()
-        if heard is None:
-            events.append(Event(EventKind.OVERRUN, text="the kernel dropped notifications"))
-            events += self.look_again()
+        events, self._waiting = self._waiting, []
+        torn, self._torn = self._torn, set()
+        for vfid in self._switch.ports if torn else ():
+            place = self._guests.place(vfid)
+            if place is not None and place[0] in torn:
+                events += self.sync(vfid)
+        if not self._heard:
+            heard = self._listener.receive(_MOST)
+            if heard is None:
+                events.append(Event(EventKind.OVERRUN, text="the kernel dropped notifications"))
+                events += self.look_again()
+            else:
+                self._heard.extend(heard)
+        end = time.monotonic() + _SPAN
+        while self._heard and time.monotonic() < end:
+            events += self._told_by_kernel(*self._heard.popleft())
+        if self._heard:
+            self._ring_bell()
         for raw in self._drain():
             events += _asked(self._told(raw))
         return events
@@ -164,7 +190,8 @@ class Watch:
         requests = self._guests.link(nsid, link)
         if nsid != self._switch.root_nsid():
             requests += self._list(nsid)
-        requests += self._guests.ask([vfid])
+        if nsid not in self._torn:
+            requests += self._guests.ask([vfid])
         self._owner.guest_changed()
         return _asked(requests)
 
@@ -177,24 +204,33 @@ class Watch:
         requests: list[Request] = []
         for nsid in {place[0] for place in places.values()}:
             requests += self._list(nsid)
-        requests += self._guests.ask(list(places))
+        requests += self._guests.ask(
+            [v for v, place in places.items() if place[0] not in self._torn]
+        )
         self._owner.guest_changed()
         return _asked(requests)
 
     def _list(self, nsid: int | None) -> list[Request]:
-        """Everything in a guest's namespace."""
+        """Everything in a guest's namespace, unless the guest changes it faster than it is read.
+        Then its VFs ask for nothing until it was listed: at the next call of ``events``, for which
+        the notification of what changed meanwhile is there already."""
         requests: list[Request] = []
         try:
-            for link in rtnl.links(self._switch.netlink, nsid):
+            for link in rtnl.links(self._switch.netlink, nsid, tries=_TRIES):
                 requests += self._guests.link(nsid, link)
+            listed = rtnl.memberships(self._switch.netlink, nsid, tries=_TRIES)
+        except TornError:
+            self._torn.add(nsid)
+            return requests
         except OSError:
             return requests  # the namespace goes just now; its DELLINK follows
-        listed = rtnl.memberships(self._switch.netlink, nsid)
         self._guests.forget_groups(nsid, listed)
         members = [member for family in listed.values() for member in family]
         return requests + self._guests.membership(nsid, members, joined=True)
 
-    def _heard(self, nsid: int | None, kind: int, sender: int, body: bytes) -> Iterator[Event]:
+    def _told_by_kernel(
+        self, nsid: int | None, kind: int, sender: int, body: bytes
+    ) -> Iterator[Event]:
         if kind in _LINKS:
             link = rtnl.parse_link(body)
             gone = kind == rtnl.RTM_DELLINK

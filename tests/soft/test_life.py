@@ -15,6 +15,8 @@ from tests.soft.world import BROADCAST, World, frame, ip, world
 import vfd.nic.soft as soft
 from vfd.nic.protocol import EventKind, NicError
 from vfd.nic.soft import namespace
+from vfd.plan.changes import VfChange
+from vfd.policy.values import NicPolicy
 
 
 def talk(w: World, sender: int, receiver: int) -> int:
@@ -248,6 +250,40 @@ def test_a_taken_name_is_refused_and_nothing_changes() -> None:
             assert sorted(w.nic.observe().vfs) == [0, 1]
         finally:
             ip("link", "del", f"{w.id}v2")
+
+
+def test_what_the_kernel_refuses_is_the_nics_error_and_passes() -> None:
+    """The kernel's socket under the NIC's hands is for a while one that takes no requests."""
+    with world() as w:
+        w.apply(w.vf(0, rate="100Mbps"), w.vf(1))
+        w.guest(0)
+        good, pf = w.nic.observe(), w.pf
+        sockets = [w.nic._switch.netlink, w.nic._switch.root_netlink]
+        kept = [(netlink._socket.fileno(), os.dup(netlink._socket.fileno())) for netlink in sockets]
+        nothing = os.open("/dev/null", os.O_RDWR)
+        for number, _ in kept:
+            os.dup2(nothing, number)
+        w.nic._drifted = True  # so that observe looks
+        try:
+            for call in (
+                w.nic.counters,
+                w.nic.observe,
+                lambda: w.nic.apply(NicPolicy(pf=pf), [VfChange(0, w.vf(0).rules, None)]),
+            ):
+                with pytest.raises(NicError, match=f"{w.id}: .* failed"):
+                    call()
+        finally:
+            for number, copy in kept:
+                os.dup2(copy, number)
+                os.close(copy)
+            os.close(nothing)
+        w.apply()
+        w.settle()
+        assert {v: s.rules for v, s in w.nic.observe().vfs.items()} == {
+            v: s.rules for v, s in good.vfs.items()
+        }
+        assert w.nic.counters()[0]["rate_dropped"] == 0
+        assert w.nic.link().up
 
 
 DRIFTS = {

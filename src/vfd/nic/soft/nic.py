@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -120,7 +120,7 @@ class SoftNic:
         return capabilities(self._state.pf)
 
     def link(self) -> Link:
-        speed = self._works.link_bps(self._state)
+        speed = self._link_bps()
         return Link(self._state.wire_up, speed if self._state.wire_up else None)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:  # noqa: ARG002
@@ -129,9 +129,17 @@ class SoftNic:
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
         if rules is None:
             return None
-        return expressible(rules, self._state.pf, self._works.link_bps(self._state))
+        return expressible(rules, self._state.pf, self._link_bps())
+
+    def _link_bps(self) -> int:
+        with self._errors("asking for the link's speed"):
+            return self._works.link_bps(self._state)
 
     def observe(self, only: Collection[int] | None = None) -> NicState:
+        with self._errors("looking at what is enforced"):
+            return self._observe(only)
+
+    def _observe(self, only: Collection[int] | None) -> NicState:
         if self._drifted:
             only = None
         state = self._state
@@ -199,16 +207,15 @@ class SoftNic:
         self._dress(before)
 
     def counters(self) -> Counters:
-        return self._works.counters()
+        with self._errors("reading counters"):
+            return self._works.counters()
 
     def fileno(self) -> int:
         return self._watch.fileno()
 
     def events(self) -> list[Event]:
-        try:
+        with self._errors("reading events"):
             return self._watch.events()
-        except OSError as e:
-            raise NicError(f"{self._switch.id}: reading events failed: {e.strerror or e}") from e
 
     def close(self) -> None:
         if self._closed:
@@ -302,6 +309,14 @@ class SoftNic:
 
     # Inside
 
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """The kernel's errors as the NIC's, which is what the protocol promises."""
+        try:
+            yield
+        except OSError as e:
+            raise NicError(f"{self._switch.id}: {what} failed: {e.strerror or e}") from e
+
     def _check_guest_kind(self, before: PfPolicy, after: PfPolicy) -> None:
         if before.guest != after.guest:
             raise NicError(
@@ -379,7 +394,8 @@ class SoftNic:
 
     def _dress(self, before: State) -> None:
         """Gives guest ends the MACs and MTUs that changed, as far as they can be reached: what
-        counts is enforced already. Guests of VFs that open are asked what they want."""
+        counts is enforced already, so a guest that goes just now is no error. Guests of VFs that
+        open are asked what they want."""
         home: list[Message] = []
         for vfid in sorted(self._state.differing(before) & self._switch.ports.keys()):
             opened = vfid in self._state.vfs and vfid not in before.vfs
@@ -387,10 +403,12 @@ class SoftNic:
                 self._state.mtu(vfid) != before.mtu(vfid)
             )
             if opened or changed:
-                home += self._dress_one(vfid, opened)
+                with contextlib.suppress(OSError):
+                    home += self._dress_one(vfid, opened)
         if home:
-            self._switch.root_netlink.send_all(home)
-            self._works.adapt(self._state)
+            with contextlib.suppress(OSError):
+                self._switch.root_netlink.send_all(home)
+                self._works.adapt(self._state)
 
     def _dress_one(self, vfid: int, opened: bool) -> list[Message]:
         """Messages for the daemon's namespace; what is elsewhere is done at once."""

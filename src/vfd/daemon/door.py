@@ -75,13 +75,14 @@ def pf_shortfalls(
     their defaults, and a default that is limited to another value, with what follows from that.
     Of ``vfs`` the rules know the limit."""
     plain = PfPolicy(id=policy.id)
-    short = {}
+    short: dict[str, Capability] = {}
     for field, capability in capabilities.items():
         if field not in PfPolicy.model_fields or field == "vfs":
             continue
         differs = getattr(policy, field) != getattr(plain, field)
         if capability.support is Support.ABSENT:
-            short |= {field: capability} if differs else {}
+            if differs:
+                short[field] = capability
         elif capability.support is Support.LIMITED and differs is not bool(capability.consequence):
             short[field] = capability
     return short

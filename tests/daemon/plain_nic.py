@@ -36,6 +36,9 @@ class PlainNic:
         self.gone = False
         self.refuses = ""
         """What it answers to a change instead of making it."""
+        self.refuses_vfs: frozenset[int] = frozenset()
+        """VFs that it can't open. It enforces the whole of what is desired, as a soft NIC does, so
+        a desired state with one of them is refused whatever the change is."""
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
         self.told: list[Event] = []
@@ -79,6 +82,8 @@ class PlainNic:
             raise NicGoneError("it is unplugged")
         if self.refuses:
             raise NicError(self.refuses)
+        if bad := self.refuses_vfs & desired.by_vfid().keys():
+            raise NicError(f"no room for VF {min(bad)}")
         self.pf = desired.pf
         for change in changes:
             if isinstance(change, VfChange) and not (self.forgets and change.before is None):

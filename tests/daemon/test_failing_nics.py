@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from vfd.daemon.watch import handle
 from vfd.daemon.zero import Zero
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.policy.requests import Request, RequestKind
+from vfd.policy.values import PfPolicy
 
 from .harness import Vfd
 from .plain_nic import PlainNic
@@ -30,18 +32,31 @@ from .plain_nic import PlainNic
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The daemon's service in this process, with a plain NIC for its PF."""
-    pf = f"t{secrets.token_hex(3)}"
-    config_dir = tmp_path / "vfs"
-    config_dir.mkdir()
-    main_file = tmp_path / "vfd.cfg"
+    with served(tmp_path, f"t{secrets.token_hex(3)}", PlainNic, monkeypatch) as made:
+        yield made
+
+
+@contextmanager
+def served(
+    folder: Path,
+    pf: str,
+    opened: Callable[[PfPolicy], PlainNic],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Service]:
+    """The daemon's service with one PF, and the files that are in ``folder``/vfs."""
+    config_dir = folder / "vfs"
+    config_dir.mkdir(exist_ok=True)
+    main_file = folder / "vfd.cfg"
     main_file.write_text(json.dumps({"config_dir": str(config_dir), "pciids": [pf]}))
     main = parse_main(main_file.read_text(), file=str(main_file)).config
-    monkeypatch.setattr("vfd.daemon.managed.open_nic", PlainNic)
-    made = Service(Files(main_file, main), main, Journal(), Zero(tmp_path / "zero"), "test")
+    monkeypatch.setattr("vfd.daemon.managed.open_nic", opened)
+    made = Service(Files(main_file, main), main, Journal(), Zero(folder / "zero"), "test")
     made.start()
-    yield made
-    made.stop()
-    (LOCKS / f"{pf}.lock").unlink()
+    try:
+        yield made
+    finally:
+        made.stop()
+        (LOCKS / f"{pf}.lock").unlink()
 
 
 def nic_of(service: Service) -> PlainNic:
@@ -104,6 +119,39 @@ def test_a_change_that_the_nic_only_pretends_to_make_is_undone_and_said(service:
     nic_of(service).forgets = False
     add(service, "vm1", 0)
     assert nic_of(service).rules[0] is not None
+
+
+def test_a_vf_that_the_nic_can_not_take_keeps_no_other_vf_out_of_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pf = f"t{secrets.token_hex(3)}"
+    config_dir = tmp_path / "vfs"
+    config_dir.mkdir()
+    for vfid in range(4):
+        config = {"pciid": pf, "vfid": vfid, "vlans": [100 + vfid]}
+        (config_dir / f"vm{vfid}.json").write_text(json.dumps(config))
+
+    def opened(policy: PfPolicy) -> PlainNic:
+        nic = PlainNic(policy)
+        nic.refuses_vfs = frozenset({1})
+        return nic
+
+    with served(tmp_path, pf, opened, monkeypatch) as service:
+        [managed] = service.nics.values()
+        rules = nic_of(service).rules
+        assert {vfid for vfid, rule in rules.items() if rule is not None} == {0, 2, 3}
+        assert managed.condition == "drifted"
+        assert managed.unmet == {1: "no room for VF 1"}
+        # the one that is refused stays out when others change, and comes in when it can
+        nic_of(service).rules[2] = None
+        nic_of(service).told.append(Event(EventKind.DRIFT, 2))
+        handle(service, managed)
+        assert {vfid for vfid, rule in rules.items() if rule is not None} == {0, 2, 3}
+        nic_of(service).refuses_vfs = frozenset()
+        nic_of(service).told.append(Event(EventKind.DRIFT, 1))
+        handle(service, managed)
+        assert None not in rules.values()
+        assert managed.condition == "ok"
 
 
 def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(

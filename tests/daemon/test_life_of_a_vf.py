@@ -97,6 +97,43 @@ def test_a_refused_configuration_changes_nothing_and_every_rule_is_named(vfd: Vf
     assert vfd.row(1)["state"] == "closed"
 
 
+def test_what_is_promised_more_than_there_is_is_scaled_and_the_factors_are_shown(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    vfd.main["enable_qos"] = True
+    vfd.main["pciids"][0] |= {"link_speed": "1Gbps", "vf_oversubscription": True}
+    vfd.write_main()
+    vfd.start()
+    pf = vfd.get(f"/v1/pfs/{vfd.pf}")
+    assert (pf["scale"], pf["class_scale"]) == (1, {})
+    for vfid in (0, 1):
+        queues = [{"priority": 2, "share": 80}]
+        assert vfd.add(f"vm{vfid}", vfd.vf(vfid, min_rate="1Gbps", queues=queues))[0] == 201
+    pf = vfd.get(f"/v1/pfs/{vfd.pf}")
+    assert (pf["scale"], pf["class_scale"]) == (0.5, {"2": 0.625})
+    [row] = [r for r in vfd.get("/v1/show?extended=true")["rows"] if r["kind"] == "pf"]
+    assert (row["extended"]["scale"], row["extended"]["class_scale"]) == (0.5, {"2": 0.625})
+
+
+def test_a_file_with_more_mirrors_than_the_nic_has_is_refused_and_holds_up_no_other(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd(vfs=12)
+    many = vfd.vf(0, mirror=[{"target": target} for target in range(1, 10)])
+    vfd.put_file("many", many)
+    vfd.put_file("plain", vfd.vf(1))
+    vfd.start()
+    assert vfd.row(1)["state"] == "ok"
+    assert vfd.row(0)["state"] == "closed"
+    [bad] = vfd.get("/v1/health")["bad_files"]
+    assert (bad["file"], bad["problems"][0]["field"]) == ("many.json", "mirror")
+    status, answer = vfd.add("late", many)
+    assert (status, answer["problems"][0]["field"]) == (422, "mirror"), answer
+    assert "at most 8" in answer["problems"][0]["rule"]
+    assert vfd.get(f"/v1/pfs/{vfd.pf}/caps")["max_mirrors"] == 8
+
+
 def test_a_mirror_is_set_and_ended_and_its_file_follows(vfd: Vfd) -> None:
     vfd.put_file("vm1", {**vfd.vf(0), "a comment": "the operator's own words"})
     vfd.ask("POST", "/v1/vfs", {"file": "vm1"})
@@ -107,6 +144,9 @@ def test_a_mirror_is_set_and_ended_and_its_file_follows(vfd: Vfd) -> None:
     assert [f["field"] for f in made["changes"][0]["fields"]] == ["mirror"]
     vfd.stop(signal.SIGKILL)
     vfd.start()
+    rows = {row["vfid"]: row["extended"] for row in vfd.get("/v1/show?extended=true")["rows"]}
+    assert rows[1]["mirror_target_of"] == [0]
+    assert not rows[0]["mirror_target_of"]
     [mirror] = vfd.get("/v1/mirrors")["mirrors"]
     assert (mirror["name"], mirror["target_name"], mirror["direction"]) == ("vm1", "vm2", "in")
     text = json.loads((vfd.config_dir / "vm1.json").read_text())

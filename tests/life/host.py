@@ -102,7 +102,7 @@ class Host:
         )
 
     def is_there(self, vfid: int) -> bool:
-        return self.netdev(vfid) in (name for _, name in socket.if_nameindex())
+        return is_netdev(self.netdev(vfid))
 
     def traffic(self) -> Traffic:
         """The untouched tenants' streams, and the tell-tales."""
@@ -181,6 +181,15 @@ def _differences(file: dict[str, Any], answer: dict[str, Any]) -> Iterator[str]:
     wanted = [m["target"] for m in (wanted if isinstance(wanted, list) else [wanted])]
     if mirrors != wanted:
         yield f"mirrors to {mirrors}, the file says {wanted}"
+
+
+def is_netdev(name: str) -> bool:
+    """Whether there is such a netdev here. /sys/class/net may be about the namespace of who mounted
+    /sys."""
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
 
 
 def ip(*arguments: str) -> None:

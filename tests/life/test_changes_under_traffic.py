@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.life.host import VFS, WIRE, Host, ip, wait_for
-from tests.packet.frames import mac
+from tests.packet.frames import WORLD, c, frame, from_vf, mac
 
 UNTOUCHED = (0, 1, 2, None)
 
@@ -82,6 +82,53 @@ def test_the_number_of_vfs_changes(host: Host) -> None:
             )
             assert not host.is_there(number)
     assert host.converged() == []
+
+
+def test_what_a_vfs_limits_dropped_stays_counted_when_its_guest_is_gone(host: Host) -> None:
+    limits = {"rate": "5Mbps", "max_rx_rate": "5Mbps"}
+    config = host.vf(3, vlans=[100], strip_ctag=True, link_status="on", **limits)
+    host.daemon.must("POST", "/v1/vfs", {"name": "limited", "config": config})
+    try:
+        with untouched(host):
+            last = host.counters()
+            for _ in range(2):
+                host.seat(3)
+                sent = from_vf(3, WORLD, payload=1400)
+                given = frame(mac(3), WORLD, c(100), payload=1400)
+                # more than the queues have room for, both ways
+                for port, one in ((3, sent), (WIRE, given)):
+                    raw = one.with_marker(b"flooding", {})
+                    for _ in range(1500):
+                        host.ports[port].send(raw)
+                host.ports.pop(3).close()
+                now = host.counters()
+                assert now[3]["rate_dropped"] > last[3]["rate_dropped"] + 500
+                assert now[3]["tx_dropped"] > last[3]["tx_dropped"]
+                assert now[3]["rx_dropped"] > last[3]["rx_dropped"]
+                assert_forward(last, now)
+                last = now
+                host.unseat(3)
+                wait_for(lambda: host.is_there(3), "VF 3 back in the root namespace", 15)
+                now = host.counters()
+                assert_forward(last, now)
+                last = now
+            host.daemon.kill()
+            host.daemon.start()
+            assert_forward(last, host.counters())
+            host.daemon.must("PATCH", f"/v1/pfs/{host.id}", {"vfs": 3, "force": True})
+            host.daemon.must("PATCH", f"/v1/pfs/{host.id}", {"vfs": VFS, "force": True})
+            assert_forward(last, host.counters())
+    finally:
+        host.daemon.must("DELETE", host.daemon.vf("limited"))
+    assert host.converged() == []
+
+
+def assert_forward(
+    before: dict[int | None, dict[str, int]], now: dict[int | None, dict[str, int]]
+) -> None:
+    for vfid in (3, None):
+        backwards = [n for n, value in before[vfid].items() if now[vfid][n] < value]
+        assert backwards == [], f"VF {vfid}: {backwards} went backwards"
 
 
 def test_another_guest_is_gone_with_its_namespace_and_its_vf_comes_back(host: Host) -> None:

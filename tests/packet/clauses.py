@@ -195,8 +195,8 @@ RATES = Section(
             "* The sum of `min_rate` over a PF must not pass the link, nor any VF's shares in a"
             " class 100 %, unless `vf_oversubscription`; then all is scaled in proportion and the"
             " factor is shown.",
-            elsewhere="tests/policy/test_resolve.py::"
-            "test_guarantees_over_the_link_are_scaled_in_proportion_and_the_factor_is_told",
+            elsewhere="tests/daemon/test_life_of_a_vf.py::"
+            "test_what_is_promised_more_than_there_is_is_scaled_and_the_factors_are_shown",
         ),
         C(
             "rates.classes",
@@ -230,7 +230,12 @@ REQUESTS = Section(
             "| further MAC | `guest_macs` allows it, unicast, no other VF on the PF owns it,"
             " limits not reached |",
         ),
-        C("ask.vlan", "| VLAN filter | `guest_vlans`, and the VID is in `vlans` |"),
+        C(
+            "ask.vlan",
+            "| VLAN filter | `guest_vlans`, and the VID is in `vlans` |",
+            elsewhere="tests/policy/test_requests.py::"  # no bench here has guests that can ask
+            "test_a_vlan_filter_is_granted_if_its_vid_is_in_vlans",
+        ),
         C("ask.group", "| multicast group | `guest_groups`, and limits not reached |"),
         C("ask.mtu", "| MTU | not above the PF's `mtu` |"),
         C(

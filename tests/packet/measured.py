@@ -115,6 +115,8 @@ GROUPED = (
     TrafficClass(pri=2, min_bw=10),
     TrafficClass(pri=3, min_bw=10),
 )
+GROUP_STRICT = (*GROUPED[:3], TrafficClass(pri=3, min_bw=10, bsp=True))
+EIGHT = tuple(TrafficClass(pri=n, max_bw=10 if n == 5 else 100) for n in range(8))
 TWO_GROUPS = (
     BandwidthGroup(name="low", classes=(0, 2)),
     BandwidthGroup(name="high", classes=(1, 3)),
@@ -226,6 +228,66 @@ RATES = (
         ),
         bounds=(Bound(WIRE, 1, 23, 39, label="high"), Bound(WIRE, 0, 2.5, 15, label="low")),
         seconds=0.8,
+    ),
+    Measured(
+        "A class strict in its group takes all that is the group's, and nothing of the others'",
+        ("rates.classes",),
+        nic(
+            vf(0, vlans=(100,)),
+            vf(1, vlans=(100,)),
+            link_speed="40Mbps",
+            enable_qos=True,
+            tclasses=GROUP_STRICT,
+            bw_grps=TWO_GROUPS,
+        ),
+        loads=(
+            Load(0, big(0, pcp=0), MANY // 2, "other group"),
+            Load(1, big(1, pcp=2), MANY // 2, "beside"),
+            Load(1, big(1, pcp=6), MANY // 2, "strict"),
+        ),
+        bounds=(
+            Bound(WIRE, 1, 22, 38, label="strict"),
+            Bound(WIRE, 1, 0, 6, label="beside"),
+            Bound(WIRE, 0, 3, 14, label="other group"),
+        ),
+        seconds=0.8,
+    ),
+    Measured(
+        "With 8 classes each PCP is a class of its own",
+        ("rates.classes",),
+        nic(
+            vf(0, vlans=(100,)),
+            vf(1, vlans=(100,)),
+            link_speed="100Mbps",
+            enable_qos=True,
+            tclasses=EIGHT,
+        ),
+        loads=(
+            Load(0, big(0, pcp=5), MANY // 4, "capped"),
+            Load(1, big(1, pcp=4), MANY // 4, "its neighbour"),
+        ),
+        bounds=(
+            Bound(WIRE, 0, 6, 14, label="capped"),
+            Bound(WIRE, 1, 20, 25, label="its neighbour"),
+        ),
+    ),
+    Measured(
+        "A VF's rate is over all its classes",
+        ("tx.6", "rates.classes"),
+        nic(
+            vf(0, vlans=(100,), rate="18Mbps"),
+            vf(1, vlans=(100,)),
+            link_speed="100Mbps",
+            enable_qos=True,
+        ),
+        loads=(
+            *(Load(0, big(0, pcp=pcp), MANY // 6, f"PCP {pcp}") for pcp in (0, 2, 4)),
+            Load(1, big(1), 1000),
+        ),
+        bounds=(
+            *(Bound(WIRE, 0, 3.5, 9, label=f"PCP {pcp}") for pcp in (0, 2, 4)),
+            Bound(WIRE, 1, 10.5, 13),
+        ),
     ),
     Measured(
         "Queue shares divide a class between the VFs that want all of it",

@@ -97,8 +97,8 @@ class SoftBench:
         for policy in policies:
             for vf in policy.vfs:
                 for name, short in self._nic.shortfalls(vf.rules).items():
-                    if name in features:
-                        return f"{name}: {short.reason or short.limit}"
+                    if name in features and short.support is Support.ABSENT:
+                        return f"{name}: {short.reason}"
         return None
 
     # -- what it is told ------------------------------------------------------------------------
@@ -283,7 +283,8 @@ class SoftBench:
                 Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
 
     def _present(self, vfid: int) -> bool:
-        return f"{self._id}v{vfid}" in (name for _, name in socket.if_nameindex())
+        name = f"{self._id}v{vfid}"
+        return any(name == there for _, there in socket.if_nameindex())
 
     def _learn_own_macs(self) -> None:
         open_vfs = self._desired.by_vfid()

@@ -76,6 +76,18 @@ def test_lists_fit_the_nic() -> None:
     assert {one.field for one in found} == {"vfs", "vlans", "macs"}
 
 
+def test_mirrors_fit_the_nic() -> None:
+    room = Limits(max_mirrors=2)
+    two = [{"target": 1, "direction": "in"}, {"target": 1, "direction": "out"}, {"target": 2}]
+    assert check(nic(vf(mirror=two)), limits=room) == ()
+    assert check(nic(vf(mirror=[{"target": n} for n in (1, 2, 3)]))) == ()
+    ways = [{"target": 1, "direction": "in", "vlans": [5]}, {"target": 1, "direction": "out"}]
+    for many in ([{"target": n} for n in (1, 2, 3)], [*ways, {"target": 2}]):
+        (one,) = check(nic(vf(mirror=many)), limits=room)
+        assert (one.vf, one.field, one.value) == ("vm0", "mirror", "3 targets")
+        assert "at most 2" in one.rule
+
+
 @pytest.mark.parametrize(
     ("guarantee", "limit", "bad"),
     [

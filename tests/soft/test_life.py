@@ -15,6 +15,8 @@ from tests.soft.world import BROADCAST, World, frame, ip, world
 import vfd.nic.soft as soft
 from vfd.nic.protocol import EventKind, NicError
 from vfd.nic.soft import namespace
+from vfd.plan.changes import VfChange
+from vfd.policy.values import NicPolicy
 
 
 def talk(w: World, sender: int, receiver: int) -> int:
@@ -250,6 +252,40 @@ def test_a_taken_name_is_refused_and_nothing_changes() -> None:
             ip("link", "del", f"{w.id}v2")
 
 
+def test_what_the_kernel_refuses_is_the_nics_error_and_passes() -> None:
+    """The kernel's socket under the NIC's hands is for a while one that takes no requests."""
+    with world() as w:
+        w.apply(w.vf(0, rate="100Mbps"), w.vf(1))
+        w.guest(0)
+        good, pf = w.nic.observe(), w.pf
+        sockets = [w.nic._switch.netlink, w.nic._switch.root_netlink]
+        kept = [(netlink._socket.fileno(), os.dup(netlink._socket.fileno())) for netlink in sockets]
+        nothing = os.open("/dev/null", os.O_RDWR)
+        for number, _ in kept:
+            os.dup2(nothing, number)
+        w.nic._drifted = True  # so that observe looks
+        try:
+            for call in (
+                w.nic.counters,
+                w.nic.observe,
+                lambda: w.nic.apply(NicPolicy(pf=pf), [VfChange(0, w.vf(0).rules, None)]),
+            ):
+                with pytest.raises(NicError, match=f"{w.id}: .* failed"):
+                    call()
+        finally:
+            for number, copy in kept:
+                os.dup2(copy, number)
+                os.close(copy)
+            os.close(nothing)
+        w.apply()
+        w.settle()
+        assert {v: s.rules for v, s in w.nic.observe().vfs.items()} == {
+            v: s.rules for v, s in good.vfs.items()
+        }
+        assert w.nic.counters()[0]["rate_dropped"] == 0
+        assert w.nic.link().up
+
+
 DRIFTS = {
     "the hook of a VF deleted": ["tc", "qdisc", "del", "dev", "v1", "clsact"],
     "the host end set down": ["ip", "link", "set", "v1", "down"],
@@ -262,12 +298,17 @@ DRIFTS = {
     ],
     "the program detached": ["tc", "filter", "del", "block", "2"],
     "the shaper deleted": ["ip", "link", "del", "shaper0"],
+    "the shaper set down": ["ip", "link", "set", "shaper1", "down"],
+    "the shaper's hook deleted": ["tc", "qdisc", "del", "dev", "shaper1", "clsact"],
+    "with classes: the Tx limit deleted": ["tc", "qdisc", "del", "dev", "shaper1", "root"],
+    "with classes: the classes deleted": ["tc", "qdisc", "del", "dev", "shaper0", "root"],
+    "with classes: the other hook deleted": ["tc", "qdisc", "del", "dev", "shaper0", "clsact"],
 }
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
 def test_drift_is_told_and_applying_again_repairs_it(drift: str) -> None:
-    with world() as w:
+    with world(enable_qos=drift.startswith("with classes")) as w:
         w.apply(w.vf(0), w.vf(1, rate="100Mbps", max_rx_rate="200Mbps"))
         w.guest(0)
         w.settle()

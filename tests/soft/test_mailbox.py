@@ -1,9 +1,9 @@
-"""Guests are followed each apart: one that shows more than fits loses only what is its own."""
+"""What guests do becomes requests. Each is followed apart, and what is remembered has an end."""
 
 from __future__ import annotations
 
 from vfd.nic.soft.guests import Guests, TapGuests
-from vfd.nic.soft.rtnl import IFF_UP, Link, Membership
+from vfd.nic.soft.rtnl import IFF_UP, Link, Membership, Neighbour
 from vfd.policy.requests import Grants, RequestKind
 
 GROUP = Membership(index=256, group=bytes((239, 1, 2, 3)))
@@ -87,10 +87,30 @@ def test_nothing_is_remembered_of_a_namespace_that_no_vf_is_in() -> None:
     assert one.link(7, link(256, OWN)) == []
 
 
+def test_a_machines_first_source_is_its_default_mac_where_it_may_be_its_own() -> None:
+    taps, macs = TapGuests(), [macvlan(number).mac for number in (1, 2)]
+    assert [r.kind for r in taps.source(0, macs[0], own=True)] == [RequestKind.DEFAULT_MAC]
+    assert [r.kind for r in taps.source(0, macs[1], own=True)] == [RequestKind.ADD_MAC]
+    assert [r.kind for r in taps.source(1, macs[0], own=False)] == [RequestKind.ADD_MAC]
+
+
 def test_a_tap_that_invents_macs_for_ever_is_asked_about_the_last_ones() -> None:
     taps = TapGuests()
     macs = [macvlan(number).mac for number in range(5_000)]
     for mac in macs:
-        assert [r.mac for r in taps.source(0, mac, {})] == [mac]
-    assert taps.source(0, macs[-1], {}) == [], "asked for twice"
-    assert [r.kind for r in taps.source(0, macs[0], {})] == [RequestKind.ADD_MAC]
+        assert [r.mac for r in taps.source(0, mac, own=True)] == [mac]
+    assert taps.source(0, macs[-1], own=True) == [], "asked for twice"
+    assert [r.kind for r in taps.source(0, macs[0], own=True)] == [RequestKind.ADD_MAC]
+
+
+def test_a_guest_that_lists_ever_more_addresses_is_asked_about_the_first_ones() -> None:
+    one = guests(1)
+    asked = 0
+    for number in range(1, 3000):
+        entry = Neighbour(index=256, mac=macvlan(number).mac, self_entry=True)
+        asked += len(one.neighbour(0, entry, added=True))
+    assert asked == 1024
+    given_up = Neighbour(index=256, mac=macvlan(1).mac, self_entry=True)
+    assert [r.kind for r in one.neighbour(0, given_up, added=False)] == [RequestKind.REMOVE_MAC]
+    wanted = Neighbour(index=256, mac=macvlan(5000).mac, self_entry=True)
+    assert [r.kind for r in one.neighbour(0, wanted, added=True)] == [RequestKind.ADD_MAC]

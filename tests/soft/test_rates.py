@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
-from tests.soft.world import World, frame, ip, world
+from tests.soft.world import BROADCAST, Tap, World, frame, ip, world
+
+from vfd.nic.protocol import PF_PORT, EventKind
+from vfd.nic.soft import namespace
 
 
 def addresses(w: World, *vfids: int) -> None:
@@ -58,24 +62,123 @@ def test_a_limit_holds_within_a_tenth(protocol: str, limit: str) -> None:
         assert 85 < got < 106, f"{got:.1f} Mbit/s of 100"
 
 
-@pytest.mark.parametrize(("limit", "direction"), [("rate", "tx"), ("max_rx_rate", "rx")])
+LIMITS = pytest.mark.parametrize(("limit", "direction"), [("rate", "tx"), ("max_rx_rate", "rx")])
+
+
+def flooded(w: World, limit: str) -> int:
+    """Sends VF 1 more from VF 0 than the limit lets pass; returns the limited VF."""
+    limited = 0 if limit == "rate" else 1
+    w.apply(*(w.vf(v, **({limit: "5Mbps"} if v == limited else {})) for v in (0, 1)))
+    w.guest(0)
+    w.guest(1)
+    w.settle()
+    with namespace.inside(w.guests[0]):
+        out = Tap("eth0")
+    flood = frame(w.mac(1), w.mac(0), bytes(1400))
+    for _ in range(3000):
+        out.send(flood)
+    out.close()
+    return limited
+
+
+@LIMITS
 def test_what_a_limit_drops_is_counted_and_stays_counted(limit: str, direction: str) -> None:
     with world() as w:
-        limited = 0 if limit == "rate" else 1
-        w.apply(*(w.vf(v, **({limit: "5Mbps"} if v == limited else {})) for v in (0, 1)))
-        w.guest(0)
-        w.guest(1)
-        w.settle()
-        out = w.port(0)
-        flood = frame(w.mac(1), w.mac(0), bytes(1400))
-        for _ in range(3000):
-            out.send(flood)
+        limited = flooded(w, limit)
         dropped = w.nic.counters()[limited]["rate_dropped"]
         assert dropped > 500
         assert w.nic.counters()[limited][f"{direction}_dropped"] >= dropped
         w.apply(w.vf(limited))
         w.reopen()
         assert w.nic.counters()[limited]["rate_dropped"] >= dropped
+
+
+@LIMITS
+def test_what_a_limit_dropped_outlives_the_guest_the_vf_and_the_daemon(
+    limit: str, direction: str
+) -> None:
+    with world() as w:
+        limited = flooded(w, limit)
+        names = ("rate_dropped", f"{direction}_dropped")
+
+        def told() -> list[int]:
+            counters = w.nic.counters()
+            return [
+                *(counters[limited][n] for n in names if limited in counters),
+                counters[PF_PORT]["rate_dropped"],
+            ]
+
+        before = told()
+        namespace.remove(w.guests[limited])
+        # what waits in a queue holds the namespace for a while
+        w.until(lambda event: event.kind is EventKind.VF_RESET, seconds=10)
+        assert all(now >= was for now, was in zip(told(), before, strict=True))
+        w.reopen()
+        assert all(now >= was for now, was in zip(told(), before, strict=True))
+        before = told()
+        vfs = dict(w.vfs)
+        w.apply(pf=w.pf.model_copy(update={"vfs": 0}), without=(0, 1))
+        assert w.nic.counters()[PF_PORT]["rate_dropped"] >= before[-1]
+        w.apply(*vfs.values(), pf=w.pf.model_copy(update={"vfs": 2}))
+        assert all(now >= was for now, was in zip(told(), before, strict=True))
+
+
+def test_a_limit_that_somebody_takes_away_leaves_its_drops_counted() -> None:
+    with world() as w:
+        flooded(w, "rate")
+        dropped = w.nic.counters()[0]["rate_dropped"]
+        ip("netns", "exec", f"vfd-{w.id}", "tc", "qdisc", "del", "dev", "shaper0", "root")
+        assert w.nic.counters()[0]["rate_dropped"] >= dropped > 500
+        w.settle()
+        w.apply(w.vf(0, rate="6Mbps"))
+        assert w.nic.counters()[0]["rate_dropped"] >= dropped
+
+
+def test_before_an_rx_limit_what_is_given_and_what_is_dropped_is_all_that_came() -> None:
+    with world(vfs=3) as w:
+        mirrored = w.vf(0, mirror={"target": 1, "direction": "out"})
+        w.apply(mirrored, w.vf(1, max_rx_rate="5Mbps"), w.vf(2))
+        for vfid in range(3):
+            with namespace.inside(w.guest(vfid, up=False)):
+                # nothing but the test's own frames
+                Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+            ip("-n", w.guests[vfid], "link", "set", "eth0", "up")
+        w.settle()
+        out, port = w.port(0), w.port(1)
+        macs = (w.mac(1), BROADCAST, w.mac(2))
+        before = w.nic.counters()[1]
+        for n in range(900):
+            out.send(frame(macs[n % 3], w.mac(0), bytes(1400)))
+        heard = len(port.heard(0.5))
+        after = w.nic.counters()[1]
+        moved = {name: after[name] - before[name] for name in after}
+        assert moved["rx_packets"] == heard
+        assert moved["rx_dropped"] == moved["rate_dropped"] > 300
+        # 300 to it, 300 to all, and copies of all 900
+        assert heard + moved["rx_dropped"] == 1500
+
+
+def test_with_classes_a_rate_holds_over_all_of_them() -> None:
+    with world(enable_qos=True, link_speed="1Gbps") as w:
+        w.apply(w.vf(0, vlans=[5], rate="20Mbps"), w.vf(1, vlans=[5]))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        out, port = w.port(0), w.port(1)
+        tags = [frame(w.mac(1), w.mac(0), bytes(1400), vid=pcp << 13 | 5) for pcp in range(8)]
+        end = time.monotonic() + 1.0
+        heard: list[bytes] = []
+        sent = 0
+        while time.monotonic() < end:
+            for tagged in tags:
+                out.send(tagged)
+                sent += len(tagged)
+            heard += port.heard(0.001)
+        took = sum(len(one) for one in heard) * 8 / 1e6
+        # a second's worth, and what each queue may send at once
+        assert 14 < took < 20 + 8, f"{took:.1f} Mbit in a second at 20 Mbit/s"
+        assert len({one[14] >> 5 for one in heard}) == 8, "each class got through"
+        assert sent * 8 / 1e6 > 1.5 * took, "it was offered more"
 
 
 def test_a_guarantee_holds_against_a_greedy_neighbour() -> None:

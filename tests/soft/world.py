@@ -46,6 +46,7 @@ class Tap:
         self._socket.setsockopt(_SOL_PACKET, _AUXDATA, 1)
         self._socket.bind((netdev, 0))
         self._socket.setsockopt(socket.SOL_SOCKET, 32, 64 << 20)  # SO_SNDBUFFORCE: never wait
+        self._socket.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE: miss nothing
 
     def close(self) -> None:
         self._socket.close()

@@ -159,6 +159,8 @@ class PfAnswer(Answer):
     """Since the last ``clear``."""
     scale: float
     """What oversubscribed guarantees were multiplied by; 1 without oversubscription."""
+    class_scale: dict[int, float]
+    """By traffic class: what its oversubscribed shares were multiplied by."""
     mirrors: int
     policy: dict[str, Any]
     """The PF's object of the main configuration, defaults filled in."""
@@ -193,10 +195,14 @@ class CapsAnswer(Answer):
     pf_attributes: list[CapabilityAnswer]
     counters: list[str]
     absent_counters: list[str]
+    counter_limits: dict[str, str]
+    """By counter: in what it counts otherwise than docs/semantics.md says."""
     max_vfs: int
     max_vlans: int
     max_macs: int
     max_groups: int
+    max_mirrors: int | None
+    """Targets that one VF's frames can be copied to; null: no limit."""
 
 
 # The operator's table
@@ -247,6 +253,7 @@ class Extended(Answer):
     """Interrupt vectors of a VF."""
     vfs: int | None = None
     scale: float | None = None
+    class_scale: dict[int, float] | None = None
 
 
 class Row(Answer):

@@ -89,6 +89,7 @@ def pf(service: Service, managed: Managed) -> schema.PfAnswer:
         configured=len(managed.vfs),
         counters=_counters(service, managed).get(PF_PORT, {}),
         scale=managed.aim.scale if managed.aim else 1.0,
+        class_scale=dict(managed.aim.class_scale) if managed.aim else {},
         mirrors=len(mirrors(managed)),
         policy=policy.model_dump(mode="json"),
         warnings=_warnings(managed, None),
@@ -142,10 +143,12 @@ def caps(managed: Managed) -> schema.CapsAnswer:
         ],
         counters=[c for c in COUNTERS if c in known.counters],
         absent_counters=[c for c in COUNTERS if c not in known.counters],
+        counter_limits={c: known.counter_limits[c] for c in COUNTERS if c in known.counter_limits},
         max_vfs=known.max_vfs,
         max_vlans=known.max_vlans,
         max_macs=known.max_macs,
         max_groups=known.max_groups,
+        max_mirrors=known.max_mirrors,
     )
 
 
@@ -199,6 +202,7 @@ def _pf_row(managed: Managed, counters: dict[str, int], extended: bool) -> schem
             mtu=managed.pf.mtu,
             vfs=len(seen.vfs) if seen else 0,
             scale=managed.aim.scale if managed.aim else 1.0,
+            class_scale=dict(managed.aim.class_scale) if managed.aim else {},
         )
     return schema.Row.model_construct(
         kind="pf",

@@ -48,7 +48,9 @@ def caps(pf: str) -> None:
             ("max_vlans", "VLANs"),
             ("max_macs", "further MACs"),
             ("max_groups", "groups per VF"),
+            ("max_mirrors", "mirrors per VF"),
         )
+        if answer[key] is not None
     )
     colour = ask.painted
     lines = [
@@ -61,6 +63,9 @@ def caps(pf: str) -> None:
         lines += ["    " + _capability(c, size, colour) for c in answer[key]]
     lines.append(paint("  Counters", "bold", colour))
     lines.append("    " + " ".join(answer["counters"]))
+    for limit in dict.fromkeys(answer["counter_limits"].values()):
+        names = [name for name, text in answer["counter_limits"].items() if text == limit]
+        lines.append(f"    {', '.join(names)}: {limit}")
     if answer["absent_counters"]:
         lines.append("    absent: " + " ".join(answer["absent_counters"]))
     ask.out("\n".join(lines))

@@ -63,6 +63,9 @@ class Aim:
     vfs: Mapping[int, Configured]
     desired: NicPolicy
     scale: float
+    """What guarantees were multiplied with, being more than the link."""
+    class_scale: Mapping[int, float]
+    """The same for the shares in each traffic class that had more than 100 %."""
     warnings: Mapping[int | None, tuple[str, ...]]
     """By vfid; None: of the PF."""
     short: Mapping[int, tuple[str, ...]]
@@ -169,9 +172,9 @@ class Managed:
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
             warnings.setdefault(one.policy.vfid, []).extend(one.remarks)
-        for pf_shortfall in admit(
-            pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict
-        ).refused:
+        pf_verdict = admit(pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict)
+        warnings[None] += pf_verdict.warnings
+        for pf_shortfall in pf_verdict.refused:
             problems.append(
                 Problem(
                     self.main_file, pf_shortfall.field, shown(pf_shortfall.value), pf_shortfall.rule
@@ -204,6 +207,7 @@ class Managed:
             {c.policy.vfid: c for c in everyone},
             resolved.nic,
             resolved.scale,
+            resolved.class_scale,
             {
                 vfid: tuple(dict.fromkeys(texts)) if texts else ()
                 for vfid, texts in warnings.items()
@@ -229,15 +233,7 @@ class Managed:
         return pf
 
     def _kept_policies(self) -> list[VfPolicy]:
-        return [
-            VfPolicy.model_construct(
-                **{name: getattr(rules, name) for name in VfRules.model_fields},
-                name=f"{self.pf.id}:{vfid}",
-                pciid=self.pf.id,
-                vfid=vfid,
-            )
-            for vfid, rules in self.kept.items()
-        ]
+        return [_without_file(self.pf, vfid, rules) for vfid, rules in self.kept.items()]
 
     def _problem(self, broken: Broken, files: Mapping[str, str]) -> Problem:
         file = files.get(broken.vf, self.main_file if not broken.vf else broken.vf)
@@ -374,11 +370,15 @@ class Managed:
         except NicError as error:
             # One bad change must not keep the others from being made.
             log.warning("%s refused all changes at once, trying one by one: %s", self.id, error)
+            reached = _before(self.aim.desired, changes)
             for change in changes:
+                wanted = _after(reached, change)
                 try:
-                    nic.apply(self.aim.desired, [change])
+                    nic.apply(wanted, [change])
                 except NicError as reason:
                     failed.append((change, str(reason)))
+                else:
+                    reached = wanted
         self.seen = nic.observe()
         left = self.changes(self.aim, self.seen)
         reasons = {_key(change): why for change, why in failed}
@@ -412,6 +412,33 @@ class Managed:
         if state is None or state.rules is None:
             return True
         return self.nic is not None and state.rules == self.nic.expressible(vfid, None)
+
+
+def _before(desired: NicPolicy, changes: Sequence[Change]) -> NicPolicy:
+    """What a NIC enforces that ``changes`` lead from to ``desired``."""
+    for change in reversed(changes):
+        back = change.inverse()
+        if back is not None:
+            desired = _after(desired, back)
+    return desired
+
+
+def _after(policy: NicPolicy, change: Change) -> NicPolicy:
+    """``policy`` with one change more."""
+    if isinstance(change, PfChange):
+        return NicPolicy.model_construct(pf=change.after, vfs=policy.vfs)
+    vfs = policy.by_vfid()
+    if change.after is None:
+        vfs.pop(change.vfid, None)
+    else:
+        vfs[change.vfid] = _without_file(policy.pf, change.vfid, change.after)
+    return NicPolicy.model_construct(pf=policy.pf, vfs=tuple(vfs[v] for v in sorted(vfs)))
+
+
+def _without_file(pf: PfPolicy, vfid: int, rules: VfRules) -> VfPolicy:
+    """The policy of a VF of which only its rules are known."""
+    fields = {name: getattr(rules, name) for name in VfRules.model_fields}
+    return VfPolicy.model_construct(name=f"{pf.id}:{vfid}", pciid=pf.id, vfid=vfid, **fields)
 
 
 def _same(one: VfPolicy | None, other: VfPolicy | None) -> bool:

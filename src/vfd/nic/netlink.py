@@ -47,6 +47,8 @@ _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _NESTED = 0x8000
 _BATCH_BYTES = 48 * 1024
 _RECEIVE = 256 * 1024
+TRIES = 30
+"""How often a list is read that changes meanwhile."""
 
 Attrs = dict[int, bytes]
 
@@ -68,6 +70,10 @@ class NetlinkError(OSError):
         super().__init__(code, f"{message.what or 'netlink request'}: {why or os.strerror(code)}")
         self.index = index
         """Which message of the batch."""
+
+
+class TornError(NetlinkError):
+    """A list changed each time that it was read."""
 
 
 def attr(kind: int, payload: bytes) -> bytes:
@@ -191,15 +197,19 @@ class Netlink:
                 if sequence == self._sequence:
                     return errors
 
-    def dump(self, kind: int, body: bytes, what: str = "") -> list[tuple[int, bytes]]:
+    def dump(
+        self, kind: int, body: bytes, what: str = "", *, tries: int = TRIES
+    ) -> list[tuple[int, bytes]]:
         """All answers to a dump request as (type, body); repeated while the kernel says that
-        the list changed under it.
+        the list changed under it, ``tries`` times at most.
 
-        Raises NetlinkError."""
-        while True:
-            answers, torn = self._dump(Message(kind, body, NLM_F_DUMP, what))
+        Raises TornError, NetlinkError."""
+        message = Message(kind, body, NLM_F_DUMP, what)
+        for _ in range(tries):
+            answers, torn = self._dump(message)
             if not torn:
                 return answers
+        raise TornError(errno.EAGAIN, message, f"it changed {tries} times while it was read", 0)
 
     def get(self, kind: int, body: bytes, what: str = "") -> bytes:
         """The one answer to a request for one object. Raises NetlinkError."""
@@ -269,6 +279,10 @@ def split_with_sender(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]
         offset += (size + 3) & ~3
 
 
+Notification = tuple[int | None, int, int, bytes]
+"""(id of the namespace, or None for the listener's own; type; sender's port id; body)."""
+
+
 class Listener:
     """A socket that hears notifications of its own namespace and of every namespace that has
     an id in it (``NETLINK_LISTEN_ALL_NSID``)."""
@@ -300,11 +314,11 @@ class Listener:
     def close(self) -> None:
         self._socket.close()
 
-    def receive(self) -> list[tuple[int | None, int, int, bytes]] | None:
-        """What has arrived, as (namespace id or None for the socket's own, type, sender's port
-        id, body), possibly nothing; None: the kernel had to drop messages (ENOBUFS)."""
-        heard: list[tuple[int | None, int, int, bytes]] = []
-        while True:
+    def receive(self, most: int) -> list[Notification] | None:
+        """What has arrived, possibly nothing, and about ``most`` at once; None: the kernel had to
+        drop messages (ENOBUFS)."""
+        heard: list[Notification] = []
+        while len(heard) < most:
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(_RECEIVE, 64)
             except BlockingIOError:
@@ -319,6 +333,7 @@ class Listener:
                     nsid = struct.unpack_from("=i", value)[0]
             for message, _, _, sender, body in split_with_sender(data):
                 heard.append((nsid, message, sender, body))
+        return heard
 
 
 def _attach_filter(listener: socket.socket) -> None:

@@ -66,8 +66,12 @@ class Capabilities:
     max_vlans: int
     max_macs: int
     max_groups: int
+    max_mirrors: int | None = None
+    """Mirrors of one VF, as ``policy.mirrors.merged`` puts them together; None: no limit."""
     closed: Capability = Capability(Support.ENFORCED)
     """Whether a VF without a configuration is closed."""
+    counter_limits: Mapping[str, str] = field(default_factory=dict)
+    """Counter → in what it counts otherwise than docs/semantics.md says, in words."""
     count_takes_all: bool = False
     """A change of the number of VFs takes every VF from its guest for a moment, not only those
     that go. ``apply`` refuses it while guests hold any, but with ``PfChange.force``."""

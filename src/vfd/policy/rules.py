@@ -14,6 +14,7 @@ from typing import Protocol
 
 from vfd.policy.addresses import MAX_NETDEV, is_pci_address
 from vfd.policy.memo import by_identity
+from vfd.policy.mirrors import merged
 from vfd.policy.rate import Rate, bps_text
 from vfd.policy.resolve import SLACK, Resolved, resolve
 from vfd.policy.values import Direction, Limits, Mirror, NicPolicy, PfPolicy, VfPolicy
@@ -58,6 +59,8 @@ class Room(Protocol):
     def max_vlans(self) -> int: ...
     @property
     def max_macs(self) -> int: ...
+    @property
+    def max_mirrors(self) -> int | None: ...
 
 
 NO_LIMITS = Limits()
@@ -73,7 +76,7 @@ def check(
     that breaks the rule, and the earlier one is ``other_vf``: put a newcomer last.
     """
     broken = list(check_pf(nic.pf, limits=limits))
-    room = _room(limits.max_vfs, limits.max_vlans, limits.max_macs)
+    room = _room(limits.max_vfs, limits.max_vlans, limits.max_macs, limits.max_mirrors)
     for vf in nic.vfs:
         broken += _alone(vf, nic.pf, link_bps, room)
     broken += check_names(nic.vfs)
@@ -86,8 +89,8 @@ def check(
 
 
 @lru_cache(maxsize=16)
-def _room(max_vfs: int, max_vlans: int, max_macs: int) -> Limits:
-    return Limits(max_vfs, max_vlans, max_macs)
+def _room(max_vfs: int, max_vlans: int, max_macs: int, max_mirrors: int | None) -> Limits:
+    return Limits(max_vfs, max_vlans, max_macs, max_mirrors=max_mirrors)
 
 
 @by_identity
@@ -168,6 +171,13 @@ def _within(vf: VfPolicy, link_bps: int | None, limits: Room) -> Iterator[_Found
     if targets := _copied_twice(vf.mirror):
         rule = "a frame is copied to a target once: these mirrors overlap in direction and VLANs"
         yield ("mirror",), "mirror", targets, rule
+    copies = len(merged(vf.mirror, source=vf.vfid))
+    if limits.max_mirrors is not None and copies > limits.max_mirrors:
+        rule = (
+            f"the NIC copies one VF's frames to at most {limits.max_mirrors} targets (one with"
+            " other vlans for in than for out counts twice)"
+        )
+        yield ("mirror",), "mirror", f"{copies} targets", rule
 
 
 def _repeated(values: Sequence[Hashable]) -> tuple[Hashable, ...]:

@@ -56,6 +56,8 @@ class Limits:
     """Further MACs of one VF: listed and granted."""
     max_groups: int = MAX_GROUPS
     """Multicast groups of one guest."""
+    max_mirrors: int | None = None
+    """Mirrors of one VF, put together as ``mirrors.merged`` does; None: as many as it likes."""
 
 
 def number_in_quotes(value: Any) -> Any:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vfd.nic.protocol import COUNTERS, Capabilities, Capability, Support
-from vfd.policy.values import MAX_GROUPS, MAX_MACS, MAX_VFS, MAX_VLANS, PfPolicy
+from vfd.nic.soft.layout import MIRRORS
+from vfd.policy.values import (
+    MAX_GROUPS,
+    MAX_MACS,
+    MAX_VFS,
+    MAX_VLANS,
+    LinkStatus,
+    PfPolicy,
+    VfRules,
+)
 
 _EBPF = Capability(Support.ENFORCED, by="ebpf")
 _HTB = Capability(Support.ENFORCED, by="htb")
@@ -32,7 +43,11 @@ _VF = {
     "mtu": _EBPF,
     "storm_limit": _EBPF,
     "guest_macs": _EBPF,
-    "guest_vlans": _EBPF,
+    "guest_vlans": Capability(
+        Support.LIMITED,
+        by="ebpf",
+        limit="its guests have no VLAN filter to ask for: all of vlans reaches them",
+    ),
     "guest_groups": _EBPF,
 }
 
@@ -61,9 +76,15 @@ _TAP_LINK = Capability(
     limit="frames are dropped, but a tap can't show its guest that the link is down:"
     " tell QEMU (set_link)",
 )
-_RATE_BY_CLASS = Capability(
-    Support.LIMITED, by="htb", limit="with enable_qos the limit holds in each traffic class"
-)
+_IN_BUFFERS = "a segmentation-offload buffer that rate drops counts as one packet"
+
+
+def shortfalls(rules: VfRules, pf: PfPolicy) -> Mapping[str, Capability]:
+    """What of these rules a soft NIC enforces with a limit: the link of a tap that may be down."""
+    may_be_down = rules.link_status is LinkStatus.OFF or (
+        rules.link_status is LinkStatus.AUTO and pf.uplink is not None
+    )
+    return {"link_status": _TAP_LINK} if pf.guest == "tap" and may_be_down else {}
 
 
 def capabilities(pf: PfPolicy) -> Capabilities:
@@ -71,8 +92,6 @@ def capabilities(pf: PfPolicy) -> Capabilities:
     vf = dict(_VF)
     if pf.guest == "tap":
         vf["link_status"] = _TAP_LINK
-    if pf.enable_qos:
-        vf["rate"] = _RATE_BY_CLASS
     return Capabilities(
         vf=vf,
         pf=_PF,
@@ -81,4 +100,6 @@ def capabilities(pf: PfPolicy) -> Capabilities:
         max_vlans=MAX_VLANS,
         max_macs=MAX_MACS,
         max_groups=MAX_GROUPS,
+        max_mirrors=MIRRORS,
+        counter_limits=dict.fromkeys(("rate_dropped", "tx_dropped"), _IN_BUFFERS),
     )

@@ -38,6 +38,7 @@ class _Around:
     wire: int | None
     wire_up: bool
     shaper: int | None
+    limiter: int | None
 
     @property
     def link_up(self) -> bool:
@@ -83,7 +84,7 @@ class Compiled:
         VFs of ``nic`` that ``wiring`` doesn't have are left out; those that only ``wiring`` has
         are closed. Raises UnsupportedError for more mirrors than a VF's table has room for.
         """
-        around = _Around(nic.pf, wiring.wire, wiring.wire_up, wiring.shaper)
+        around = _Around(nic.pf, wiring.wire, wiring.wire_up, wiring.shaper, wiring.limiter)
         inputs = _inputs(nic, grants, wiring)
         if around != self.around:
             return _from(Compiled(), around, inputs)
@@ -180,6 +181,7 @@ def _part(vfid: int, around: _Around, given: _Input, claims: _Claims) -> _Part |
             iface,
             around.link_up,
             (around.shaper or 0) if shaped else 0,
+            around.limiter or 0,
         ),
         {mac_key(m): owned_mac(vf, has, m) for m in {mac, *vf.macs, *has.macs} if m and owns(m)},
         frozenset(mac_key(group, vfid + 1) for group in has.groups),

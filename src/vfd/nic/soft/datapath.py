@@ -7,8 +7,9 @@ with a newer program puts it in place of the old one with the old one's maps, in
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -20,7 +21,7 @@ from vfd.nic.soft.tables import Tables
 from vfd.nic.soft.vebmaps import LayoutError, Veb, object_file
 from vfd.nic.soft.writes import diff
 
-_COUNTERS = "veb_counters"
+_COUNTERS = {"veb_counters", "veb_drops"}
 
 
 @cache
@@ -32,13 +33,21 @@ def program_version() -> str:
 class Datapath:
     """The programs and maps of one soft NIC. Use ``open_datapath``."""
 
-    def __init__(self, veb: Veb, *, attached: bool, former: BpfMap | None = None) -> None:
-        self._veb = veb
+    def __init__(
+        self, veb: Veb, *, attached: bool, former: Mapping[str, BpfMap] | None = None
+    ) -> None:
         self._attached = attached
-        self._former = former
+        self._former = dict(former or {})
         """Counters of another layout, to be carried over when the programs are swapped."""
-        self._ring = veb.events()
-        self.tables = veb.read()
+        with contextlib.ExitStack() as held:
+            for each in self._former.values():
+                held.callback(each.close)
+            self._veb = veb
+            held.callback(veb.close)
+            self._ring = veb.events()
+            held.callback(self._ring.close)
+            self.tables = veb.read()
+            self._held = held.pop_all()
 
     @property
     def ring(self) -> int:
@@ -48,10 +57,7 @@ class Datapath:
         return self._ring.read()
 
     def close(self) -> None:
-        self._ring.close()
-        self._veb.close()
-        if self._former:
-            self._former.close()
+        self._held.close()
 
     def reread(self) -> None:
         """What the maps hold now, whoever wrote it."""
@@ -111,20 +117,29 @@ class Datapath:
     def counters(self, vfids: Iterable[int]) -> dict[int, dict[str, int]]:
         """By vfid and PF_PORT; of all CPUs together."""
         found = self._veb.counters()
+        for vfid, drops in self._veb.drops().items():
+            found[vfid]["rate_dropped"] += drops
+            found[vfid]["tx_dropped"] += drops
+        # VFs that are no longer there count in the PF's total
+        found[PF_PORT]["rate_dropped"] = sum(each["rate_dropped"] for each in found.values())
         return {port: found[port] for port in (*vfids, PF_PORT)}
+
+    def note_drops(self, more: Mapping[int, int]) -> None:
+        """Drops before the Tx limits of VFs, counted in queues that are gone or are about to go."""
+        known = self._veb.drops()
+        self._veb.note_drops({vfid: known.get(vfid, 0) + n for vfid, n in more.items() if n})
 
     def _carry_counters(self) -> None:
         """Counters don't go back because the maps' layout is another: what is in front of both
         layouts' counters, in the order of COUNTERS, is taken over."""
-        if self._former is None:
-            return
-        mine = self._veb.maps[_COUNTERS]
-        size, width = self._former.value_size, mine.value_size
-        for key, raw in self._former.items():
-            values = (raw[at : at + size] for at in range(0, len(raw), size))
-            mine.put(key, b"".join(v[:width].ljust(width, b"\0") for v in values))
-        self._former.close()
-        self._former = None
+        for name, former in self._former.items():
+            mine = self._veb.maps[name]
+            size, width = former.value_size, mine.value_size
+            for key, raw in former.items():
+                values = (raw[at : at + size] for at in range(0, len(raw), size))
+                mine.put(key, b"".join(v[:width].ljust(width, b"\0") for v in values))
+            former.close()
+        self._former = {}
 
 
 def open_datapath(switch: Switch) -> Datapath:
@@ -141,17 +156,23 @@ def open_datapath(switch: Switch) -> Datapath:
     version = program_version()
     if found[1] == version and shaped is not None and shaped[1] == version:
         return Datapath(veb, attached=True)
-    newer = Veb.load(reuse=veb)
+    try:
+        newer = Veb.load(reuse=veb)
+    finally:
+        veb.close()
     datapath = Datapath(newer, attached=True)
-    datapath.attach(switch)
+    try:
+        datapath.attach(switch)
+    except OSError:
+        datapath.close()
+        raise
     return datapath
 
 
-def _counters_of(program_id: int) -> BpfMap | None:
+def _counters_of(program_id: int) -> dict[str, BpfMap]:
     program = BpfProgram.of_id(program_id)
     maps = program.maps()
     program.close()
-    counters = maps.pop(_COUNTERS, None)
-    for each in maps.values():
-        each.close()
-    return counters
+    for name in maps.keys() - _COUNTERS:
+        maps.pop(name).close()
+    return maps

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from vfd.nic.netlink import Message
-from vfd.nic.protocol import NicError
+from vfd.nic.protocol import PF_PORT, NicError
 from vfd.nic.soft import rtnl, shaper
 from vfd.nic.soft.compiler import Compiled
 from vfd.nic.soft.datapath import Datapath
@@ -51,18 +51,28 @@ class Enforcement:
         self._compiled = Compiled()
         self._decoded_from: Tables | None = None
         self._decoded_rules: dict[int, VfRules] = {}
-        self._tree: dict[int, shaper.Class] = {}
+        self._trees: tuple[shaper.Tree, shaper.Tree] = ({}, {})
+        self._drops: dict[shaper.Queue, int] = {}
+        """Of each queue of the shaper, when it was looked at last."""
         self._buckets: dict[int, int] = {}
 
     def read(self) -> None:
         """Looks at the shaper and the Rx limits, as others may have changed them."""
         hosts = {port.host: vfid for vfid, port in self._switch.ports.items()}
-        self._tree, self._buckets = {}, {}
+        found: list[shaper.Tree] = [{}, {}]
+        self._buckets = {}
         for qdisc in rtnl.qdiscs(self._switch.netlink):
-            if qdisc.index == self._switch.near and qdisc.handle == shaper.HANDLE:
-                self._tree, _ = shaper.read(self._switch.netlink, self._switch.near)
+            if qdisc.index in self._ends and qdisc.handle == shaper.HANDLE:
+                tree, _ = shaper.read(self._switch.netlink, qdisc.index)
+                found[self._ends.index(qdisc.index)] = tree
             elif qdisc.kind == "tbf" and qdisc.index in hosts:
                 self._buckets[hosts[qdisc.index]] = rtnl.tbf_rate(qdisc)
+        self._trees = found[0], found[1]
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        """The shaper's, each with its tree."""
+        return self._switch.near, self._switch.far
 
     def link_bps(self, state: State) -> int:
         """The link's speed: stated, else the uplink's, else 10 Gbit/s."""
@@ -81,22 +91,21 @@ class Enforcement:
         Raises NicError or OSError half way; enforcing ``old`` then puts everything back."""
         new = self._come(old, new)
         nic = new.policy
-        tree = shaper.tree(nic, self.link_bps(new))
-        if shaper.moved(self._tree, tree) or not self._switch.near:
+        trees = shaper.trees(nic, self.link_bps(new))
+        moved = any(map(shaper.moved, self._trees, trees))
+        if moved or not self._switch.shaper_ready:
             self._rebuild_shaper()
-        first, last = shaper.changes(self._switch.near, self._tree, tree)
+        steps = [*map(shaper.changes, self._ends, self._trees, trees)]
         buckets = {v: b for v, b in new.rx_limits().items() if v in self._switch.ports}
-        self._send(first)
+        self._send([message for first, _ in steps for message in first])
         lifted = {v: b for v, b in self._buckets.items() if v not in buckets}
-        leaving = {shaper.vf_of_leaf(c) for c in self._tree if c not in tree} - {None}
-        if lifted or leaving:
-            self._carry_drops(lifted.keys() | leaving)
         self._limit(lifted, drop=True)
         self._write(new, buckets)
         self._limit({v: b for v, b in buckets.items() if self._buckets.get(v) != b})
         self._switch.raise_ports({v: new.link_up(v) for v in self._switch.ports})
-        self._send(last)
-        self._tree = tree
+        self._leave(trees)
+        self._send([message for _, last in steps for message in last])
+        self._trees = trees
         self._go(old, new)
         return new
 
@@ -111,9 +120,9 @@ class Enforcement:
         if not self.datapath.is_attached(self._switch):
             return {}
         nic, limits = state.policy, state.rx_limits()
-        wanted = shaper.tree(nic, self.link_bps(state))
+        wanted = shaper.trees(nic, self.link_bps(state))
         shaped = needs_shaper(nic)
-        whole = self._switch.near and self._switch.far and wanted == self._tree
+        whole = self._switch.shaper_ready and wanted == self._trees
         found: dict[int, VfRules] = {}
         decoded = self._decoded()
         for vfid in decoded if only is None else only:
@@ -152,7 +161,7 @@ class Enforcement:
         """Puts back what somebody took away under the netdevs and looks at the rest, so that the
         next ``enforce`` sees what differs."""
         self._switch.look()
-        if not self._switch.near or not self._switch.far:
+        if not self._switch.shaper_ready:
             self._switch.build_shaper()
         self.datapath.attach(self._switch)
         self.read()
@@ -183,6 +192,7 @@ class Enforcement:
             wire_up=state.wire_up,
             own_macs=state.own_macs,
             shaper=self._switch.near or None,
+            limiter=self._switch.far or None,
             shaped=needs_shaper(nic),
         )
         compiled = self._compiled.then(nic, state.grants, wiring)
@@ -252,13 +262,16 @@ class Enforcement:
         self._switch.release_uplinks(but=self.wire.index if self.wire else 0)
 
     def _rebuild_shaper(self) -> None:
-        if not self._switch.near or not self._switch.far:
+        if not self._switch.shaper_ready:
             self._switch.build_shaper()
-        if self._tree:
-            self._carry_drops({shaper.vf_of_leaf(c) for c in self._tree})
-            gone = rtnl.del_root_qdisc(self._switch.near, "making the shaper anew")
-            self._send([gone])
-        self._tree = {}
+        self._leave(({}, {}))
+        gone = [
+            rtnl.del_root_qdisc(index, "making the shaper anew")
+            for index, tree in zip(self._ends, self._trees, strict=True)
+            if tree
+        ]
+        self._send(gone)
+        self._trees = {}, {}
 
     def _limit(self, buckets: Mapping[int, int], *, drop: bool = False) -> None:
         messages: list[Message] = []
@@ -295,46 +308,55 @@ class Enforcement:
             if failed.errno not in harmless:
                 raise failed
 
-    def _carry_drops(self, vfids: Collection[int | None]) -> None:
-        """Counters must not go back when the qdisc that holds them goes: they are noted at the
-        host end, where a new daemon finds them."""
-        now = self._qdisc_drops()
-        notes: list[Message] = []
-        for vfid in vfids:
-            port = self._switch.ports.get(vfid) if vfid is not None else None
-            if port is None or vfid is None or now.get(vfid, (0, 0)) == (0, 0):
-                continue
-            port.drops = _sum(port.drops, now[vfid])
-            alias = f"rate_dropped {port.drops[0]} {port.drops[1]}"
-            notes.append(rtnl.set_link(port.host, what="noting drops", alias=alias))
-        self._send(notes, errno.ENODEV)
+    # Drops before Tx limits: the queues count them, and queues go
 
-    def rate_dropped(self) -> dict[int, tuple[int, int]]:
-        """Buffers that found no room before a limit since the VF was made: vfid → (Tx, Rx)."""
-        now = self._qdisc_drops()
-        found = {}
-        for vfid, port in self._switch.ports.items():
-            total = _sum(port.drops, now.get(vfid, (0, 0)))
-            if total != (0, 0):
-                found[vfid] = total
+    def counters(self) -> dict[int, dict[str, int]]:
+        """By vfid and PF_PORT: the programs' counts, and those of the shaper's queues."""
+        now = self._look_at_drops()
+        found = self.datapath.counters(self._switch.ports)
+        for (_, classid), count in now.items():
+            vfid = shaper.vf_of_leaf(classid)
+            found[PF_PORT]["rate_dropped"] += count
+            if vfid in found:
+                found[vfid]["rate_dropped"] += count
+                found[vfid]["tx_dropped"] += count
         return found
 
-    def _qdisc_drops(self) -> dict[int, tuple[int, int]]:
-        """What the qdiscs that are there now have dropped: vfid → (Tx, Rx)."""
-        found: dict[int, tuple[int, int]] = {}
-        if self._tree:
-            _, drops = shaper.read(self._switch.netlink, self._switch.near)
-            for classid, count in drops.items():
-                vfid = shaper.vf_of_leaf(classid)
-                if vfid is not None:
-                    found[vfid] = _sum(found.get(vfid, (0, 0)), (count, 0))
-        if self._buckets:
-            hosts = {p.host: v for v, p in self._switch.ports.items()}
-            for qdisc in rtnl.qdiscs(self._switch.netlink):
-                if qdisc.kind == "tbf" and qdisc.index in hosts:
-                    vfid = hosts[qdisc.index]
-                    found[vfid] = _sum(found.get(vfid, (0, 0)), (0, qdisc.drops))
-        return found
+    def _leave(self, trees: tuple[shaper.Tree, shaper.Tree]) -> None:
+        """Before queues go that ``trees`` don't have: their drops are noted, with the programs,
+        where they outlive the queue, the VF's netdev and the daemon."""
+        leaving = [
+            (end, classid)
+            for end, (before, after) in enumerate(zip(self._trees, trees, strict=True))
+            for classid in before
+            if classid not in after
+        ]
+        if leaving:
+            now = self._look_at_drops()
+            self._note({queue: now.get(queue, 0) for queue in leaving})
+            for queue in leaving:
+                self._drops.pop(queue, None)
+
+    def _look_at_drops(self) -> dict[shaper.Queue, int]:
+        """What the queues count now. One that counts less than before is another one (somebody
+        took the former away), and what that had counted is noted."""
+        now: dict[shaper.Queue, int] = {}
+        for end, tree in enumerate(self._trees):
+            if tree:
+                _, drops = shaper.read(self._switch.netlink, self._ends[end])
+                now |= {(end, classid): count for classid, count in drops.items()}
+        self._note({q: count for q, count in self._drops.items() if now.get(q, 0) < count})
+        self._drops = dict(now)
+        return now
+
+    def _note(self, drops: Mapping[shaper.Queue, int]) -> None:
+        more: dict[int, int] = {}
+        for (_, classid), count in drops.items():
+            vfid = shaper.vf_of_leaf(classid)
+            if vfid is not None:
+                more[vfid] = more.get(vfid, 0) + count
+        if any(more.values()):
+            self.datapath.note_drops(more)
 
 
 @lru_cache(maxsize=4 * MAX_VFS)
@@ -342,10 +364,6 @@ def _iface(index: int, peer: bool, tap: bool) -> Iface:
     # what the kernel doesn't tell is heard from the guests' reports
     snoop = tap or not rtnl.tells_groups()
     return Iface(index, peer=peer, learn=tap, snoop=snoop)
-
-
-def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    return a[0] + b[0], a[1] + b[1]
 
 
 def _with_wire(state: State, wire: Link | None) -> State:

@@ -28,9 +28,9 @@ _STACKED = frozenset({"macvlan", "macvtap", "vlan"})
 """Devices that receive under a MAC of their own through the device below."""
 _GROUP_MACS = {AF_INET: "01:00:5e:", AF_INET6: "33:33:"}
 """How the MACs of each family's groups begin."""
-_MOST_DEVICES, _MOST_GROUPS = 4096, 1024
-"""What is remembered of the devices in a guest's namespace and of each one's groups: a guest may
-make as many as it likes, and must not crowd out others."""
+_MOST_DEVICES, _MOST_GROUPS, _MOST_ADDRESSES = 4096, 1024, 1024
+"""What is remembered of the devices in a guest's namespace, of each one's groups, and of addresses
+that an interface lists: a guest may make as many as it likes, and must not crowd out others."""
 _MOST_SOURCES = 256
 """What is remembered of the MACs that a tap's guest sent from; more than it can be granted."""
 
@@ -224,7 +224,10 @@ class Guests:
             return []
         guest = self._guests[vfid]
         listed = guest.multicast if is_multicast(entry.mac) else guest.unicast
-        (listed.add if added else listed.discard)(entry.mac)
+        if not added:
+            listed.discard(entry.mac)
+        elif len(listed) < _MOST_ADDRESSES:
+            listed.add(entry.mac)
         return self._wanted(vfid)
 
     def listed(self, vfid: int, macs: Collection[str] | None) -> None:

@@ -41,6 +41,7 @@ PORT_LEARN = 1 << 15
 PORT_TX_MIRROR = 1 << 16
 PORT_RX_MIRROR = 1 << 17
 PORT_CONFIGURED = 1 << 18
+PORT_RX_LIMITED = 1 << 19
 
 SAID_LINK_ON = 1 << 0
 SAID_LINK_OFF = 1 << 1
@@ -105,7 +106,7 @@ class VebPort(ctypes.Structure):
         ("shares", ctypes.c_uint64 * 8),
         ("own_mac", ctypes.c_uint8 * 6),
         ("granted_mac", ctypes.c_uint8 * 6),
-        ("spare", ctypes.c_uint32),
+        ("limiter", ctypes.c_uint32),
         ("vlans", VidSet),
         ("mirror", VebMirror * MIRRORS),
     )

@@ -6,6 +6,7 @@ while a filter holds them, maps while a program holds them, and both are found a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -354,8 +355,14 @@ class BpfProgram:
 
     def maps(self) -> dict[str, BpfMap]:
         """All maps of the program, opened, by name."""
-        found = (BpfMap.of_id(map_id) for map_id in self.map_ids)
-        return {bpf_map.name: bpf_map for bpf_map in found}
+        found: dict[str, BpfMap] = {}
+        with contextlib.ExitStack() as refused:
+            for map_id in self.map_ids:
+                bpf_map = BpfMap.of_id(map_id)
+                refused.callback(bpf_map.close)
+                found[bpf_map.name] = bpf_map
+            refused.pop_all()
+        return found
 
     def bind(self, bpf_map: BpfMap) -> None:
         """Lets a map that the program doesn't use live as long as the program."""
@@ -443,7 +450,13 @@ def load(
         result = lib.bpf_object__load(_ptr(obj))
         if result < 0:
             raise _refusal(-result, log.value.decode(errors="replace"))
-        return _collect(lib, maps, programs)
+        loaded = Loaded()
+        try:
+            _collect(lib, maps, programs, loaded)
+        except BpfError:
+            loaded.close()
+            raise
+        return loaded
     finally:
         lib.bpf_object__close(_ptr(obj))
 
@@ -467,8 +480,7 @@ def _prepare(lib: ctypes.CDLL, handle: int, constants: bytes, reuse: Mapping[str
         ctypes.memmove(start, constants, len(constants))
 
 
-def _collect(lib: ctypes.CDLL, maps: list[int], programs: list[int]) -> Loaded:
-    loaded = Loaded()
+def _collect(lib: ctypes.CDLL, maps: list[int], programs: list[int], loaded: Loaded) -> None:
     for handle in maps:
         name = lib.bpf_map__name(_ptr(handle)).decode()
         if not name.endswith(".rodata"):
@@ -477,7 +489,6 @@ def _collect(lib: ctypes.CDLL, maps: list[int], programs: list[int]) -> Loaded:
     for handle in programs:
         name = lib.bpf_program__name(_ptr(handle)).decode()
         loaded.programs[name] = BpfProgram.of_fd(os.dup(lib.bpf_program__fd(_ptr(handle))))
-    return loaded
 
 
 def _refusal(number: int, log: str) -> BpfError:

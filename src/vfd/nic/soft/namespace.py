@@ -77,18 +77,19 @@ def remove(name: str) -> None:
 @contextlib.contextmanager
 def inside(namespace: int | str) -> Iterator[None]:
     """The calling thread is in the namespace of a descriptor or a name."""
-    here = own()
-    there = namespace if isinstance(namespace, int) else os.open(path(namespace), os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as opened:
+        here = own()
+        opened.callback(os.close, here)
+        if isinstance(namespace, int):
+            there = namespace
+        else:
+            there = os.open(path(namespace), os.O_RDONLY | os.O_CLOEXEC)
+            opened.callback(os.close, there)
         _call("setns", there, _CLONE_NEWNET)
         try:
             yield
         finally:
             _call("setns", here, _CLONE_NEWNET)
-    finally:
-        os.close(here)
-        if there != namespace:
-            os.close(there)
 
 
 def seen() -> Iterator[tuple[str, Path]]:

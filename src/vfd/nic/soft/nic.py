@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
 from vfd.nic.netlink import Message, Netlink
 from vfd.nic.protocol import (
-    PF_PORT,
     Capabilities,
     Capability,
     Counters,
@@ -23,7 +22,7 @@ from vfd.nic.protocol import (
     VfState,
 )
 from vfd.nic.soft import rtnl
-from vfd.nic.soft.capabilities import capabilities
+from vfd.nic.soft.capabilities import capabilities, shortfalls
 from vfd.nic.soft.datapath import open_datapath, program_version
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
@@ -55,23 +54,24 @@ class SoftNic:
         """What each tap had sent when its guest came."""
         self._drifted = False
         self._closed = False
-        self._switch = Switch(pf.id, pf.guest)
-        try:
-            self._switch.enter()
-            self._homes = Homes(self._switch.netlink)
-            links = self._switch.look()
-            if not self._switch.near or not self._switch.far:
-                self._switch.build_shaper()
-            datapath = open_datapath(self._switch)
-            self._works = Enforcement(self._switch, datapath, self._guests)
-            self._watch = Watch(self._switch, self._guests, self, datapath.ring, datapath.drain)
-            self._state = self._adopt(pf, links)
-        except NicError:
-            self._switch.close()
-            raise
-        except OSError as e:
-            self._switch.close()
-            raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e
+        with contextlib.ExitStack() as held:
+            try:
+                self._switch = Switch(pf.id, pf.guest)
+                held.callback(self._switch.close)
+                self._switch.enter()
+                self._homes = Homes(self._switch.netlink)
+                links = self._switch.look()
+                if not self._switch.shaper_ready:
+                    self._switch.build_shaper()
+                datapath = open_datapath(self._switch)
+                held.callback(datapath.close)
+                self._works = Enforcement(self._switch, datapath, self._guests)
+                self._watch = Watch(self._switch, self._guests, self, datapath.ring, datapath.drain)
+                held.callback(self._watch.close)
+                self._state = self._adopt(pf, links)
+            except OSError as e:
+                raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e
+            self._held = held.pop_all()
 
     def _adopt(self, pf: PfPolicy, links: Mapping[str, rtnl.Link]) -> State:
         """Takes over what is enforced, and finishes or closes what a crash left half done."""
@@ -133,18 +133,26 @@ class SoftNic:
         return capabilities(self._state.pf)
 
     def link(self) -> Link:
-        speed = self._works.link_bps(self._state)
+        speed = self._link_bps()
         return Link(self._state.wire_up, speed if self._state.wire_up else None)
 
-    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:  # noqa: ARG002
-        return {}
+    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
+        return shortfalls(rules, self._state.pf)
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
         if rules is None:
             return None
-        return expressible(rules, self._state.pf, self._works.link_bps(self._state))
+        return expressible(rules, self._state.pf, self._link_bps())
+
+    def _link_bps(self) -> int:
+        with self._errors("asking for the link's speed"):
+            return self._works.link_bps(self._state)
 
     def observe(self, only: Collection[int] | None = None) -> NicState:
+        with self._errors("looking at what is enforced"):
+            return self._observe(only)
+
+    def _observe(self, only: Collection[int] | None) -> NicState:
         if self._drifted:
             only = None
         state = self._state
@@ -203,30 +211,21 @@ class SoftNic:
             self._take_back(vfid)
 
     def counters(self) -> Counters:
-        found = self._works.datapath.counters(self._switch.ports)
-        for vfid, (tx, rx) in self._works.rate_dropped().items():
-            for port in (vfid, PF_PORT):
-                found[port]["rate_dropped"] += tx + rx
-            found[vfid]["tx_dropped"] += tx
-            found[vfid]["rx_dropped"] += rx
-        return found
+        with self._errors("reading counters"):
+            return self._works.counters()
 
     def fileno(self) -> int:
         return self._watch.fileno()
 
     def events(self) -> list[Event]:
-        try:
+        with self._errors("reading events"):
             return self._watch.events()
-        except OSError as e:
-            raise NicError(f"{self._switch.id}: reading events failed: {e.strerror or e}") from e
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self._watch.close()
-        self._works.datapath.close()
-        self._switch.close()
+        self._held.close()
 
     # What the watch asks for
 
@@ -324,6 +323,14 @@ class SoftNic:
         return self._homes.reach(nsid)
 
     # Inside
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """The kernel's errors as the NIC's, which is what the protocol promises."""
+        try:
+            yield
+        except OSError as e:
+            raise NicError(f"{self._switch.id}: {what} failed: {e.strerror or e}") from e
 
     def _check_guest_kind(self, before: PfPolicy, after: PfPolicy) -> None:
         if before.guest != after.guest:

@@ -18,8 +18,10 @@ from vfd.nic.netlink import (
     NLM_F_EXCL,
     NLM_F_REPLACE,
     SOL_NETLINK,
+    TRIES,
     Message,
     Netlink,
+    TornError,
     attr,
     attr_text,
     attr_u8,
@@ -133,10 +135,11 @@ def _signed(raw: bytes) -> int:
     return int(struct.unpack_from("=i", raw)[0])
 
 
-def links(netlink: Netlink, nsid: int | None = None) -> list[Link]:
+def links(netlink: Netlink, nsid: int | None = None, *, tries: int = TRIES) -> list[Link]:
     """All links of the socket's namespace, or of the one with the id ``nsid`` in it."""
     body = _ifinfo() + attr_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS) + _target(nsid)
-    return [parse_link(b) for _, b in netlink.dump(RTM_GETLINK, body, "listing links")]
+    answers = netlink.dump(RTM_GETLINK, body, "listing links", tries=tries)
+    return [parse_link(b) for _, b in answers]
 
 
 def link(
@@ -211,7 +214,6 @@ def set_link(
     mac: str | None = None,
     mtu: int | None = None,
     name: str | None = None,
-    alias: str | None = None,
     namespace: int | None = None,
     new_index: int | None = None,
     silent: bool = False,
@@ -228,8 +230,6 @@ def set_link(
         body += attr_u32(IFLA_MTU, mtu)
     if name is not None:
         body += attr_text(IFLA_IFNAME, name)
-    if alias is not None:
-        body += attr_text(IFLA_IFALIAS, alias)
     if namespace is not None:
         body += attr_u32(IFLA_NET_NS_FD, namespace)
         if new_index is not None:
@@ -302,16 +302,20 @@ def tells_groups() -> bool:
     return True
 
 
-def memberships(netlink: Netlink, nsid: int | None) -> dict[int, list[Membership]]:
+def memberships(
+    netlink: Netlink, nsid: int | None, *, tries: int = TRIES
+) -> dict[int, list[Membership]]:
     """The groups joined in a namespace, by address family; a family that this kernel can't list
-    (IPv4 before 6.14) is not there."""
+    (IPv4 before 6.14) is not there. Raises TornError."""
     found: dict[int, list[Membership]] = {}
     for family in (AF_INET, AF_INET6):
         body = _IFADDR.pack(family, 0, 0, 0, 0)
         if nsid is not None:
             body += attr(10, struct.pack("=i", nsid))  # IFA_TARGET_NETNSID
         try:
-            answers = netlink.dump(RTM_GETMULTICAST, body, "listing multicast groups")
+            answers = netlink.dump(RTM_GETMULTICAST, body, "listing multicast groups", tries=tries)
+        except TornError:
+            raise
         except OSError:
             continue
         found[family] = [m for _, b in answers if (m := parse_membership(b))]

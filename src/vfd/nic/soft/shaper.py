@@ -1,9 +1,10 @@
-"""Tx rates, guarantees and traffic classes: an HTB tree on the near end of the shaper veth.
+"""Tx rates, guarantees and traffic classes: HTB trees on the two ends of the shaper veth.
 
-Without ``enable_qos`` the tree has one leaf for each VF with a limit, and for all once one VF has
-a guarantee: link → VFs. With it: link → groups → classes → a leaf for each VF in each class. Only
-VFs that need the shaper pay for it. Trees are pure values here; ``changes`` says how one becomes
-the other while traffic runs.
+Without ``enable_qos`` the near end's tree has one leaf for each VF with a limit, and for all once
+one VF has a guarantee: link → VFs. With it: link → groups → classes → a leaf for each VF in each
+class; a VF's own limit is over all its classes, which that tree can't say, so VFs with one pass the
+far end's tree before: VF → its classes. Only VFs that need the shaper pay for it. Trees are pure
+values here; ``changes`` says how one becomes the other while traffic runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vfd.policy.values import NicPolicy, PfPolicy, TrafficClass
 HANDLE = 1 << 16
 """The HTB root's handle, 1:."""
 LINK = HANDLE | 1
-_GROUP, _CLASS = HANDLE | 0x10, HANDLE | 0x40
+_GROUP, _CLASS, _VF = HANDLE | 0x10, HANDLE | 0x40, HANDLE | 0x100
 _FIRST_LEAF = HANDLE | 0x1000
 
 _QUEUE = 1000
@@ -52,14 +53,20 @@ Tree = Mapping[int, Class]
 """By class id, parents before children; empty: no shaping."""
 
 
+Queue = tuple[int, int]
+"""One leaf's: 0 for the near end, 1 for the far end, and its class."""
+
+
 def vf_of_leaf(classid: int) -> int | None:
     """The VF whose leaf a class is; None: it is no leaf."""
     return (classid - _FIRST_LEAF) // 8 if classid >= _FIRST_LEAF else None
 
 
-def tree(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
-    """The whole tree for a resolved policy."""
-    return classes(nic, link_bps) if nic.pf.enable_qos else limits(nic, link_bps)
+def trees(nic: NicPolicy, link_bps: int) -> tuple[Tree, Tree]:
+    """The trees for a resolved policy: at the near end, and at the far end."""
+    if nic.pf.enable_qos:
+        return classes(nic, link_bps), own_limits(nic, link_bps)
+    return limits(nic, link_bps), {}
 
 
 def burst(bps: int) -> int:
@@ -154,10 +161,6 @@ def classes(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
     for vf in nic.vfs:
         asked = {q.priority: q.share for q in vf.queues}
         for pri, c in known.items():
-            if c.lsp:
-                priority = _PRIORITY_LINK_STRICT
-            else:
-                priority = _PRIORITY_GROUP_STRICT if c.bsp else _PRIORITY_SHARED
             upper = tree[_CLASS + pri]
             share = asked.get(pri, 100 / len(nic.vfs)) / 100
             weight = rates[pri] / heaviest * min(1.0, share * len(nic.vfs))
@@ -170,9 +173,39 @@ def classes(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
                 rate=min(rate, ceil),
                 ceil=ceil,
                 quantum=max(_MIN_QUANTUM, round(_MAX_QUANTUM * weight)),
-                priority=priority,
+                priority=_priority(c),
             )
     return tree
+
+
+def _priority(c: TrafficClass) -> int:
+    if c.lsp:
+        return _PRIORITY_LINK_STRICT
+    return _PRIORITY_GROUP_STRICT if c.bsp else _PRIORITY_SHARED
+
+
+def own_limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
+    """VF → its classes, for VFs with a limit. A VF's classes share its limit as all VFs' classes
+    share the link: those that are strict first, the others in proportion."""
+    tree: dict[int, Class] = {}
+    rates = class_rates(nic.pf, link_bps)
+    whole, heaviest = sum(rates.values()), max(rates.values())
+    for vf in nic.vfs:
+        limit = stepped(vf.rate.on(link_bps))
+        if not limit:
+            continue
+        tree[_VF + vf.vfid] = Class(HANDLE, limit, limit, quantum=0)
+        for c in traffic_classes(nic.pf):
+            # a leaf sends at its rate unasked, so all of them together are at most the limit
+            rate = stepped(limit // 64 + limit * 7 // 8 * rates[c.pri] // whole)
+            tree[class_id(vf.vfid, c.pri)] = Class(
+                parent=_VF + vf.vfid,
+                rate=max(_STEP, rate),
+                ceil=limit,
+                quantum=max(_MIN_QUANTUM, _MAX_QUANTUM * rates[c.pri] // heaviest),
+                priority=_priority(c),
+            )
+    return dict(sorted(tree.items()))
 
 
 def changes(index: int, before: Tree, after: Tree) -> tuple[list[Message], list[Message]]:
@@ -218,7 +251,7 @@ def moved(before: Tree, after: Tree) -> bool:
 
 
 def read(netlink: Netlink, index: int) -> tuple[dict[int, Class], dict[int, int]]:
-    """The tree that a device has now, parents first, and each class's drops."""
+    """The tree that a device has now, parents first, and each leaf's drops, in buffers."""
     tree: dict[int, Class] = {}
     drops: dict[int, int] = {}
     for found in rtnl.classes(netlink, index):
@@ -233,5 +266,6 @@ def read(netlink: Netlink, index: int) -> tuple[dict[int, Class], dict[int, int]
             quantum=c.quantum if leaf else 0,
             priority=c.priority if leaf else _PRIORITY_SHARED,
         )
-        drops[c.classid] = c.drops
+        if leaf:
+            drops[c.classid] = c.drops
     return {classid: tree[classid] for classid in sorted(tree)}, drops

@@ -30,6 +30,8 @@ from vfd.nic.soft import namespace, rtnl, tap
 from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, Link
 from vfd.policy.values import MAX_VFS
 
+_LOOPBACK = 1
+"""Its index in every network namespace: LOOPBACK_IFINDEX, include/net/flow.h."""
 _NEAR, _FAR, _FIRST_VF = 0x80, 0x81, 0x100
 """Fixed interface indexes in the NIC's own namespace, so that a VF made anew keeps its index."""
 _UPLINKS = range(0x90, 0xA0)
@@ -50,8 +52,6 @@ class Vf:
     hooked: bool
     guest: tuple[int | None, int] | None
     carrier: bool
-    drops: tuple[int, int] = (0, 0)
-    """Dropped before Tx and Rx limits that are no longer there."""
 
 
 class Switch:
@@ -60,17 +60,20 @@ class Switch:
     def __init__(self, nic_id: str, guest: str) -> None:
         self.id = nic_id
         self.tap = guest == "tap"
+        self.root_netlink = Netlink()
+        self.netlink = self.root_netlink
+        """Of the namespace of the host ends, once that is entered."""
         self.root = namespace.own()
         self._inside: int | None = None
         self.near = self.far = 0
+        self.shaper_ready = False
+        """Both ends of the shaper are there, up, and take their frames to the program."""
         self.ports: dict[int, Vf] = {}
         self.unmade: dict[int, str] = {}
         """VFs that could not be made when they were to be, with the reasons."""
         # blocks are numbered by whoever makes them; in the own namespace nobody else does
         salt = zlib.crc32(nic_id.encode()) & 0xFFFF
         self.block = 0x76660000 | (salt & 0x7FFF) << 1 if self.tap else 2
-        self.netlink: Netlink
-        self.root_netlink = Netlink()
 
     @property
     def namespace(self) -> str:
@@ -108,7 +111,6 @@ class Switch:
     def enter(self) -> None:
         """Makes the NIC's namespace where it isn't there, and silences it."""
         if self.tap:
-            self.netlink = self.root_netlink
             return
         if not namespace.exists(self.namespace):
             namespace.create(self.namespace)
@@ -122,8 +124,8 @@ class Switch:
         rtnl.give_nsid(self.netlink, self.root)
 
     def close(self) -> None:
+        self.netlink.close()
         if self._inside is not None:
-            self.netlink.close()
             os.close(self._inside)
         self.root_netlink.close()
         os.close(self.root)
@@ -132,10 +134,10 @@ class Switch:
         """Reads the NIC's netdevs; returns all links of its namespace by name."""
         links = {link.name: link for link in rtnl.links(self.netlink)}
         hooked = self._hooked()
-        near, far = (links.get(name) for name in self._shaper_names)
-        self.near = near.index if near else 0
-        whole = near and far and self._shaper_hooks(near, far).items() <= hooked.items()
-        self.far = far.index if far and whole else 0
+        ends = [links.get(name) for name in self._shaper_names]
+        self.near, self.far = (end.index if end else 0 for end in ends)
+        whole = all(end and end.up for end in ends)
+        self.shaper_ready = whole and self._own_hooks().items() <= hooked.items()
         self.ports = {}
         for vfid in range(MAX_VFS):
             link = links.get(self._host_name(vfid))
@@ -146,7 +148,6 @@ class Switch:
                     hooked=hooked.get(link.index) == self.block,
                     guest=self.guest_place(link),
                     carrier=link.carrier,
-                    drops=_noted_drops(link.alias),
                 )
         return links
 
@@ -155,11 +156,13 @@ class Switch:
         qdiscs = rtnl.qdiscs(self.netlink)
         return {q.index: q.block for q in qdiscs if q.handle == rtnl.CLSACT_HANDLE}
 
-    def _shaper_hooks(self, near: Link, far: Link) -> dict[int, int]:
-        """The far end's, where the program takes limited frames on. The near end is given no
-        frames, but its hook keeps the ports' block, and with it the program and all its maps:
-        the kernel destroys a block with its last hook, and VFs come and go."""
-        return {near.index: self.block, far.index: self.shaper_block}
+    def _own_hooks(self) -> dict[int, int]:
+        """The shaper's ends, where the program takes limited frames on. And in a namespace of its
+        own the NIC's loopback device: no frame passes it, but its hook keeps the ports' block, and
+        with it the program and all its maps. The kernel destroys a block with its last hook, and
+        VFs come and go."""
+        hooks = {self.near: self.shaper_block, self.far: self.shaper_block}
+        return hooks if self.tap else {**hooks, _LOOPBACK: self.block}
 
     def guest_place(self, host: Link) -> tuple[int | None, int] | None:
         """Where a host end says that its guest end is."""
@@ -172,9 +175,10 @@ class Switch:
         return None if self.tap else rtnl.nsid_of(self.netlink, self.root)
 
     def build_shaper(self) -> None:
-        """The shaper's veth pair and its hooks, as far as they aren't there."""
+        """The shaper's veth pair and the NIC's own hooks, as far as they aren't there."""
         near, far = self._shaper_names
-        if not self.near:
+        links = [rtnl.link(self.netlink, name=name) for name in (near, far)]
+        if not all(links):
             self.netlink.send(
                 [
                     rtnl.new_veth(
@@ -187,23 +191,19 @@ class Switch:
                     )
                 ]
             )
-        links = [rtnl.link(self.netlink, name=name) for name in (near, far)]
+            links = [rtnl.link(self.netlink, name=name) for name in (near, far)]
         if not links[0] or not links[1]:
             raise NicError(f"{self.id}: the shaper {near}–{far} vanished while it was made")
+        self.near, self.far = links[0].index, links[1].index
         hooked = self._hooked()
-        for index, block in self._shaper_hooks(links[0], links[1]).items():
+        for index, block in self._own_hooks().items():
             if hooked.get(index) != block:
                 self.hook({"the shaper": index}, block)
-        self.near, self.far = links[0].index, links[1].index
-        errors = self.netlink.send_all(
-            [
-                rtnl.set_link(self.near, what="silencing the shaper", silent=True),
-                rtnl.set_link(self.far, what="silencing the shaper", silent=True),
-                rtnl.set_link(self.near, what="raising the shaper", up=True),
-                rtnl.set_link(self.far, what="raising the shaper", up=True),
-            ]
-        )
-        _but(errors, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+        ends = (self.near, self.far)
+        quiet = [rtnl.set_link(end, what="silencing the shaper", silent=True) for end in ends]
+        _but(self.netlink.send_all(quiet), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+        self.netlink.send([rtnl.set_link(end, what="raising the shaper", up=True) for end in ends])
+        self.shaper_ready = True
 
     def make(self, vfs: Mapping[int, tuple[str, int]]) -> None:
         """Makes VFs that aren't there, down and hooked: vfid → (MAC, MTU) of the guest end.
@@ -365,7 +365,7 @@ class Switch:
         """Gives every uplink but the one of this index back to the daemon's namespace: the former
         one, and what a failed change or a killed daemon left."""
         hooked = self._hooked()
-        known = {but, self.near, self.far, *(port.host for port in self.ports.values())}
+        known = {but, *self._own_hooks(), *(port.host for port in self.ports.values())}
         for link in rtnl.links(self.netlink):
             brought = not self.tap and link.index in _UPLINKS
             if link.index not in known and (brought or hooked.get(link.index) == self.block):
@@ -398,13 +398,6 @@ class Switch:
             _but(self.netlink.send_all([gone]), errno.ENODEV)
         if not self.tap:
             namespace.remove(self.namespace)
-
-
-def _noted_drops(alias: str) -> tuple[int, int]:
-    match alias.split():
-        case ["rate_dropped", tx, rx] if tx.isdigit() and rx.isdigit():
-            return int(tx), int(rx)
-    return 0, 0
 
 
 def _but(errors: Iterable[NetlinkError], *harmless: int) -> None:

@@ -20,6 +20,7 @@ from vfd.nic.protocol import UnsupportedError
 from vfd.nic.soft import layout
 from vfd.nic.soft.layout import VebMac, VebMirror, VebPort
 from vfd.policy.addresses import mac_bytes, mac_text
+from vfd.policy.mirrors import merged
 from vfd.policy.rate import NONE, Rate
 from vfd.policy.requests import Grants, mtu_of
 from vfd.policy.values import (
@@ -68,6 +69,8 @@ class Wiring:
     """By vfid: the NIC's own MAC, for VFs that have no forced or granted one."""
     shaper: int | None = None
     """ifindex of the shaper's near end, in the switch's namespace."""
+    limiter: int | None = None
+    """ifindex of its far end, where VFs with a rate begin if classes are in use."""
     shaped: frozenset[int] = frozenset()
     """The VFs whose Tx goes through the shaper; see ``needs_shaper``."""
 
@@ -155,7 +158,7 @@ def canonical(rules: VfRules, **more: object) -> VfRules:
             "vlans": tuple(sorted(set(rules.vlans))),
             "macs": tuple(sorted(set(rules.macs))),
             "queues": tuple(sorted(rules.queues, key=lambda queue: queue.priority)),
-            "mirror": _merged(rules.mirror),
+            "mirror": merged(rules.mirror),
             **more,
         }
     )
@@ -183,12 +186,13 @@ def open_port(
     iface: Iface,
     wire_up: bool,
     shaper: int,
+    limiter: int,
 ) -> bytes:
     """A VF with a configuration. ``mac``: its default MAC, if it is its own; ``shaper``: 0 if its
-    Tx doesn't go there."""
+    Tx doesn't go there; ``limiter``: where it begins if it has a rate and there are classes."""
     port = VebPort.from_buffer_copy(closed_port(iface, own_mac))
     up = vf.link_status is LinkStatus.ON or (vf.link_status is LinkStatus.AUTO and wire_up)
-    mirrors = _merged(vf.mirror, source=vf.vfid)
+    mirrors = merged(vf.mirror, source=vf.vfid)
     copied = {mirror.direction for mirror in mirrors}
     port.flags = _bits(
         (layout.PORT_CONFIGURED, True),
@@ -210,6 +214,7 @@ def open_port(
         (layout.PORT_LEARN, iface.learn),
         (layout.PORT_TX_MIRROR, bool(copied - {Direction.IN})),
         (layout.PORT_RX_MIRROR, bool(copied - {Direction.OUT})),
+        (layout.PORT_RX_LIMITED, bool(vf.max_rx_rate)),
     )
     port.mtu = mtu_of(pf, vf, grants)
     port.tpid = vf.tpid(pf.tpid)
@@ -219,6 +224,7 @@ def open_port(
     if shaper:
         port.shaper = shaper
         port.classid[:] = [class_id(vf.vfid, traffic_class(pf, pcp)) for pcp in range(8)]
+        port.limiter = limiter if pf.enable_qos and vf.rate else 0
     if vf.storm_limit:
         port.storm_ns = 10**9 // vf.storm_limit
         port.storm_depth_ns = port.storm_ns * storm_burst(vf.storm_limit)
@@ -262,10 +268,9 @@ def _note(port: VebPort, vf: VfPolicy, grants: Grants) -> None:
 
 
 def _fill_mirrors(port: VebPort, vf: VfPolicy, mirrors: tuple[Mirror, ...]) -> None:
-    if len(mirrors) > layout.MIRRORS:
+    if len(mirrors) > layout.MIRRORS:  # Capabilities.max_mirrors keeps it at the door
         raise UnsupportedError(
-            f"VF {vf.vfid} has {len(mirrors)} mirrors, and the soft NIC copies one VF's frames to"
-            f" at most {layout.MIRRORS} (a target with two sets of vlans counts twice)"
+            f"VF {vf.vfid} has {len(mirrors)} mirrors: the soft NIC has room for {layout.MIRRORS}"
         )
     port.mirrors = len(mirrors)
     for entry, mirror in zip(port.mirror, mirrors, strict=False):
@@ -276,34 +281,6 @@ def _fill_mirrors(port: VebPort, vf: VfPolicy, mirrors: tuple[Mirror, ...]) -> N
             (layout.MIRROR_VLANS, bool(mirror.vlans)),
         )
         _add_vids(entry.vlans, mirror.vlans)
-
-
-def _merged(mirrors: Iterable[Mirror], source: int | None = None) -> tuple[Mirror, ...]:
-    """At most one mirror for each target and direction: a frame is copied once to a target."""
-    wanted: dict[tuple[int, Direction], set[int] | None] = {}
-    for mirror in mirrors:
-        if mirror.target == source:
-            continue
-        ways = [mirror.direction]
-        if mirror.direction is Direction.ALL:
-            ways = [Direction.IN, Direction.OUT]
-        for way in ways:
-            vids = wanted.setdefault((mirror.target, way), set())
-            if not mirror.vlans or vids is None:
-                wanted[mirror.target, way] = None
-            else:
-                vids.update(mirror.vlans)
-    merged = []
-    for target in sorted({target for target, _ in wanted}):
-        found = {
-            way: tuple(sorted(wanted[target, way] or ()))
-            for way in (Direction.IN, Direction.OUT)
-            if (target, way) in wanted
-        }
-        if len(found) == 2 and found[Direction.IN] == found[Direction.OUT]:
-            found = {Direction.ALL: found[Direction.IN]}
-        merged += [Mirror(target=target, direction=way, vlans=vids) for way, vids in found.items()]
-    return tuple(merged)
 
 
 def owned_mac(vf: VfPolicy, grants: Grants, mac: str) -> bytes:

@@ -6,6 +6,7 @@ in the tc filter (its id), and through it the maps: ``Veb.adopt``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
@@ -29,7 +30,7 @@ _MEMBARRIER_CMD_GLOBAL = 1
 _READERS_NS = 10**9
 """Longer than any program that saw an old policy can still be running."""
 
-_UNUSED_BY_PROGRAMS = ("veb_meta", "veb_note")
+_UNUSED_BY_PROGRAMS = ("veb_meta", "veb_note", "veb_drops")
 
 
 class LayoutError(NicError):
@@ -71,13 +72,16 @@ class Veb:
             constants=bytes(VebOptions(clone=int(clone))),
             reuse=reuse.maps if reuse else None,
         )
-        programs, maps = loaded.programs, loaded.maps
-        if reuse is None:
-            meta = VebMeta(layout=layout.LAYOUT, made_ns=time.time_ns())
-            maps["veb_meta"].put(bytes(4), bytes(meta))
-        for program in programs.values():
-            for name in _UNUSED_BY_PROGRAMS:
-                program.bind(maps[name])
+        with contextlib.ExitStack() as refused:
+            refused.callback(loaded.close)
+            programs, maps = loaded.programs, loaded.maps
+            if reuse is None:
+                meta = VebMeta(layout=layout.LAYOUT, made_ns=time.time_ns())
+                maps["veb_meta"].put(bytes(4), bytes(meta))
+            for program in programs.values():
+                for name in _UNUSED_BY_PROGRAMS:
+                    program.bind(maps[name])
+            refused.pop_all()
         return cls(programs["veb"], programs["veb_shaped"], maps)
 
     @classmethod
@@ -86,21 +90,26 @@ class Veb:
 
         ``shaped_id``: of the program at the shaper's far end, where there is one; else it is
         loaded anew on the same maps. Raises LayoutError, or BpfError when there is none."""
-        ingress = BpfProgram.of_id(ingress_id)
-        maps = ingress.maps()
-        meta = maps.get("veb_meta")
-        found = VebMeta.from_buffer_copy(meta.get(bytes(4)) or b"").layout if meta else None
-        if found != layout.LAYOUT:
-            _close(ingress, maps=maps)
-            raise LayoutError(
-                f"program {ingress_id} has maps of layout {found}, and this vfd knows layout"
-                f" {layout.LAYOUT}"
-            )
-        if shaped_id is not None:
-            return cls(ingress, BpfProgram.of_id(shaped_id), maps)
-        fresh = cls.load(reuse=cls(ingress, ingress, maps))
-        fresh.ingress.close()
-        return cls(ingress, fresh.shaped, maps)
+        with contextlib.ExitStack() as refused:
+            ingress = BpfProgram.of_id(ingress_id)
+            refused.callback(ingress.close)
+            maps = ingress.maps()
+            refused.callback(_close, maps=maps)
+            meta = maps.get("veb_meta")
+            found = VebMeta.from_buffer_copy(meta.get(bytes(4)) or b"").layout if meta else None
+            if found != layout.LAYOUT:
+                raise LayoutError(
+                    f"program {ingress_id} has maps of layout {found}, and this vfd knows layout"
+                    f" {layout.LAYOUT}"
+                )
+            if shaped_id is not None:
+                shaped = BpfProgram.of_id(shaped_id)
+            else:
+                fresh = cls.load(reuse=cls(ingress, ingress, maps))
+                shaped = fresh.shaped
+                _close(fresh.ingress, maps=fresh.maps)
+            refused.pop_all()
+        return cls(ingress, shaped, maps)
 
     # -- Policy -----------------------------------------------------------------------------
 
@@ -175,7 +184,7 @@ class Veb:
     # -- Counters and events ----------------------------------------------------------------
 
     def counters(self) -> dict[int, dict[str, int]]:
-        """By vfid, and PF_PORT for the wire. ``rate_dropped`` is the shaper's to add."""
+        """By vfid, and PF_PORT for the wire. What Tx limits dropped is the shaper's to add."""
         words = layout.COUNTER_WORDS
         raw = array("Q", self.maps["veb_counters"].raw())
         per_port = words * libbpf.possible_cpus()
@@ -186,6 +195,17 @@ class Veb:
                 name: sum(mine[at::words]) for at, name in enumerate(COUNTERS)
             }
         return found
+
+    def drops(self) -> dict[int, int]:
+        """vfid → what was noted as dropped before Tx limits, where that is anything."""
+        raw = array("Q", self.maps["veb_drops"].raw())
+        return {port - 1: count for port, count in enumerate(raw) if count}
+
+    def note_drops(self, drops: Mapping[int, int]) -> None:
+        """By vfid: what ``drops`` is to say from now on."""
+        self.maps["veb_drops"].put_all(
+            (_u32(vfid + 1), count.to_bytes(8, layout.ORDER)) for vfid, count in drops.items()
+        )
 
     def events(self) -> RingBuffer:
         """A reader of the events: at most one at a time. Samples: ``struct veb_event``."""

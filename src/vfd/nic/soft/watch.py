@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from vfd.nic.netlink import Listener, Netlink
+from vfd.nic.netlink import Listener, Netlink, Notification, TornError
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.guests import Guests, Place, TapGuests
@@ -35,6 +37,10 @@ _TRAFFIC_CONTROL = (
     rtnl.RTM_DELTFILTER,
 )
 
+_MOST, _SPAN = 4096, 0.2
+"""Notifications that are taken at once, and seconds for which they are looked at."""
+_TRIES = 3
+"""How often a namespace is listed that its guest changes meanwhile."""
 SOURCE, REPORT = 1, 2
 """Kinds of the program's events: EVENT_SOURCE and EVENT_REPORT in veb.h."""
 
@@ -101,6 +107,10 @@ class Watch:
         self._waiting: list[Event] = []
         self._missed = ""
         """Why everything has to be looked at again; '' if it hasn't."""
+        self._heard: deque[Notification] = deque()
+        """What came and wasn't looked at yet."""
+        self._torn: set[int | None] = set()
+        """Namespaces that changed while they were listed."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
 
@@ -111,7 +121,11 @@ class Watch:
         """Events to be told with the next ones, found outside ``events``."""
         if events:
             self._waiting += events
-            os.eventfd_write(self._bell, 1)
+            self._ring_bell()
+
+    def _ring_bell(self) -> None:
+        """There is something to do at once, though nothing new was heard."""
+        os.eventfd_write(self._bell, 1)
 
     def close(self) -> None:
         self._epoll.close()
@@ -130,17 +144,30 @@ class Watch:
 
     def events(self) -> list[Event]:
         """What was heard, whatever fails on the way: then everything is looked at again, now and
-        until that succeeds, with the next events."""
-        events, self._waiting = self._waiting, []
-        if events:
+        until that succeeds, with the next events.
+
+        Takes no longer than ``_SPAN`` and a look or two, whatever guests do: what is left then is
+        for the next call, which the descriptor asks for."""
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
-        heard = self._listener.receive()
-        while heard:
-            for nsid, kind, sender, body in heard:
-                self._try(events, lambda: self._heard(nsid, kind, sender, body))  # noqa: B023
-            heard = self._listener.receive()
-        if heard is None:
-            self._missed = "the kernel dropped notifications"
+        events, self._waiting = self._waiting, []
+        torn, self._torn = self._torn, set()
+        for vfid in tuple(self._switch.ports) if torn else ():
+            place = self._guests.place(vfid)
+            if place is not None and place[0] in torn:
+                self._try(events, lambda: self.sync(vfid))  # noqa: B023
+        if not self._heard:
+            heard = self._listener.receive(_MOST)
+            if heard is None:
+                self._missed = "the kernel dropped notifications"
+            else:
+                self._heard.extend(heard)
+        end = time.monotonic() + _SPAN
+        while self._heard and time.monotonic() < end:
+            notification = self._heard.popleft()
+            self._try(events, lambda: self._told_by_kernel(*notification))  # noqa: B023
+        if self._heard:
+            self._ring_bell()
         for raw in self._drain():
             self._try(events, lambda: _asked(self._told(raw)))  # noqa: B023
         if self._missed:
@@ -191,7 +218,8 @@ class Watch:
         requests = self._guests.link(nsid, link)
         if nsid != self._root:
             requests += self._list(nsid, [vfid])
-        requests += self._guests.ask([vfid])
+        if nsid not in self._torn:
+            requests += self._guests.ask([vfid])
         self._owner.guest_changed()
         return _asked(requests)
 
@@ -207,19 +235,26 @@ class Watch:
             homes.setdefault(nsid, []).append(vfid)
         for nsid, vfids in homes.items():
             requests += self._list(nsid, vfids)
-        requests += self._guests.ask(list(places))
+        requests += self._guests.ask(
+            [v for v, place in places.items() if place[0] not in self._torn]
+        )
         self._owner.guest_changed()
         return _asked(requests)
 
     def _list(self, nsid: int | None, vfids: Sequence[int]) -> list[Request]:
-        """Everything in the namespace of these VFs' guests."""
+        """Everything in the namespace of these VFs' guests, unless one changes it faster than it is
+        read. Then they ask for nothing until it was listed: at the next call of ``events``, for
+        which the notification of what changed meanwhile is there already."""
         requests: list[Request] = []
         try:
-            for link in rtnl.links(self._switch.netlink, nsid):
+            for link in rtnl.links(self._switch.netlink, nsid, tries=_TRIES):
                 requests += self._guests.link(nsid, link)
+            listed = rtnl.memberships(self._switch.netlink, nsid, tries=_TRIES)
+        except TornError:
+            self._torn.add(nsid)
+            return requests
         except OSError:
             return requests  # the namespace goes just now; its DELLINK follows
-        listed = rtnl.memberships(self._switch.netlink, nsid)
         self._guests.forget_groups(nsid, listed)
         members = [member for family in listed.values() for member in family]
         requests += self._guests.membership(nsid, members, joined=True)
@@ -251,7 +286,9 @@ class Watch:
                         found[vfid] = rtnl.own_addresses(there, place[1])
         return found
 
-    def _heard(self, nsid: int | None, kind: int, sender: int, body: bytes) -> Iterator[Event]:
+    def _told_by_kernel(
+        self, nsid: int | None, kind: int, sender: int, body: bytes
+    ) -> Iterator[Event]:
         if kind in _LINKS:
             link = rtnl.parse_link(body)
             gone = kind == rtnl.RTM_DELLINK
@@ -284,7 +321,9 @@ class Watch:
             yield from self._owner.wire_appeared(name)
             return
         if link.index in (self._switch.near, self._switch.far):
-            if gone or not link.up:
+            end = rtnl.link(self._switch.netlink, index=link.index)
+            if end is None or not end.up:
+                self._switch.shaper_ready = False
                 yield from self._owner.drifted(None, "the shaper was changed")
             return
         vfid = next((v for v, p in self._switch.ports.items() if p.host == link.index), None)
@@ -375,6 +414,8 @@ class Watch:
                 yield from self._owner.drifted(None, "the program was detached or replaced")
             return
         if found.index in (self._switch.near, self._switch.far):
+            if kind == rtnl.RTM_DELQDISC and found.handle == rtnl.CLSACT_HANDLE:
+                self._switch.shaper_ready = False
             yield from self._owner.drifted(None, "the shaper was changed")
             return
         for vfid, port in self._switch.ports.items():

@@ -60,11 +60,14 @@ struct {
 } veb_events SEC(".maps");
 
 /* Layout version. Daemon writes once after loading and reads before it takes maps over. No program
- * reads this one and the next, but they belong to the programs: they live as long. */
+ * reads this one and those that follow, but they belong to the programs: they live as long. */
 MAP(veb_meta, ARRAY, __u32, struct veb_meta, 1);
 
 /* JSON, NUL-padded: what the daemon notes for its successor (the PF's policy). Daemon only. */
 struct veb_note { char text[VEB_NOTE]; };
 MAP(veb_note, ARRAY, __u32, struct veb_note, 1);
+
+/* port → frames that the shaper dropped in queues that are gone. Daemon only. */
+MAP(veb_drops, ARRAY, __u32, __u64, VEB_PORTS);
 
 #endif

@@ -70,6 +70,24 @@ static __always_inline __u32 owner_of(const union mac *mac)
 	return owner.num == mac->num ? port : VEB_NOBODY;
 }
 
+#define NO_ROOM		1	/* NET_XMIT_DROP, include/linux/netdevice.h */
+
+/* A copy of the frame into a port's queue: counted as given, or as dropped by max_rx_rate. */
+static __always_inline void give_copy(struct __sk_buff *skb, const struct frame *f, __u32 port,
+				      const struct veb_port *to)
+{
+	struct veb_counters *c = counters_of(port);
+	long result = bpf_clone_redirect(skb, to->ifindex, 0);
+
+	if (unlikely(to->flags & PORT_RX_LIMITED) && result == NO_ROOM) {
+		COUNT(c, rx_dropped, f->packets);
+		COUNT(c, rate_dropped, f->packets);
+		return;
+	}
+	COUNT(c, rx_packets, f->packets);
+	COUNT(c, rx_bytes, f->bytes);
+}
+
 /* The last of a frame: it goes to this port. */
 static __always_inline int leave(struct __sk_buff *skb, const struct veb_port *to)
 {

@@ -35,10 +35,7 @@ __noinline int mirror(struct __sk_buff *skb, struct frame *f, __u32 port, __u32 
 		target = policy_of(to);
 		if (!target || !(target->flags & PORT_UP))
 			continue;
-		bpf_clone_redirect(skb, target->ifindex, 0);
-		c = counters_of(to);
-		COUNT(c, rx_packets, f->packets);
-		COUNT(c, rx_bytes, f->bytes);
+		give_copy(skb, f, to, target);
 		c = counters_of(port);
 		COUNT(c, mirrored, f->packets);
 	}
@@ -57,6 +54,11 @@ static __always_inline int to_guest(struct __sk_buff *skb, struct frame *f, __u3
 		mirror(skb, f, port, MIRROR_IN);
 	if (vf->flags & PORT_STRIP)
 		pop_tag(skb, f);
+	if (unlikely(vf->flags & PORT_RX_LIMITED)) {
+		/* only a copy's sender learns whether there was room */
+		give_copy(skb, f, port, vf);
+		return TC_ACT_SHOT;
+	}
 	COUNT(c, rx_packets, f->packets);
 	COUNT(c, rx_bytes, f->bytes);
 	return leave(skb, vf);
@@ -144,7 +146,6 @@ static int flood_one(__u32 index, void *context)
 	struct flood *flood = context;
 	struct frame *f = flood->f;
 	const struct veb_port *vf;
-	struct veb_counters *c;
 	__u64 bit;
 	__u32 port;
 
@@ -167,10 +168,7 @@ static int flood_one(__u32 index, void *context)
 			return 0;
 		}
 	}
-	bpf_clone_redirect(flood->skb, vf->ifindex, 0);
-	c = counters_of(port);
-	COUNT(c, rx_packets, f->packets);
-	COUNT(c, rx_bytes, f->bytes);
+	give_copy(flood->skb, f, port, vf);
 	return 0;
 }
 

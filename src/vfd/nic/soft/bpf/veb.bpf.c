@@ -3,7 +3,8 @@
  *
  * `veb` runs at clsact ingress of the host end of every VF's veth or tap, and of the uplink, all in
  * the switch's network namespace. A VF with a rate, a guarantee or a class is handed over to the
- * shaper, a veth with an HTB; `veb_shaped` runs at its far end and goes on. Both end in a redirect
+ * shaper, a veth with an HTB; `veb_shaped` runs at its far end and goes on. With classes, a VF with
+ * a rate passes the veth the other way before: `veb_shaped` runs there too. Both end in a redirect
  * or a drop: nothing ever reaches the host's own stack.
  *
  * Unicast costs the same at 2 and at 256 ports. Only frames that are flooded look at the set of
@@ -198,22 +199,31 @@ static __always_inline int within_storm_limit(const struct frame *f, const struc
 	return !b || take(&b->storm, vf->storm_ns * f->packets, vf->storm_depth_ns);
 }
 
-#define SHAPED_MARK	0x76650000u	/* | port, between the shaper's two ends */
+#define SHAPED_MARK	0x76650000u	/* | port, from the shaper's near end to its far end */
+#define LIMITED_MARK	0x76640000u	/* | port, the other way */
 
-/* Tx step 6: rate, guarantee, class. The far end does all steps again: policy may have changed
- * while the frame waited, and then what holds is what holds when it leaves. */
+/* How far a frame has come in Tx step 6. */
+enum stage { FRESH, LIMITED, SHAPED };
+
+/* Tx step 6: rate, guarantee, class. Where frames come out all steps are done again: policy may have
+ * changed while they waited, and then what holds is what holds when they leave. One tree of queues
+ * can't hold a VF's rate over its classes and the classes over the VFs, so there are two. */
 static __always_inline int to_shaper(struct __sk_buff *skb, const struct frame *f,
-				     const struct veb_port *vf)
+				     const struct veb_port *vf, enum stage stage)
 {
 	__u32 pcp = vf->flags & PORT_INSERT && !is_priority(f) ? 0 : f->tci >> 13 & 7;
 
-	skb->mark = SHAPED_MARK | f->from;
 	skb->priority = vf->classid[pcp & 7];
+	if (stage == FRESH && vf->limiter) {
+		skb->mark = LIMITED_MARK | f->from;
+		return bpf_redirect(vf->limiter, 0);
+	}
+	skb->mark = SHAPED_MARK | f->from;
 	return bpf_redirect(vf->shaper, 0);
 }
 
 static __always_inline int from_guest(struct __sk_buff *skb, struct frame *f,
-				      const struct veb_port *vf, int shaped)
+				      const struct veb_port *vf, enum stage stage)
 {
 	struct veb_counters *c = counters_of(f->from);
 	struct way way = {};
@@ -245,20 +255,20 @@ static __always_inline int from_guest(struct __sk_buff *skb, struct frame *f,
 			c->oversize += f->packets;
 		return TC_ACT_SHOT;
 	}
-	if ((vf->flags & PORT_SNOOP) && is_multicast(&f->dst) && !shaped && is_report(skb))
+	if ((vf->flags & PORT_SNOOP) && is_multicast(&f->dst) && stage == FRESH &&
+	    is_report(skb))
 		tell(skb, f->from, EVENT_REPORT);
 	vlan = vlan_after(f, vf);
 	if (vf->flags & PORT_LOOPBACK)
 		way = look_up(f, vlan);
-	if (!shaped) {					/* 6 */
-		if (vf->storm_ns && is_storm(f, vf, &way) && !within_storm_limit(f, vf)) {
-			c->tx_dropped += f->packets;
-			c->storm_dropped += f->packets;
-			return TC_ACT_SHOT;
-		}
-		if (vf->flags & PORT_SHAPED)
-			return to_shaper(skb, f, vf);
+	if (stage == FRESH && vf->storm_ns &&		/* 6 */
+	    is_storm(f, vf, &way) && !within_storm_limit(f, vf)) {
+		c->tx_dropped += f->packets;
+		c->storm_dropped += f->packets;
+		return TC_ACT_SHOT;
 	}
+	if (stage != SHAPED && vf->flags & PORT_SHAPED)
+		return to_shaper(skb, f, vf, stage);
 	c->tx_packets += f->packets;
 	c->tx_bytes += f->bytes;
 	if ((vf->flags & PORT_INSERT) && insert_tag(skb, f, vf, vlan))
@@ -297,16 +307,17 @@ int veb(struct __sk_buff *skb)
 	measure(skb, &f);
 	if (f.from == VEB_WIRE)
 		return from_wire(skb, &f, policy);
-	return from_guest(skb, &f, policy, 0);
+	return from_guest(skb, &f, policy, FRESH);
 }
 
 SEC("tc")
 int veb_shaped(struct __sk_buff *skb)
 {
+	__u32 kind = skb->mark & 0xffff0000u;
 	const struct veb_port *policy;
 	struct frame f = {};
 
-	if ((skb->mark & 0xffff0000u) != SHAPED_MARK)
+	if (kind != SHAPED_MARK && kind != LIMITED_MARK)
 		return TC_ACT_SHOT;
 	f.from = skb->mark & 0xffff;
 	policy = policy_of(f.from);
@@ -314,7 +325,7 @@ int veb_shaped(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	cleanse(skb);
 	measure(skb, &f);
-	return from_guest(skb, &f, policy, 1);
+	return from_guest(skb, &f, policy, kind == SHAPED_MARK ? SHAPED : LIMITED);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

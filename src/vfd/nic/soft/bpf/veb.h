@@ -2,8 +2,8 @@
 /* What the VEB's program and its control plane share: the maps' layout. tables.py and vebmaps.py
  * are the other side; a test holds both sides equal.
  *
- * VEB_LAYOUT changes with every change of a struct, a map or the meaning of a field. A daemon that
- * finds maps of its own layout takes them over as they are; of another one, it reads what they say
+ * VEB_LAYOUT changes with every change of a struct, a map or the meaning of a field; not for a map
+ * more, or for a bit or a spare field that was 0 till then and means what it meant. A daemon that finds maps of its own layout takes them over as they are; of another one, it reads what they say
  * with the code of that layout or not at all.
  *
  * Numbers are in host byte order unless a comment says otherwise.
@@ -52,6 +52,7 @@
 #define PORT_TX_MIRROR		(1u << 16)	/* some mirror has MIRROR_OUT */
 #define PORT_RX_MIRROR		(1u << 17)	/* some mirror has MIRROR_IN */
 #define PORT_CONFIGURED		(1u << 18)	/* the VF has a configuration (or: this is a wire) */
+#define PORT_RX_LIMITED		(1u << 19)	/* its queue may have no room: look whether it had */
 
 /* veb_port.said: what only the control plane acts on, kept where it is enforced so that a new
  * daemon finds it with the rest. */
@@ -95,7 +96,7 @@ struct veb_port {
 	__u64 storm_ns;		/* 1e9 / storm_limit; 0: no limit */
 	__u64 storm_depth_ns;	/* how far a burst may run ahead, as time */
 
-	/* from here on the program reads nothing but vlans and mirror */
+	/* from here on the program reads nothing but limiter, vlans and mirror */
 	__u32 said;		/* SAID_* */
 	__u32 storm_limit;	/* frames per second */
 	__u32 mtu_said;		/* `mtu`; 0: none */
@@ -104,8 +105,8 @@ struct veb_port {
 	__u64 shares[8];	/* queues: percent, as bits of a double; ~0: not stated */
 	__u8 own_mac[6];	/* the NIC's own MAC for this VF */
 	__u8 granted_mac[6];	/* granted default MAC, or zero */
-	__u32 spare;
 
+	__u32 limiter;		/* PORT_SHAPED: ifindex of the end to pass before the shaper; 0: none */
 	__u64 vlans[64];	/* bit v % 64 of word v / 64: VID v of the VF's kind */
 	struct veb_mirror mirror[VEB_MIRRORS];
 };
@@ -128,7 +129,7 @@ struct veb_counters {
 	__u64 rx_packets, rx_bytes, rx_errors, rx_dropped;
 	__u64 tx_packets, tx_bytes, tx_errors, tx_dropped;
 	__u64 spoofed, dropped_vlan, dropped_untagged, oversize;
-	__u64 rate_dropped;	/* never counted here: the shaper's qdisc does */
+	__u64 rate_dropped;	/* before max_rx_rate; those before rate the shaper's queues count */
 	__u64 storm_dropped, mirrored;
 	__u64 spare;
 };

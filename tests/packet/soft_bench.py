@@ -94,8 +94,8 @@ class SoftBench:
         for policy in policies:
             for vf in policy.vfs:
                 for name, short in self._nic.shortfalls(vf.rules).items():
-                    if name in features:
-                        return f"{name}: {short.reason or short.limit}"
+                    if name in features and short.support is Support.ABSENT:
+                        return f"{name}: {short.reason}"
         return None
 
     # -- what it is told ------------------------------------------------------------------------

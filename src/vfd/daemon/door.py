@@ -2,7 +2,8 @@
 
 The rule is in docs/semantics.md, "What a NIC can't enforce": an attribute that the configuration
 states is refused, one left at its default is accepted with a warning that says what the guest can
-therefore do; the PF's ``strict`` refuses both, or with false accepts both.
+therefore do; the PF's ``strict`` refuses both, or with false accepts both. What a NIC enforces but
+for a limit in words is warned of, and refused where ``strict`` is true.
 """
 
 from __future__ import annotations
@@ -43,8 +44,11 @@ def admit(
     refused, warnings = [], []
     values = policy.model_dump(mode="json", include=set(shortfalls))
     for field, capability in shortfalls.items():
-        if strict or (strict is None and field in stated):
+        limited = capability.support is Support.LIMITED
+        if strict or (strict is None and field in stated and not limited):
             refused.append(Shortfall(field, values.get(field), _refusal(capability)))
+        elif limited:
+            warnings.append(f"{field} is enforced with a limit: {_consequence(capability)}")
         else:
             warnings.append(f"{field} is not enforced: {_consequence(capability)}")
     return Admission(tuple(refused), tuple(warnings))
@@ -67,12 +71,18 @@ def _consequence(capability: Capability) -> str:
 def pf_shortfalls(
     policy: PfPolicy, capabilities: Mapping[str, Capability]
 ) -> dict[str, Capability]:
-    """The PF's attributes that differ from their defaults and that the NIC can't enforce."""
+    """The PF's attributes that the NIC can't enforce as the PF has them: those that differ from
+    their defaults, and a default that is limited to another value, with what follows from that.
+    Of ``vfs`` the rules know the limit."""
     plain = PfPolicy(id=policy.id)
-    return {
-        field: capability
-        for field, capability in capabilities.items()
-        if capability.support is Support.ABSENT
-        and field in PfPolicy.model_fields
-        and getattr(policy, field) != getattr(plain, field)
-    }
+    short: dict[str, Capability] = {}
+    for field, capability in capabilities.items():
+        if field not in PfPolicy.model_fields or field == "vfs":
+            continue
+        differs = getattr(policy, field) != getattr(plain, field)
+        if capability.support is Support.ABSENT:
+            if differs:
+                short[field] = capability
+        elif capability.support is Support.LIMITED and differs is not bool(capability.consequence):
+            short[field] = capability
+    return short

@@ -169,9 +169,9 @@ class Managed:
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
             warnings.setdefault(one.policy.vfid, []).extend(one.remarks)
-        for pf_shortfall in admit(
-            pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict
-        ).refused:
+        pf_verdict = admit(pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict)
+        warnings[None] += pf_verdict.warnings
+        for pf_shortfall in pf_verdict.refused:
             problems.append(
                 Problem(
                     self.main_file, pf_shortfall.field, shown(pf_shortfall.value), pf_shortfall.rule

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vfd.nic.protocol import COUNTERS, Capabilities, Capability, Support
 from vfd.nic.soft.layout import MIRRORS
-from vfd.policy.values import MAX_GROUPS, MAX_MACS, MAX_VFS, MAX_VLANS, PfPolicy
+from vfd.policy.values import (
+    MAX_GROUPS,
+    MAX_MACS,
+    MAX_VFS,
+    MAX_VLANS,
+    LinkStatus,
+    PfPolicy,
+    VfRules,
+)
 
 _EBPF = Capability(Support.ENFORCED, by="ebpf")
 _HTB = Capability(Support.ENFORCED, by="htb")
@@ -63,6 +73,14 @@ _TAP_LINK = Capability(
     " tell QEMU (set_link)",
 )
 _IN_BUFFERS = "a segmentation-offload buffer that rate drops counts as one packet"
+
+
+def shortfalls(rules: VfRules, pf: PfPolicy) -> Mapping[str, Capability]:
+    """What of these rules a soft NIC enforces with a limit: the link of a tap that may be down."""
+    may_be_down = rules.link_status is LinkStatus.OFF or (
+        rules.link_status is LinkStatus.AUTO and pf.uplink is not None
+    )
+    return {"link_status": _TAP_LINK} if pf.guest == "tap" and may_be_down else {}
 
 
 def capabilities(pf: PfPolicy) -> Capabilities:

@@ -23,7 +23,7 @@ from vfd.nic.protocol import (
     VfState,
 )
 from vfd.nic.soft import namespace, rtnl
-from vfd.nic.soft.capabilities import capabilities
+from vfd.nic.soft.capabilities import capabilities, shortfalls
 from vfd.nic.soft.datapath import open_datapath, program_version
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
@@ -123,8 +123,8 @@ class SoftNic:
         speed = self._link_bps()
         return Link(self._state.wire_up, speed if self._state.wire_up else None)
 
-    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:  # noqa: ARG002
-        return {}
+    def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
+        return shortfalls(rules, self._state.pf)
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
         if rules is None:

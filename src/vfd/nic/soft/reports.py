@@ -5,6 +5,7 @@ Membership lasts until the guest leaves; there is no querier here that would let
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 
@@ -18,11 +19,13 @@ _IS_INCLUDE, _IS_EXCLUDE, _TO_INCLUDE, _TO_EXCLUDE, _ALLOW = 1, 2, 3, 4, 5
 
 def reports(frame: bytes, device: int) -> list[tuple[bool, Membership]]:
     """(joined, group) for each group that an untagged frame speaks of, as memberships of
-    ``device``. Nothing for frames that are no reports, or cut short."""
-    try:
-        return [(joined, Membership(device, group)) for joined, group in _groups(frame)]
-    except (struct.error, IndexError):
-        return []
+    ``device``. Nothing for frames that are no reports; of one that is cut short (as long ones are
+    on their way here), what is whole."""
+    found: list[tuple[bool, Membership]] = []
+    with contextlib.suppress(struct.error, IndexError):
+        for joined, group in _groups(frame):
+            found.append((joined, Membership(device, group)))
+    return found
 
 
 def _groups(frame: bytes) -> Iterator[tuple[bool, bytes]]:
@@ -31,14 +34,14 @@ def _groups(frame: bytes) -> Iterator[tuple[bool, bytes]]:
         at = 14 + (frame[14] & 0xF) * 4
         kind = frame[at]
         if kind in _IGMP_REPORTS or kind == _IGMP_LEAVE:
-            yield kind != _IGMP_LEAVE, frame[at + 4 : at + 8]
+            yield kind != _IGMP_LEAVE, struct.unpack_from("4s", frame, at + 4)[0]
         elif kind == _IGMP_V3:
             yield from _records(frame, at, 4)
     elif ethertype == _IPV6 and frame[20] == 0 and frame[54] == 58:
         at = 14 + 40 + 8
         kind = frame[at]
         if kind in (_MLD_REPORT, _MLD_DONE):
-            yield kind == _MLD_REPORT, frame[at + 8 : at + 24]
+            yield kind == _MLD_REPORT, struct.unpack_from("16s", frame, at + 8)[0]
         elif kind == _MLD_V2:
             yield from _records(frame, at, 16)
 
@@ -50,9 +53,7 @@ def _records(frame: bytes, at: int, size: int) -> Iterator[tuple[bool, bytes]]:
     at += 8
     for _ in range(count):
         kind, words, sources = struct.unpack_from("!BBH", frame, at)
-        group = frame[at + 4 : at + 4 + size]
-        if len(group) < size:
-            return
+        group = struct.unpack_from(f"{size}s", frame, at + 4)[0]
         if kind in (_IS_EXCLUDE, _TO_EXCLUDE) or (sources and kind in (_IS_INCLUDE, _ALLOW)):
             yield True, group
         elif kind == _TO_INCLUDE:

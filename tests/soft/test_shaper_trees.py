@@ -1,0 +1,136 @@
+"""HTB trees as values: what a policy's tree is, and the way from one tree to another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vfd.nic.soft import rtnl, shaper
+from vfd.nic.soft.shaper import HANDLE, LINK, Class, Tree
+from vfd.nic.soft.tables import class_id
+from vfd.policy.resolve import resolve
+from vfd.policy.values import BandwidthGroup, NicPolicy, PfPolicy, TrafficClass, VfPolicy
+
+MBIT = 1_000_000
+SPEED = 1000 * MBIT
+
+
+def trees(*vfs: dict[str, Any], **pf: Any) -> tuple[Tree, Tree]:
+    policy = NicPolicy(
+        pf=PfPolicy.model_validate({"id": "soft0", "backend": "soft", "vfs": len(vfs), **pf}),
+        vfs=tuple(
+            VfPolicy.model_validate(
+                {"name": f"vm{n}", "pciid": "soft0", "vfid": n, "vlans": [1], **vf}
+            )
+            for n, vf in enumerate(vfs)
+        ),
+    )
+    return shaper.trees(resolve(policy, SPEED).nic, SPEED)
+
+
+def children(tree: Tree, parent: int) -> list[Class]:
+    return [c for c in tree.values() if c.parent == parent]
+
+
+def test_nobody_is_shaped_without_a_limit() -> None:
+    assert trees({}, {}) == ({}, {})
+    assert trees({"max_rx_rate": "1Mbps"}) == ({}, {})
+
+
+def test_a_limit_is_a_leaf_of_its_vf_alone() -> None:
+    near, far = trees({}, {"rate": "100Mbps"})
+    assert near.keys() == {LINK, class_id(1, 0)}
+    assert near[class_id(1, 0)].ceil == 100 * MBIT
+    assert far == {}
+
+
+def test_a_guarantee_is_a_leaf_for_everybody_and_the_rest_is_shared() -> None:
+    near, _ = trees({"min_rate": "600Mbps"}, {}, {})
+    leaves = children(near, LINK)
+    assert [leaf.rate for leaf in leaves] == [600 * MBIT, *[shaper.trickle(SPEED)] * 2]
+    assert leaves[0].quantum > leaves[1].quantum == leaves[2].quantum
+    assert all(leaf.ceil == 2 * SPEED for leaf in leaves), "none has a ceiling of its own"
+
+
+def test_classes_share_the_link_and_vfs_share_a_class() -> None:
+    classes = [{"pri": n, "min_bw": bw} for n, bw in enumerate((10, 20, 30, 40))]
+    queues = [{"priority": 0, "share": 80}], [{"priority": 0, "share": 20}]
+    near, far = trees(*({"queues": q} for q in queues), enable_qos=True, tclasses=classes)
+    assert [c.rate for c in children(near, LINK)] == [n * SPEED // 10 for n in (1, 2, 3, 4)]
+    assert [near[class_id(v, 0)].rate for v in (0, 1)] == [80 * MBIT, 20 * MBIT]
+    assert far == {}, "no VF has a limit of its own"
+
+
+def test_eight_classes_are_eight_leaves_of_each_vf() -> None:
+    near, _ = trees({}, {}, enable_qos=True, tclasses=[{"pri": n} for n in range(8)])
+    assert {class_id(v, n) for v in (0, 1) for n in range(8)} <= near.keys()
+    assert len(children(near, LINK)) == 8
+
+
+def test_strict_classes_come_first_on_the_link_or_own_their_group() -> None:
+    classes = [
+        TrafficClass(pri=0, min_bw=10),
+        TrafficClass(pri=1, min_bw=20),
+        TrafficClass(pri=2, min_bw=30, bsp=True),
+        TrafficClass(pri=3, lsp=True, max_bw=40),
+    ]
+    groups = (BandwidthGroup(name="g", classes=(1, 2)),)
+    near, _ = trees({}, enable_qos=True, tclasses=classes, bw_grps=groups)
+    priority = {pri: near[class_id(0, pri)].priority for pri in range(4)}
+    assert priority[3] < priority[2] < priority[1] == priority[0]
+    assert near[near[class_id(0, 3)].parent].ceil == 400 * MBIT
+    group = near[near[near[class_id(0, 2)].parent].parent]
+    members = children(near, _id(near, group))
+    assert members[1].rate == group.rate, "the strict one owns the group's whole rate"
+    assert members[0].rate == shaper.trickle(SPEED)
+
+
+def _id(tree: Tree, wanted: Class) -> int:
+    return next(classid for classid, c in tree.items() if c is wanted)
+
+
+def test_with_classes_a_vfs_own_limit_is_a_tree_before_theirs() -> None:
+    for classes in (
+        [],
+        [{"pri": n} for n in range(8)],
+        [{"pri": n, "lsp": n == 3} for n in range(4)],
+    ):
+        for rate in ("100kbps", "33Mbps", "990Mbps"):
+            _, far = trees({"rate": rate}, {}, enable_qos=True, tclasses=classes)
+            (limit,) = children(far, HANDLE)
+            leaves = children(far, _id(far, limit))
+            assert len(leaves) == (len(classes) or 4)
+            assert {leaf.ceil for leaf in leaves} == {limit.rate} == {limit.ceil}
+            assert sum(leaf.rate for leaf in leaves) <= limit.rate, "leaves send unasked"
+            assert all(leaf.rate > 0 for leaf in leaves)
+            assert not any(shaper.vf_of_leaf(c) for c in far)
+
+
+def test_parents_come_before_their_children() -> None:
+    for tree in trees({"rate": "5Mbps"}, {}, enable_qos=True):
+        seen = {HANDLE}
+        for classid, c in tree.items():
+            assert c.parent in seen
+            seen.add(classid)
+
+
+def test_a_tree_is_made_before_frames_come_and_its_leaves_go_after() -> None:
+    one, _ = trees({"rate": "1Mbps"}, {})
+    both, _ = trees({"rate": "1Mbps"}, {"rate": "2Mbps"})
+    first, last = shaper.changes(7, {}, both)
+    kinds = [message.type for message in first]
+    assert kinds[0] == rtnl.RTM_NEWQDISC
+    assert kinds.count(rtnl.RTM_NEWTCLASS) == len(both)
+    assert last == []
+    first, last = shaper.changes(7, both, one)
+    assert first == []
+    assert [message.type for message in last] == [rtnl.RTM_DELTCLASS]
+    assert shaper.changes(7, one, one) == ([], [])
+    first, last = shaper.changes(7, one, {})
+    assert (first, [message.type for message in last]) == ([], [rtnl.RTM_DELQDISC])
+
+
+def test_a_class_under_another_parent_makes_the_tree_anew() -> None:
+    plain, _ = trees({"rate": "1Mbps"})
+    classed, _ = trees({"rate": "1Mbps"}, enable_qos=True)
+    assert shaper.moved(plain, classed)
+    assert not shaper.moved(plain, trees({"rate": "2Mbps"})[0])

@@ -125,6 +125,9 @@ def test_a_mirror_is_set_and_ended_and_its_file_follows(vfd: Vfd) -> None:
     assert [f["field"] for f in made["changes"][0]["fields"]] == ["mirror"]
     vfd.stop(signal.SIGKILL)
     vfd.start()
+    rows = {row["vfid"]: row["extended"] for row in vfd.get("/v1/show?extended=true")["rows"]}
+    assert rows[1]["mirror_target_of"] == [0]
+    assert not rows[0]["mirror_target_of"]
     [mirror] = vfd.get("/v1/mirrors")["mirrors"]
     assert (mirror["name"], mirror["target_name"], mirror["direction"]) == ("vm1", "vm2", "in")
     text = json.loads((vfd.config_dir / "vm1.json").read_text())

@@ -164,7 +164,11 @@ MIRRORING = Section(
         C("mirror.vfs", "Target and source are VFs of one PF;"),
         C("mirror.self", "a VF is no mirror of itself;", elsewhere="tests/policy"),
         C("mirror.copies", "the target receives copies whatever its own filters say"),
-        C("mirror.shown", "and is shown as a mirror target.", elsewhere="tests/cli"),
+        C(
+            "mirror.shown",
+            "and is shown as a mirror target.",
+            elsewhere="tests/daemon/test_life_of_a_vf.py",
+        ),
         C(
             "mirror.live",
             "`mirror` can be set and cleared while traffic runs, without touching the VF's other"
@@ -220,7 +224,11 @@ REQUESTS = Section(
             "| further MAC | `guest_macs` allows it, unicast, no other VF on the PF owns it,"
             " limits not reached |",
         ),
-        C("ask.vlan", "| VLAN filter | `guest_vlans`, and the VID is in `vlans` |"),
+        C(
+            "ask.vlan",
+            "| VLAN filter | `guest_vlans`, and the VID is in `vlans` |",
+            elsewhere="tests/policy/test_requests.py",  # no bench here has guests that can ask
+        ),
         C("ask.group", "| multicast group | `guest_groups`, and limits not reached |"),
         C("ask.mtu", "| MTU | not above the PF's `mtu` |"),
         C(

@@ -43,7 +43,11 @@ _VF = {
     "mtu": _EBPF,
     "storm_limit": _EBPF,
     "guest_macs": _EBPF,
-    "guest_vlans": _EBPF,
+    "guest_vlans": Capability(
+        Support.LIMITED,
+        by="ebpf",
+        limit="its guests have no VLAN filter to ask for: all of vlans reaches them",
+    ),
     "guest_groups": _EBPF,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +102,7 @@ class Host:
         )
 
     def is_there(self, vfid: int) -> bool:
-        return Path(f"/sys/class/net/{self.netdev(vfid)}").exists()
+        return is_netdev(self.netdev(vfid))
 
     def traffic(self) -> Traffic:
         """The untouched tenants' streams, and the tell-tales."""
@@ -180,6 +181,15 @@ def _differences(file: dict[str, Any], answer: dict[str, Any]) -> Iterator[str]:
     wanted = [m["target"] for m in (wanted if isinstance(wanted, list) else [wanted])]
     if mirrors != wanted:
         yield f"mirrors to {mirrors}, the file says {wanted}"
+
+
+def is_netdev(name: str) -> bool:
+    """Whether there is such a netdev here. /sys/class/net may be about the namespace of who mounted
+    /sys."""
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
 
 
 def ip(*arguments: str) -> None:

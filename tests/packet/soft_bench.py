@@ -274,7 +274,8 @@ class SoftBench:
                 Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
 
     def _present(self, vfid: int) -> bool:
-        return Path(f"/sys/class/net/{self._id}v{vfid}").exists()
+        name = f"{self._id}v{vfid}"
+        return any(name == there for _, there in socket.if_nameindex())
 
     def _learn_own_macs(self) -> None:
         open_vfs = self._desired.by_vfid()

@@ -8,7 +8,8 @@ namespace of the rig's own; a packet socket sees what is sent on it, with the ta
 metadata. All else is the program as it is shipped.
 
 What it can't show: the one instruction that ``clone`` replaces, frames longer than a page, and
-segmentation offload; tests/soft and tests/packet send those through the whole NIC.
+segmentation offload; tests/soft and tests/packet send those through the whole NIC. Frames shorter
+than an Ethernet header it can't make, and no guest can either: see tests/soft/test_short_frames.py.
 """
 
 from __future__ import annotations

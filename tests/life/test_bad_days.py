@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -242,6 +243,11 @@ def test_a_new_version_takes_over_the_maps_and_replaces_the_programs(
     host.daemon.must("DELETE", host.daemon.vf("late"))
 
 
+REFUSAL = re.compile(
+    r"the kernel refused the soft NIC's BPF program: Permission denied\. .*invalid access to packet"
+)
+
+
 def test_programs_that_the_verifier_refuses_leave_the_old_ones_in_force(
     spare: Host, tmp_path: Path
 ) -> None:
@@ -253,12 +259,14 @@ def test_programs_that_the_verifier_refuses_leave_the_old_ones_in_force(
     with untouched(host):
         host.daemon.stop()
         host.daemon.environment["PYTHONPATH"] = str(copy.parent)
+        before = len(host.daemon.said())
         host.daemon.spawn()
         wait_for(
-            lambda: "verifier" in host.daemon.said() or "BPF" in host.daemon.said(),
-            "a clear message about the programs",
+            lambda: REFUSAL.search(host.daemon.said()[before:]) is not None,
+            "the verifier's words about the program",
             15,
         )
+        assert host.daemon.must("GET", f"/v1/pfs/{host.id}")["state"] == "failed"
         host.daemon.kill()
         host.daemon.environment.clear()
         host.daemon.start()

@@ -136,6 +136,16 @@ def test_what_a_guest_or_file_is_called_never_steers_the_terminal() -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown)
 
 
+def test_a_pfs_block_has_the_factors_of_what_was_scaled() -> None:
+    def text(**more: object) -> str:
+        extended = {"vfs": 8, "scale": 1.0, "class_scale": {}} | more
+        return "\n".join(block_lines(row(None, extended=extended), exact=True, colour=False))
+
+    assert "scaled" not in text()
+    assert "guarantees scaled by 0.5" in text(scale=0.5)
+    assert "shares of class 2 scaled by 0.625" in text(class_scale={"2": 0.625})
+
+
 def test_a_block_has_every_counter_of_the_row() -> None:
     counters = {name: n for n, name in enumerate(["rx_packets", "spoofed", "a_new_counter"], 1)}
     text = "\n".join(block_lines(row(0, counters=counters), exact=True, colour=False))

@@ -97,6 +97,25 @@ def test_a_refused_configuration_changes_nothing_and_every_rule_is_named(vfd: Vf
     assert vfd.row(1)["state"] == "closed"
 
 
+def test_what_is_promised_more_than_there_is_is_scaled_and_the_factors_are_shown(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    vfd.main["enable_qos"] = True
+    vfd.main["pciids"][0] |= {"link_speed": "1Gbps", "vf_oversubscription": True}
+    vfd.write_main()
+    vfd.start()
+    pf = vfd.get(f"/v1/pfs/{vfd.pf}")
+    assert (pf["scale"], pf["class_scale"]) == (1, {})
+    for vfid in (0, 1):
+        queues = [{"priority": 2, "share": 80}]
+        assert vfd.add(f"vm{vfid}", vfd.vf(vfid, min_rate="1Gbps", queues=queues))[0] == 201
+    pf = vfd.get(f"/v1/pfs/{vfd.pf}")
+    assert (pf["scale"], pf["class_scale"]) == (0.5, {"2": 0.625})
+    [row] = [r for r in vfd.get("/v1/show?extended=true")["rows"] if r["kind"] == "pf"]
+    assert (row["extended"]["scale"], row["extended"]["class_scale"]) == (0.5, {"2": 0.625})
+
+
 def test_a_file_with_more_mirrors_than_the_nic_has_is_refused_and_holds_up_no_other(
     make_vfd: Callable[..., Vfd],
 ) -> None:

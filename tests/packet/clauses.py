@@ -190,7 +190,7 @@ RATES = Section(
             "* The sum of `min_rate` over a PF must not pass the link, nor any VF's shares in a"
             " class 100 %, unless `vf_oversubscription`; then all is scaled in proportion and the"
             " factor is shown.",
-            elsewhere="tests/policy",
+            elsewhere="tests/daemon/test_life_of_a_vf.py",
         ),
         C(
             "rates.classes",

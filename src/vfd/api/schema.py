@@ -159,6 +159,8 @@ class PfAnswer(Answer):
     """Since the last ``clear``."""
     scale: float
     """What oversubscribed guarantees were multiplied by; 1 without oversubscription."""
+    class_scale: dict[int, float]
+    """By traffic class: what its oversubscribed shares were multiplied by."""
     mirrors: int
     policy: dict[str, Any]
     """The PF's object of the main configuration, defaults filled in."""
@@ -251,6 +253,7 @@ class Extended(Answer):
     """Interrupt vectors of a VF."""
     vfs: int | None = None
     scale: float | None = None
+    class_scale: dict[int, float] | None = None
 
 
 class Row(Answer):

@@ -89,6 +89,7 @@ def pf(service: Service, managed: Managed) -> schema.PfAnswer:
         configured=len(managed.vfs),
         counters=_counters(service, managed).get(PF_PORT, {}),
         scale=managed.aim.scale if managed.aim else 1.0,
+        class_scale=dict(managed.aim.class_scale) if managed.aim else {},
         mirrors=len(mirrors(managed)),
         policy=policy.model_dump(mode="json"),
         warnings=_warnings(managed, None),
@@ -201,6 +202,7 @@ def _pf_row(managed: Managed, counters: dict[str, int], extended: bool) -> schem
             mtu=managed.pf.mtu,
             vfs=len(seen.vfs) if seen else 0,
             scale=managed.aim.scale if managed.aim else 1.0,
+            class_scale=dict(managed.aim.class_scale) if managed.aim else {},
         )
     return schema.Row.model_construct(
         kind="pf",

@@ -38,6 +38,10 @@ def block_lines(row: Mapping[str, Any], *, exact: bool, colour: bool) -> list[st
             "vfs",
             "" if vfs is None else str(vfs),
             f"guarantees scaled by {more['scale']:.3g}" if scaled else "",
+            *(
+                f"shares of class {pri} scaled by {factor:.3g}"
+                for pri, factor in (more.get("class_scale") or {}).items()
+            ),
         )
     else:
         line("guest", _guest(more))

@@ -63,6 +63,9 @@ class Aim:
     vfs: Mapping[int, Configured]
     desired: NicPolicy
     scale: float
+    """What guarantees were multiplied with, being more than the link."""
+    class_scale: Mapping[int, float]
+    """The same for the shares in each traffic class that had more than 100 %."""
     warnings: Mapping[int | None, tuple[str, ...]]
     """By vfid; None: of the PF."""
     short: Mapping[int, tuple[str, ...]]
@@ -204,6 +207,7 @@ class Managed:
             {c.policy.vfid: c for c in everyone},
             resolved.nic,
             resolved.scale,
+            resolved.class_scale,
             {
                 vfid: tuple(dict.fromkeys(texts)) if texts else ()
                 for vfid, texts in warnings.items()

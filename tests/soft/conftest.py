@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PURE = {"test_shaper_trees.py", "test_reports.py"}
+PURE = {"test_shaper_trees.py", "test_reports.py", "test_mailbox.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

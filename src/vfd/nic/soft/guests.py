@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from vfd.nic.soft.rtnl import (
     AF_INET,
@@ -28,8 +29,9 @@ _STACKED = frozenset({"macvlan", "macvtap", "vlan"})
 """Devices that receive under a MAC of their own through the device below."""
 _GROUP_MACS = {AF_INET: "01:00:5e:", AF_INET6: "33:33:"}
 """How the MACs of each family's groups begin."""
-_MOST_DEVICES, _MOST_GROUPS = 16384, 1024
-"""What is remembered of devices that joined groups: a guest may make as many as it likes."""
+_MOST_DEVICES, _MOST_GROUPS, _MOST_ADDRESSES = 16384, 1024, 1024
+"""What is remembered of devices that joined groups, and of addresses that an interface lists or
+sends from: a guest may make as many as it likes, and is granted fewer by far."""
 
 
 @dataclass(slots=True)
@@ -186,7 +188,10 @@ class Guests:
             return []
         guest = self._guests[vfid]
         listed = guest.multicast if is_multicast(entry.mac) else guest.unicast
-        (listed.add if added else listed.discard)(entry.mac)
+        if not added:
+            listed.discard(entry.mac)
+        elif len(listed) < _MOST_ADDRESSES:
+            listed.add(entry.mac)
         return self._wanted(vfid)
 
     def membership(
@@ -278,16 +283,19 @@ class TapGuests:
     that isn't the VF's asks for that MAC, an IGMP or MLD report for its group."""
 
     def __init__(self) -> None:
-        self._asked: dict[int, set[str]] = {}
+        self._asked: dict[int, dict[str, None]] = {}
+        """By VF, in their order."""
 
     def source(self, vfid: int, mac: str, grants: Mapping[int, Grants]) -> list[Request]:
         """A frame came from a MAC that the VF doesn't own. Asked for once: the first becomes
         the default MAC, as a virtual machine has one of its own; the others are further MACs."""
-        asked = self._asked.setdefault(vfid, set())
+        asked = self._asked.setdefault(vfid, {})
         if mac in asked:
             return []
         had_default = bool(asked) or grants.get(vfid, Grants()).default_mac is not None
-        asked.add(mac)
+        if len(asked) >= _MOST_ADDRESSES:
+            del asked[next(islice(asked, 1, None))]  # the oldest but the default one
+        asked[mac] = None
         kind = RequestKind.ADD_MAC if had_default else RequestKind.DEFAULT_MAC
         return [Request(vfid, kind, mac=mac)]
 

@@ -13,6 +13,7 @@ from tests.bpf.rig import Rig
 
 from vfd.nic.protocol import UnsupportedError
 from vfd.nic.soft.compiler import compile_policy
+from vfd.nic.soft.layout import VebPort
 from vfd.nic.soft.tables import (
     Iface,
     Tables,
@@ -131,6 +132,24 @@ def test_a_guarantee_puts_every_vf_behind_the_shaper_and_a_rate_only_its_own() -
     pf = PfPolicy(id="soft0")
     assert needs_shaper(NicPolicy(pf=pf, vfs=(plain, limited))) == {1}
     assert needs_shaper(NicPolicy(pf=pf, vfs=(plain, limited, assured))) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_only_with_classes_a_vf_with_a_rate_passes_its_own_limit_before(classes: bool) -> None:
+    plain = VfPolicy(name="a", pciid="soft0", vfid=0, allow_untagged=True)
+    limited = plain.model_copy(update={"name": "b", "vfid": 1, "rate": Rate(bps=10**6)})
+    nic = NicPolicy(pf=PfPolicy(id="soft0", enable_qos=classes), vfs=(plain, limited))
+    wiring = Wiring(
+        vfs={0: Iface(10), 1: Iface(11)},
+        wire=None,
+        shaper=7,
+        limiter=8,
+        shaped=needs_shaper(nic),
+    )
+    ports = compile_policy(nic, {}, wiring).ports
+    found = {n: VebPort.from_buffer_copy(ports[n + 1]) for n in (0, 1)}
+    assert {n: port.shaper for n, port in found.items()} == {0: 7 if classes else 0, 1: 7}
+    assert {n: port.limiter for n, port in found.items()} == {0: 0, 1: 8 if classes else 0}
 
 
 def test_a_storm_burst_is_a_tenth_of_a_second_but_never_more_than_the_limit() -> None:

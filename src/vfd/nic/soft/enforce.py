@@ -301,7 +301,7 @@ class Enforcement:
     # Drops before Tx limits: the queues count them, and queues go
 
     def counters(self) -> dict[int, dict[str, int]]:
-        """By vfid and PF_PORT, with what waits nowhere but in the shaper's own counts."""
+        """By vfid and PF_PORT: the programs' counts, and those of the shaper's queues."""
         now = self._look_at_drops()
         found = self.datapath.counters(self._switch.ports)
         for (_, classid), count in now.items():

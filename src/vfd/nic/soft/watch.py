@@ -92,7 +92,6 @@ class Watch:
             self._listener = Listener(_GROUPS, _OPTIONAL_GROUPS)
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
-        self._ring = ring
         self._epoll.register(ring, select.EPOLLIN)
         self._waiting: list[Event] = []
         self._heard: deque[Notification] = deque()
@@ -119,12 +118,6 @@ class Watch:
         self._epoll.close()
         os.close(self._bell)
         self._listener.close()
-
-    def hear_ring(self, ring: int, drain: Callable[[], list[bytes]]) -> None:
-        """The ring buffer is another one now."""
-        self._epoll.unregister(self._ring)
-        self._epoll.register(ring, select.EPOLLIN)
-        self._ring, self._drain = ring, drain
 
     def forget(self, vfid: int) -> None:
         """The VF has another guest now: what the former asked for is forgotten."""

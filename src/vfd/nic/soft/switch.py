@@ -165,10 +165,12 @@ class Switch:
         return hooks if self.tap else {**hooks, _LOOPBACK: self.block}
 
     def guest_place(self, host: Link) -> tuple[int | None, int] | None:
-        """Where a host end says that its guest end is."""
+        """Where a host end says that its guest end is; None: nowhere any more."""
         if self.tap:
             return (None, host.index)
-        return None if host.link is None else (host.link_nsid, host.link)
+        if host.link is None or host.link_nsid == -1:
+            return None  # -1: the namespace is being taken apart, and the pair goes with it
+        return host.link_nsid, host.link
 
     def root_nsid(self) -> int | None:
         """The id of the daemon's namespace where the host ends are; None: it is the same."""

@@ -24,7 +24,6 @@ def link(index: int, mac: str, kind: str = "veth", below: int | None = None) -> 
         promiscuity=0,
         allmulti=0,
         carrier=True,
-        alias="",
         new_nsid=None,
     )
 

@@ -1,8 +1,8 @@
 """The ``vfd`` command: puts the parts together, in the order that safety and speed ask for.
 
 The socket is locked first, then all capabilities but the needed ones are dropped, then the NICs are
-locked and adopted, and only then is the HTTP library imported: what guests were promised must not
-wait for it.
+locked and adopted, then the pid file is written, and only then is the HTTP library imported: what
+guests were promised must not wait for it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import vfd
 from vfd.config import store
 from vfd.config.errors import ConfigError
 from vfd.config.main_file import MainConfig, ParsedMain, parse_main
-from vfd.daemon import exclusive, logs, privileges
+from vfd.daemon import exclusive, logs, pidfile, privileges
 from vfd.daemon.exclusive import InUseError, Lock
 from vfd.daemon.files import Files
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify
-from vfd.daemon.runner import Daemon, write_pid
+from vfd.daemon.runner import Daemon
 from vfd.daemon.service import Service
 from vfd.daemon.zero import Zero
 
@@ -115,7 +115,6 @@ def main(
         sys.exit(EXIT_IN_USE)
     if group is None:
         log.warning("no group %s on this host: only root can use %s", exclusive.GROUP, path)
-    write_pid(Path(settings.pid_fname), os.getpid())
     for missing in privileges.drop():
         log.warning("without %s the daemon can't: %s", missing.name, privileges.KEPT[missing])
     files = Files(config.resolve(), settings)
@@ -127,7 +126,7 @@ def main(
         click.echo(f"vfd: {error}", err=True)
         sys.exit(EXIT_IN_USE)
     finally:
-        _clean_up(path, Path(settings.pid_fname), lock)
+        _clean_up(path, lock)
     # A NIC call that hangs in the writing thread must not hold up the exit.
     logging.shutdown()
     os._exit(0)
@@ -170,6 +169,8 @@ async def _serve(
     loop.add_signal_handler(signal.SIGINT, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(daemon.reload()))
     await daemon.start()
+    pid_file = Path(service.main.pid_fname)
+    pid_lock = pidfile.write(pid_file, service.holder)
     # The NICs enforce and the socket takes connections, which are answered in a moment.
     notify(READY="1", STATUS=daemon.status())
 
@@ -188,6 +189,7 @@ async def _serve(
             await serving
     except TimeoutError:
         pass  # a client that doesn't read: its connection ends with the process
+    pidfile.remove(pid_file, pid_lock)
 
 
 def _server(daemon: Daemon, group: int | None) -> Server:
@@ -198,12 +200,11 @@ def _server(daemon: Daemon, group: int | None) -> Server:
     return Server(make_app(daemon, group))
 
 
-def _clean_up(socket_path: Path, pid_file: Path, lock: Lock) -> None:
-    for path in (socket_path, pid_file):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:
-            pass
+def _clean_up(socket_path: Path, lock: Lock) -> None:
+    try:
+        socket_path.unlink(missing_ok=True)
+    except OSError:
+        pass
     lock.close()
 
 

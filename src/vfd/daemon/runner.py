@@ -222,12 +222,3 @@ class Daemon:
             vfid=policy.vfid,
             name=policy.name,
         )
-
-
-def write_pid(path: Path, pid: int) -> None:
-    """The file that ``pid_fname`` names. A disk that is full is no reason not to start."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{pid}\n")
-    except OSError as error:
-        log.warning("%s can't be written: %s", path, error)

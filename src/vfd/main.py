@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,8 +102,11 @@ def main(
     if check:
         sys.exit(_check(config, parsed))
     settings = parsed.config
-    level = 2 if verbose else settings.log_level
-    logs.set_up(settings.log_dir, settings.log_keep, level)
+
+    def log_as(main: MainConfig) -> None:
+        logs.set_up(main.log_dir, main.log_keep, 2 if verbose else main.log_level)
+
+    log_as(settings)
     for warning in parsed.warnings:
         log.warning("%s", warning)
     path = socket_path or Path(settings.socket)
@@ -121,7 +125,7 @@ def main(
     journal = Journal()
     service = Service(files, settings, journal, Zero(path.with_suffix(".zero")), holder)
     try:
-        asyncio.run(_serve(service, journal, sock, group, config))
+        asyncio.run(_serve(service, journal, sock, group, config, log_as))
     except InUseError as error:
         click.echo(f"vfd: {error}", err=True)
         sys.exit(EXIT_IN_USE)
@@ -157,17 +161,19 @@ def _check(config: Path, parsed: ParsedMain) -> int:
 
 
 async def _serve(
-    service: Service, journal: Journal, sock: socket.socket, group: int | None, config: Path
+    service: Service,
+    journal: Journal,
+    sock: socket.socket,
+    group: int | None,
+    config: Path,
+    log_as: Callable[[MainConfig], None],
 ) -> None:
-    def read_main() -> MainConfig:
-        return _read(config).config
-
     loop = asyncio.get_running_loop()
-    daemon = Daemon(service, journal, read_main)
+    daemon = Daemon(service, journal, lambda: _read(config), log_as)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(daemon.reload()))
+    loop.add_signal_handler(signal.SIGHUP, lambda: daemon.later(daemon.reload()))
     await daemon.start()
     pid_file = Path(service.main.pid_fname)
     pid_lock = pidfile.write(pid_file, service.holder)

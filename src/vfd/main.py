@@ -1,8 +1,8 @@
 """The ``vfd`` command: puts the parts together, in the order that safety and speed ask for.
 
 The socket is locked first, then all capabilities but the needed ones are dropped, then the NICs are
-locked and adopted, and only then is the HTTP library imported: what guests were promised must not
-wait for it.
+locked and adopted, then the pid file is written, and only then is the HTTP library imported: what
+guests were promised must not wait for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,12 @@ import vfd
 from vfd.config import store
 from vfd.config.errors import ConfigError
 from vfd.config.main_file import MainConfig, ParsedMain, parse_main
-from vfd.daemon import exclusive, logs, privileges
+from vfd.daemon import exclusive, logs, pidfile, privileges
 from vfd.daemon.exclusive import InUseError, Lock
 from vfd.daemon.files import Files
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify
-from vfd.daemon.runner import Daemon, write_pid
+from vfd.daemon.runner import Daemon
 from vfd.daemon.service import Service
 from vfd.daemon.zero import Zero
 
@@ -101,8 +102,11 @@ def main(
     if check:
         sys.exit(_check(config, parsed))
     settings = parsed.config
-    level = 2 if verbose else settings.log_level
-    logs.set_up(settings.log_dir, settings.log_keep, level)
+
+    def log_as(main: MainConfig) -> None:
+        logs.set_up(main.log_dir, main.log_keep, 2 if verbose else main.log_level)
+
+    log_as(settings)
     for warning in parsed.warnings:
         log.warning("%s", warning)
     path = socket_path or Path(settings.socket)
@@ -115,19 +119,18 @@ def main(
         sys.exit(EXIT_IN_USE)
     if group is None:
         log.warning("no group %s on this host: only root can use %s", exclusive.GROUP, path)
-    write_pid(Path(settings.pid_fname), os.getpid())
     for missing in privileges.drop():
         log.warning("without %s the daemon can't: %s", missing.name, privileges.KEPT[missing])
     files = Files(config.resolve(), settings)
     journal = Journal()
     service = Service(files, settings, journal, Zero(path.with_suffix(".zero")), holder)
     try:
-        asyncio.run(_serve(service, journal, sock, group, config))
+        asyncio.run(_serve(service, journal, sock, group, config, log_as))
     except InUseError as error:
         click.echo(f"vfd: {error}", err=True)
         sys.exit(EXIT_IN_USE)
     finally:
-        _clean_up(path, Path(settings.pid_fname), lock)
+        _clean_up(path, lock)
     # A NIC call that hangs in the writing thread must not hold up the exit.
     logging.shutdown()
     os._exit(0)
@@ -158,18 +161,22 @@ def _check(config: Path, parsed: ParsedMain) -> int:
 
 
 async def _serve(
-    service: Service, journal: Journal, sock: socket.socket, group: int | None, config: Path
+    service: Service,
+    journal: Journal,
+    sock: socket.socket,
+    group: int | None,
+    config: Path,
+    log_as: Callable[[MainConfig], None],
 ) -> None:
-    def read_main() -> MainConfig:
-        return _read(config).config
-
     loop = asyncio.get_running_loop()
-    daemon = Daemon(service, journal, read_main)
+    daemon = Daemon(service, journal, lambda: _read(config), log_as)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(daemon.reload()))
+    loop.add_signal_handler(signal.SIGHUP, lambda: daemon.later(daemon.reload()))
     await daemon.start()
+    pid_file = Path(service.main.pid_fname)
+    pid_lock = pidfile.write(pid_file, service.holder)
     # The NICs enforce and the socket takes connections, which are answered in a moment.
     notify(READY="1", STATUS=daemon.status())
 
@@ -188,6 +195,7 @@ async def _serve(
             await serving
     except TimeoutError:
         pass  # a client that doesn't read: its connection ends with the process
+    pidfile.remove(pid_file, pid_lock)
 
 
 def _server(daemon: Daemon, group: int | None) -> Server:
@@ -198,12 +206,11 @@ def _server(daemon: Daemon, group: int | None) -> Server:
     return Server(make_app(daemon, group))
 
 
-def _clean_up(socket_path: Path, pid_file: Path, lock: Lock) -> None:
-    for path in (socket_path, pid_file):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:
-            pass
+def _clean_up(socket_path: Path, lock: Lock) -> None:
+    try:
+        socket_path.unlink(missing_ok=True)
+    except OSError:
+        pass
     lock.close()
 
 

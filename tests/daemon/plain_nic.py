@@ -36,6 +36,10 @@ class PlainNic:
         self.gone = False
         self.refuses = ""
         """What it answers to a change instead of making it."""
+        self.unreadable = ""
+        """Why it can't be observed."""
+        self.bug: Exception | None = None
+        """What asking for its counters ends in."""
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
         self.told: list[Event] = []
@@ -71,6 +75,8 @@ class PlainNic:
     def observe(self, only: object = None) -> NicState:  # noqa: ARG002
         if self.gone:
             raise NicGoneError("it is unplugged")
+        if self.unreadable:
+            raise NicError(self.unreadable)
         vfs = {v: VfState(v, r, True, None, 1500) for v, r in self.rules.items()}
         return NicState(self.pf, self.link(), vfs)
 
@@ -88,6 +94,8 @@ class PlainNic:
         self.answered += len(answers)
 
     def counters(self) -> dict[int, dict[str, int]]:
+        if self.bug is not None:
+            raise self.bug
         return {}
 
     def events(self) -> list[Event]:

@@ -67,6 +67,35 @@ def test_an_adopted_vf_does_not_start_again(vfd: Vfd, tmp_path: Path) -> None:
     assert not witness.exists()
 
 
+def test_stop_cb_runs_before_a_vf_is_taken_and_start_cb_when_it_is_there_again(
+    vfd: Vfd, tmp_path: Path
+) -> None:
+    started, stopped = tmp_path / "started", tmp_path / "stopped"
+    vfd.add("vm1", vfd.vf(3, start_cb=f"touch {started}", stop_cb=f"touch {stopped}"))
+    wait_for(started.exists)
+    started.unlink()
+    pf = f"/v1/pfs/{vfd.pf}"
+    assert vfd.ask("PATCH", pf, {"vfs": 2})[0] == 422
+    assert not stopped.exists()
+    assert vfd.ask("PATCH", pf, {"vfs": 2, "force": True})[0] == 200
+    assert stopped.exists()
+    assert not started.exists()
+    assert vfd.ask("PATCH", pf, {"vfs": 4})[0] == 200
+    wait_for(started.exists)
+
+
+def test_a_reload_starts_only_the_vfs_that_it_opens(vfd: Vfd, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    vfd.add("one", vfd.vf(0, start_cb=f"touch {one}"))
+    wait_for(one.exists)
+    one.unlink()
+    vfd.put_file("one", vfd.vf(0, vlans=[7], start_cb=f"touch {one}"))
+    vfd.put_file("two", vfd.vf(1, start_cb=f"touch {two}"))
+    vfd.reload()
+    wait_for(two.exists)
+    assert not one.exists()
+
+
 def in_loop(command: str, time_limit: float = 5) -> tuple[callbacks.Outcome, float]:
     """A callback run as root; its outcome and the seconds that it took."""
     began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from vfd.config.main_file import parse_main
+from vfd.config.main_file import ParsedMain, parse_main
+from vfd.daemon import runner
 from vfd.daemon.exclusive import LOCKS
 from vfd.daemon.files import Files
 from vfd.daemon.flood import BURST, EVERY, Flood
@@ -24,7 +26,7 @@ from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.policy.requests import Request, RequestKind
 
 from .harness import Vfd
-from .plain_nic import PlainNic
+from .plain_nic import VFS, PlainNic
 
 
 @pytest.fixture
@@ -104,6 +106,96 @@ def test_a_change_that_the_nic_only_pretends_to_make_is_undone_and_said(service:
     nic_of(service).forgets = False
     add(service, "vm1", 0)
     assert nic_of(service).rules[0] is not None
+
+
+def started(service: Service) -> list[str]:
+    """Whose start_cb is due now."""
+    return [one.policy.name for one in service.came_into_force()]
+
+
+def test_a_vf_that_the_nic_does_not_open_is_not_started_until_it_is_open(service: Service) -> None:
+    nic_of(service).refuses = "the link is down"
+    text = json.dumps({"pciid": next(iter(service.nics)), "vfid": 0, "vlans": [1]})
+    (service.files.folder / "vm1.json").write_text(text)
+    service.load()
+    assert started(service) == []
+    nic_of(service).refuses = ""
+    nic_of(service).told.append(Event(EventKind.LINK))
+    handle(service, next(iter(service.nics.values())))
+    assert started(service) == ["vm1"]
+    assert started(service) == []
+
+
+def test_a_vf_that_comes_back_with_its_pf_is_started_again(service: Service) -> None:
+    add(service, "vm1", 0)
+    assert started(service) == ["vm1"]
+    [managed] = service.nics.values()
+    nic_of(service).unplug()
+    handle(service, managed)
+    assert started(service) == []
+    nic_of(service).rules = dict.fromkeys(nic_of(service).rules)
+    nic_of(service).plug_in()
+    handle(service, managed)
+    assert started(service) == ["vm1"]
+
+
+def test_a_nic_that_could_not_be_read_is_tried_again_and_told_once(service: Service) -> None:
+    add(service, "vm1", 0)
+    [managed] = service.nics.values()
+    nic_of(service).unreadable = "the firmware sulks"
+    nic_of(service).told.append(Event(EventKind.DRIFT))
+    handle(service, managed)
+    assert managed.condition == "failed"
+    assert service.in_trouble()
+    service.retry()
+    assert managed.condition == "failed"
+    nic_of(service).unreadable = ""
+    service.retry()
+    assert managed.condition == "ok"
+    assert not service.in_trouble()
+    told = [e.text for e in service.journal.since(0) if e.kind == "failed"]
+    assert told == ["the firmware sulks"]
+
+
+def test_a_pf_whose_configuration_is_refused_stays_failed_whatever_its_nic_reports(
+    service: Service,
+) -> None:
+    add(service, "vm1", 0)
+    [managed] = service.nics.values()
+    refused = managed.pf.model_copy(update={"vfs": VFS + 1})
+    service.load(pfs={managed.id: refused})
+    nic_of(service).told.append(Event(EventKind.LINK))
+    handle(service, managed)
+    assert managed.condition == "failed"
+    assert f"at most {VFS} VFs" in managed.detail
+    assert not service.in_trouble(), "nothing but another configuration can help"
+    service.load(pfs={managed.id: refused.model_copy(update={"vfs": VFS})})
+    assert managed.condition == "ok"
+
+
+def test_the_daemon_goes_on_looking_after_its_nics_though_one_look_fails(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend with a bug costs a line of the log."""
+    monkeypatch.setattr(runner, "LOOK", 0.02)
+    stats = tmp_path / "stats"
+    service.main = service.main.model_copy(update={"stats_path": str(stats)})
+    service.stop()
+
+    async def life() -> None:
+        parsed = ParsedMain(service.main, ())
+        daemon = runner.Daemon(service, service.journal, lambda: parsed, lambda _: None)
+        await daemon.start()
+        nic = nic_of(service)
+        nic.bug = ZeroDivisionError("a bug")
+        await asyncio.sleep(0.1)
+        assert not stats.exists()
+        nic.bug = None
+        await asyncio.sleep(0.2)
+        await daemon.stop()
+
+    asyncio.run(life())
+    assert stats.exists()
 
 
 def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(

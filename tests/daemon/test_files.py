@@ -15,13 +15,6 @@ import pytest
 from .harness import Vfd, wait_for
 
 
-def reload(vfd: Vfd) -> None:
-    before = len(vfd.events("reloaded"))
-    assert vfd.process is not None
-    vfd.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: len(vfd.events("reloaded")) > before)
-
-
 def test_a_bad_file_is_named_and_the_others_come_into_force(make_vfd: Callable[..., Vfd]) -> None:
     vfd = make_vfd()
     vfd.put_file("good", vfd.vf(0))
@@ -58,7 +51,7 @@ def test_of_two_files_for_one_vf_the_older_is_in_force(make_vfd: Callable[..., V
 def test_a_file_that_becomes_bad_leaves_its_vf_as_it_was(vfd: Vfd, content: str | bytes) -> None:
     vfd.add("vm1", vfd.vf(0))
     vfd.put_file("vm1", content)
-    reload(vfd)
+    vfd.reload()
     assert vfd.row(0)["name"] == "vm1"
     assert vfd.row(0)["extended"]["vlans"] == [100]
     vfd.stop(signal.SIGKILL)
@@ -67,7 +60,7 @@ def test_a_file_that_becomes_bad_leaves_its_vf_as_it_was(vfd: Vfd, content: str 
     assert vfd.row(0)["extended"]["vlans"] == [100]
     assert vfd.row(0)["warnings"]
     vfd.put_file("vm1", vfd.vf(0, vlans=[5]))
-    reload(vfd)
+    vfd.reload()
     assert vfd.row(0)["extended"]["vlans"] == [5]
     assert vfd.row(0)["warnings"] == []
 
@@ -89,7 +82,7 @@ def test_a_reload_adds_updates_and_closes_what_the_files_say(vfd: Vfd) -> None:
     (vfd.config_dir / "goes.json").unlink()
     vfd.put_file("changes", vfd.vf(1, vlans=[5, 6]))
     vfd.put_file("comes", vfd.vf(2))
-    reload(vfd)
+    vfd.reload()
     assert vfd.row(0)["state"] == "closed"
     assert vfd.row(1)["extended"]["vlans"] == [5, 6]
     assert vfd.row(2)["name"] == "comes"
@@ -147,7 +140,7 @@ def test_a_config_dir_that_cannot_be_read_leaves_vfs_as_they_are(vfd: Vfd) -> No
     assert vfd.get("/v1/health")["status"] == "degraded"
     vfd.config_dir.unlink()
     aside.rename(vfd.config_dir)
-    reload(vfd)
+    vfd.reload()
     assert vfd.row(0)["name"] == "vm1"
 
 

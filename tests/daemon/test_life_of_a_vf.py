@@ -8,7 +8,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from vfd.daemon.zero import Zero
 
 from .harness import Vfd, wait_for
 
@@ -175,6 +178,26 @@ def test_killed_at_any_instant_the_daemon_comes_back_to_what_its_files_say(vfd: 
             assert vfd.row(1)["state"] == "closed"
         assert {p.name for p in vfd.config_dir.iterdir()} <= {"steady.json", "vm1.json"}
         vfd.ask("DELETE", "/v1/vfs/vm1")
+
+
+def test_clear_knows_a_pf_by_all_its_names(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    assert vfd.ask("POST", "/v1/clear", {"pf": vfd.pf.upper()})[0] == 200
+    zeros = json.loads(vfd.socket.with_suffix(".zero").read_text())
+    assert zeros.keys() == {vfd.pf}
+
+
+def test_a_port_that_was_made_anew_counts_in_full(tmp_path: Path) -> None:
+    zero = Zero(tmp_path / "zero")
+    zero.set("soft0", {0: {"rx_packets": 10, "tx_packets": 1}, 1: {"rx_packets": 3}})
+    assert zero.shown("soft0", 0, {"rx_packets": 12, "tx_packets": 5}) == {
+        "rx_packets": 2,
+        "tx_packets": 4,
+    }
+    for counted in ({"rx_packets": 2, "tx_packets": 5}, {"rx_packets": 11, "tx_packets": 6}):
+        assert zero.shown("soft0", 0, counted) == counted
+        assert Zero(tmp_path / "zero").shown("soft0", 0, counted) == counted
+    assert zero.shown("soft0", 1, {"rx_packets": 4}) == {"rx_packets": 1}
 
 
 def test_clear_sets_a_new_zero_that_outlives_the_daemon(vfd: Vfd) -> None:

@@ -180,16 +180,16 @@ def _pf_routes(app: FastAPI, daemon: Daemon) -> None:
     )
     async def set_pf(pf: PfId, body: schema.PfPatch) -> Response:
         """How many VFs there are. Refused while guests hold VFs that would go, unless forced."""
+        made = await daemon.set_vfs(pf, body.vfs, body.force)
 
-        def change() -> schema.PfApplied:
-            made = service.set_vfs(pf, body.vfs, force=body.force)
+        def told() -> schema.PfApplied:
             managed = service.nic(pf)
             warnings = views.pf(service, managed).warnings
             return schema.PfApplied(
                 pf=managed.id, changes=views.changes(managed.id, made), warnings=warnings
             )
 
-        return _json(await daemon.call(change))
+        return _json(await daemon.call(told))
 
     @app.get(
         "/v1/pfs/{pf}/caps",
@@ -239,7 +239,7 @@ def _vf_routes(app: FastAPI, daemon: Daemon) -> None:
     async def add(request: Request, body: schema.VfBody) -> Response:
         """Puts a VF's configuration in force, and keeps it."""
         peer = _peer(request)
-        made = await daemon.add(_source(body), peer.uid, peer.gid)
+        made = await daemon.call(service.add, _source(body), peer.uid, peer.gid)
         return _json(views.applied(made), 201)
 
     @app.put(

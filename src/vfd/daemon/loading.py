@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def load(
     service: Service, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
-) -> list[Configured]:
-    """Reads every VF file and makes the NICs follow. Returns the VFs that were opened.
+) -> None:
+    """Reads every VF file and makes the NICs follow.
 
     A file that is bad is reported and leaves its VF as it is; the others go on.
     """
@@ -32,12 +32,11 @@ def load(
         problem = Problem(str(service.files.folder), "", "", f"can't be read: {error.strerror}")
         service.journal.emit("bad-file", str(problem), level="error", file=problem.file)
         if not starting:
-            return []  # what was in force stays in force
+            return  # what was in force stays in force
         good, bad = [], [BadFile(problem.file, (problem,))]
     known = {p for b in service.bad.values() for p in b.problems}
     service.bad = {b.file: b for b in bad}
     _refuse_names_in_use(service, good)
-    opened: list[Configured] = []
     homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in service.nics}
     for one in good:
         home = service.home(one.policy.pciid)
@@ -48,13 +47,12 @@ def load(
     for pf_id, managed in service.nics.items():
         if managed.nic is not None:
             pf = (pfs or {}).get(pf_id, managed.pf)
-            opened += _follow(service, managed, pf, homes[pf_id], starting=starting)
+            _follow(service, managed, pf, homes[pf_id], starting=starting)
     for problem in (p for b in service.bad.values() for p in b.problems):
         if problem not in known:
             service.journal.emit(
                 "bad-file", str(problem), level="error", file=problem.file, field=problem.field
             )
-    return opened
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:
@@ -93,7 +91,7 @@ def why_homeless(service: Service, one: Configured, home: Managed | None) -> Pro
 
 def _follow(
     service: Service, managed: Managed, pf: PfPolicy, wanted: list[Configured], *, starting: bool
-) -> list[Configured]:
+) -> None:
     """Aims at as many of ``wanted`` as agree with each other, and at the VFs of files that
     were good and became bad; then converges."""
     before = dict(managed.vfs)
@@ -110,11 +108,11 @@ def _follow(
             again = _without_offenders(service, managed, candidates, refused, old_of)
             if again is None:
                 managed.condition, managed.detail = Condition.FAILED, str(refused)
+                managed.refused = str(refused)
                 service.journal.emit("failed", str(refused), level="error", pf=managed.id)
-                return []
+                return
             candidates = again
-    was_closed = {vfid for vfid in aim.vfs if managed.is_closed(vfid)}
-    managed.aim, managed.pf = aim, pf
+    managed.aim, managed.pf, managed.refused = aim, pf, ""
     service.converge(managed)
     for vfid in managed.kept:
         service.journal.emit(
@@ -125,7 +123,6 @@ def _follow(
             pf=managed.id,
             vfid=vfid,
         )
-    return [one for vfid, one in aim.vfs.items() if vfid in was_closed]
 
 
 def _is_bad(service: Service, file: str) -> bool:

@@ -85,6 +85,8 @@ class Managed:
     """VFs that stay open as they were found, because the file that may be theirs can't be read."""
     unmet: dict[int | None, str] = field(default_factory=dict)
     """What the NIC doesn't enforce as asked although it was told to, with the reason."""
+    refused: str = ""
+    """Why the PF's own configuration is not in force."""
 
     @property
     def id(self) -> str:

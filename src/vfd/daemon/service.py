@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, shown
 from vfd.config.main_file import MainConfig
+from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import (
     ExistsError,
     NotFoundError,
@@ -27,6 +28,7 @@ from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
 from vfd.daemon.loading import load, still_kept, why_homeless
 from vfd.daemon.managed import Condition, Configured, Managed, differences
+from vfd.daemon.openings import Openings
 from vfd.daemon.zero import Zero
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change, VfChange
@@ -77,35 +79,45 @@ class Service:
         }
         self.bad: dict[str, BadFile] = {}
         self.flood = Flood()
+        self.openings = Openings()
         self.started = time.time()
 
     # Start, reload, stop
 
-    def start(self) -> list[Configured]:
-        """Opens the NICs and brings them to what the files say. Returns the VFs that it opened.
+    def start(self) -> None:
+        """Opens the NICs and brings them to what the files say.
 
         Raises InUseError where another daemon has one of them.
         """
         store.sweep(self.files.folder)
         for managed in self.nics.values():
-            self._open(managed)
-        return self.load(starting=True)
+            self._open(managed, starting=True)
+        self.load(starting=True)
 
-    def _open(self, managed: Managed) -> None:
+    def _open(self, managed: Managed, *, starting: bool = False) -> None:
         known = managed.detail
         try:
             managed.open(self.holder)
-        except NicError as error:
+        except (InUseError, NicError) as error:
+            if starting and isinstance(error, InUseError):
+                raise
+            managed.fail(error)
             if str(error) != known:  # told once, not at every attempt
                 self.journal.emit("failed", str(error), level="error", pf=managed.id)
+        else:
+            self.openings.adopt(managed)
 
     def stop(self) -> None:
         """Lets go of the NICs. They go on enforcing."""
         for managed in self.nics.values():
             managed.close()
 
-    def reload(self, main: MainConfig) -> list[Configured]:
-        """Takes over a new main configuration and reads all VF files again."""
+    def reload(self, main: MainConfig) -> None:
+        """Takes over a new main configuration and reads all VF files again.
+
+        A PF that can't be opened, or that another daemon has, is told and tried again later; all
+        others go on.
+        """
         self.main = main
         self.files.configure(main)
         wanted = {pf.id: pf for pf in main.nics}
@@ -117,20 +129,30 @@ class Service:
             if managed.nic is None:
                 managed.pf = pf
                 self._open(managed)
-        return self.load(pfs=wanted)
+        self.load(pfs=wanted)
 
-    def retry(self) -> list[Configured]:
-        """Tries again the NICs that could not be opened. Returns the VFs that this opened."""
+    def in_trouble(self) -> bool:
+        """Whether ``retry`` has something to try."""
+        return any(m.nic is None or _can_not_be_read(m) for m in list(self.nics.values()))
+
+    def retry(self) -> None:
+        """Tries again the NICs that could not be opened or read."""
         closed = [managed for managed in self.nics.values() if managed.nic is None]
         for managed in closed:
             self._open(managed)
-        return self.load(starting=True) if any(m.nic is not None for m in closed) else []
+        if any(managed.nic is not None for managed in closed):
+            self.load(starting=True)
+        for managed in self.nics.values():
+            if _can_not_be_read(managed):
+                self.converge(managed, found="the NIC could not be read for a while")
 
-    def load(
-        self, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
-    ) -> list[Configured]:
-        """Reads every VF file and makes the NICs follow. Returns the VFs that were opened."""
-        return load(self, starting=starting, pfs=pfs)
+    def came_into_force(self) -> list[Configured]:
+        """The VFs that were opened since this was last asked."""
+        return self.openings.news(self.nics.values())
+
+    def load(self, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None) -> None:
+        """Reads every VF file and makes the NICs follow."""
+        load(self, starting=starting, pfs=pfs)
 
     def home(self, device: str) -> Managed | None:
         """The PF that a VF file's ``pciid`` means."""
@@ -345,81 +367,10 @@ class Service:
             raise not_stored(one.file, error) from error
         return self._put(one, staged, old)
 
-    def set_vfs(self, pf_id: str, vfs: int, *, force: bool) -> tuple[Change, ...]:
-        """Changes how many VFs there are, and keeps the number in the main configuration."""
-        managed = self.nic(pf_id)
-        managed.seen = managed.working().observe()  # who holds a VF may have changed unheard
-        if not force and (problems := self._in_the_way(managed, vfs)):
-            raise RefusedError(problems)
-        pf = managed.pf.model_copy(update={"vfs": vfs})
-        going = [one for one in managed.vfs.values() if one.policy.vfid >= vfs]
-        staying = [one for one in managed.vfs.values() if one.policy.vfid < vfs]
-        before = managed.aim
-        aim = managed.aim_at(pf, staying)
-        try:
-            staged = self.files.restage_pf(managed.pf.id, {"vfs": vfs})
-        except ConfigError as error:
-            raise RefusedError(error.problems) from None
-        except OSError as error:
-            raise not_stored(self.files.main_file, error) from error
-        try:
-            changes = managed.go(aim, force=force)
-            staged.commit()
-        except OSError as error:
-            if before is not None:
-                managed.go(before, force=force)
-            raise StorageError(f"{self.files.main_file} can't be kept: {error}") from error
-        finally:
-            staged.abandon()
-        self.journal.emit("pf", f"{pf_id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
-        for one in going:
-            rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
-            problem = Problem(one.file, "vfid", str(one.policy.vfid), rule)
-            self.bad[one.file] = BadFile(
-                one.file, (problem,), managed.id, one.policy.vfid, one.policy.name
-            )
-        self._admit_waiting(managed)
-        return changes
-
-    def _admit_waiting(self, managed: Managed) -> None:
-        """Files whose VF was missing come into force where it is there now."""
-        assert managed.seen is not None
-        for bad in tuple(self.bad.values()):
-            if bad.device and self.home(bad.device) is managed and bad.vfid in managed.seen.vfs:
-                try:
-                    self._put(self.files.load(bad.file), None, None)
-                except (ConfigError, RefusedError, ExistsError, NicError, OSError) as error:
-                    log.info("%s stays out of force: %s", bad.file, error)
-
-    def _in_the_way(self, managed: Managed, vfs: int) -> list[Problem]:
-        assert managed.seen is not None
-        problems = []
-        takes_all = managed.working().capabilities.count_takes_all and vfs != len(managed.seen.vfs)
-        for vfid, state in managed.seen.vfs.items():
-            if vfid < vfs and not (takes_all and state.held):
-                continue
-            one = managed.vfs.get(vfid)
-            if state.held:
-                why = "go" if vfid >= vfs else "go and come back, as all VFs of this NIC do"
-                rule = f"VF {vfid} would {why}, and {state.guest or 'a guest'} holds it"
-            elif one is not None:
-                rule = f"VF {vfid} would go, and {one.policy.name} configures it"
-            else:
-                continue
-            problems.append(
-                Problem(
-                    "request",
-                    "vfs",
-                    str(vfs),
-                    rule + ": free it first, or force it",
-                    one.policy.name if one else f"{managed.id}:{vfid}",
-                )
-            )
-        return problems
-
     def clear(self, pf_id: str, vfid: int | None) -> None:
         """A new zero for the counters that are shown; those behind it stay monotonic."""
         managed = self.nic(pf_id)
+        pf_id = managed.id  # it may have been called by its address
         counters = managed.working().counters()
         if vfid is not None and vfid not in counters:
             raise NotFoundError(f"{pf_id} has no VF {vfid}")
@@ -463,12 +414,16 @@ class Service:
         """
         if managed.nic is None or managed.aim is None:
             return 0
+        known = managed.detail
         try:
             done, failed = managed.converge(repair=repair)
         except NicError as error:
             kind = "lost" if managed.condition is Condition.LOST else "failed"
-            self.journal.emit(kind, str(error), level="error", pf=managed.id)
+            if str(error) != known:  # told once, not at every attempt
+                self.journal.emit(kind, str(error), level="error", pf=managed.id)
             return 0
+        if managed.refused and managed.condition is Condition.OK:
+            managed.condition, managed.detail = Condition.FAILED, managed.refused
         for change in done if found is not None else ():
             self.journal.emit(
                 "drift",
@@ -492,3 +447,12 @@ class Service:
     def name_of(self, managed: Managed, vfid: int | None) -> str | None:
         one = managed.vfs.get(vfid) if vfid is not None else None
         return one.policy.name if one else None
+
+
+def _can_not_be_read(managed: Managed) -> bool:
+    return (
+        managed.condition is Condition.FAILED
+        and managed.nic is not None
+        and managed.aim is not None
+        and not managed.refused
+    )

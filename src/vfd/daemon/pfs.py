@@ -1,0 +1,101 @@
+"""What is asked of a PF itself: how many VFs it has."""
+
+from __future__ import annotations
+
+import logging
+
+from vfd.config.errors import ConfigError, Problem
+from vfd.daemon.failures import (
+    ExistsError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+    not_stored,
+)
+from vfd.daemon.files import BadFile
+from vfd.daemon.managed import Configured, Managed
+from vfd.daemon.service import Service, Source
+from vfd.nic.protocol import NicError
+from vfd.plan.changes import Change
+
+log = logging.getLogger("vfd.service")
+
+
+def going(service: Service, pf_id: str, vfs: int, *, force: bool) -> list[Configured]:
+    """The configured VFs that ``set_vfs`` would take away. Raises RefusedError where it would."""
+    managed = service.nic(pf_id)
+    managed.look()  # who holds a VF may have changed unheard
+    if not force and (problems := _in_the_way(managed, vfs)):
+        raise RefusedError(problems)
+    return [one for one in managed.vfs.values() if one.policy.vfid >= vfs]
+
+
+def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Change, ...]:
+    """Changes how many VFs there are, and keeps the number in the main configuration."""
+    gone = going(service, pf_id, vfs, force=force)
+    managed = service.nic(pf_id)
+    pf = managed.pf.model_copy(update={"vfs": vfs})
+    before = managed.aim
+    aim = managed.aim_at(pf, [one for one in managed.vfs.values() if one.policy.vfid < vfs])
+    try:
+        staged = service.files.restage_pf(managed.pf.id, {"vfs": vfs})
+    except ConfigError as error:
+        raise RefusedError(error.problems) from None
+    except OSError as error:
+        raise not_stored(service.files.main_file, error) from error
+    try:
+        changes = managed.go(aim, force=force)
+        staged.commit()
+    except OSError as error:
+        if before is not None:
+            managed.go(before, force=force)
+        raise StorageError(f"{service.files.main_file} can't be kept: {error}") from error
+    finally:
+        staged.abandon()
+    service.journal.emit("pf", f"{managed.id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
+    for one in gone:
+        rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
+        problem = Problem(one.file, "vfid", str(one.policy.vfid), rule)
+        service.bad[one.file] = BadFile(
+            one.file, (problem,), managed.id, one.policy.vfid, one.policy.name
+        )
+    _admit_waiting(service, managed)
+    return changes
+
+
+def _admit_waiting(service: Service, managed: Managed) -> None:
+    """Files whose VF was missing come into force where it is there now."""
+    assert managed.seen is not None
+    for bad in tuple(service.bad.values()):
+        if bad.device and service.home(bad.device) is managed and bad.vfid in managed.seen.vfs:
+            try:
+                service.add(Source(file=bad.file), 0, 0)
+            except (RefusedError, NotFoundError, ExistsError, NicError, StorageError) as error:
+                log.info("%s stays out of force: %s", bad.file, error)
+
+
+def _in_the_way(managed: Managed, vfs: int) -> list[Problem]:
+    assert managed.seen is not None
+    problems = []
+    takes_all = managed.working().capabilities.count_takes_all and vfs != len(managed.seen.vfs)
+    for vfid, state in managed.seen.vfs.items():
+        if vfid < vfs and not (takes_all and state.held):
+            continue
+        one = managed.vfs.get(vfid)
+        if state.held:
+            why = "go" if vfid >= vfs else "go and come back, as all VFs of this NIC do"
+            rule = f"VF {vfid} would {why}, and {state.guest or 'a guest'} holds it"
+        elif one is not None:
+            rule = f"VF {vfid} would go, and {one.policy.name} configures it"
+        else:
+            continue
+        problems.append(
+            Problem(
+                "request",
+                "vfs",
+                str(vfs),
+                rule + ": free it first, or force it",
+                one.policy.name if one else f"{managed.id}:{vfid}",
+            )
+        )
+    return problems

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vfd.daemon.service import Service, Source
 from vfd.nic.protocol import (
     Capabilities,
     Capability,
@@ -34,6 +35,8 @@ class PlainNic:
         self.pf = pf
         self.rules: dict[int, VfRules | None] = dict.fromkeys(range(VFS))
         self.gone = False
+        self.speed: int | None = 10**10
+        """Of its link, in bits per second; None: it is down."""
         self.refuses = ""
         """What it answers to a change instead of making it."""
         self.unreadable = ""
@@ -64,7 +67,7 @@ class PlainNic:
         )
 
     def link(self) -> Link:
-        return Link(not self.gone, 10**10)
+        return Link(not self.gone and self.speed is not None, self.speed)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:  # noqa: ARG002
         return {}
@@ -113,6 +116,14 @@ class PlainNic:
 
     # What tests do to it
 
+    def link_is(self, speed: int | None) -> None:
+        self.speed = speed
+        self.told.append(Event(EventKind.LINK))
+
+    def reopen(self) -> None:
+        """Its next daemon takes it, as it is."""
+        self._fd = os.eventfd(0)
+
     def unplug(self) -> None:
         self.gone = True
         self.told.append(Event(EventKind.LOST))
@@ -120,3 +131,18 @@ class PlainNic:
     def plug_in(self) -> None:
         self.gone = False
         self.told.append(Event(EventKind.BACK))
+
+
+def nic_of(service: Service) -> PlainNic:
+    [managed] = service.nics.values()
+    assert isinstance(managed.nic, PlainNic)
+    return managed.nic
+
+
+def config(service: Service, vfid: int, **fields: Any) -> dict[str, Any]:
+    """A VF's configuration on the service's one NIC."""
+    return {"pciid": next(iter(service.nics)), "vfid": vfid, "vlans": [100 + vfid], **fields}
+
+
+def add(service: Service, name: str, vfid: int, **fields: Any) -> None:
+    service.add(Source(name=name, config=config(service, vfid, **fields)), 0, 0)

@@ -4,57 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vfd.config.main_file import ParsedMain, parse_main
+from vfd.config.main_file import ParsedMain
 from vfd.daemon import runner
-from vfd.daemon.exclusive import LOCKS
-from vfd.daemon.files import Files
 from vfd.daemon.flood import BURST, EVERY, Flood
-from vfd.daemon.journal import Happening, Journal
-from vfd.daemon.service import Service, Source
+from vfd.daemon.journal import Happening
+from vfd.daemon.service import Service
 from vfd.daemon.watch import handle
-from vfd.daemon.zero import Zero
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.policy.requests import Request, RequestKind
 
 from .harness import Vfd
-from .plain_nic import VFS, PlainNic
-
-
-@pytest.fixture
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """The daemon's service in this process, with a plain NIC for its PF."""
-    pf = f"t{secrets.token_hex(3)}"
-    config_dir = tmp_path / "vfs"
-    config_dir.mkdir()
-    main_file = tmp_path / "vfd.cfg"
-    main_file.write_text(json.dumps({"config_dir": str(config_dir), "pciids": [pf]}))
-    main = parse_main(main_file.read_text(), file=str(main_file)).config
-    monkeypatch.setattr("vfd.daemon.managed.open_nic", PlainNic)
-    made = Service(Files(main_file, main), main, Journal(), Zero(tmp_path / "zero"), "test")
-    made.start()
-    yield made
-    made.stop()
-    (LOCKS / f"{pf}.lock").unlink()
-
-
-def nic_of(service: Service) -> PlainNic:
-    [managed] = service.nics.values()
-    assert isinstance(managed.nic, PlainNic)
-    return managed.nic
-
-
-def add(service: Service, name: str, vfid: int) -> None:
-    config = {"pciid": next(iter(service.nics)), "vfid": vfid, "vlans": [100 + vfid]}
-    service.add(Source(name=name, config=config), 0, 0)
+from .plain_nic import VFS, add, nic_of
 
 
 def files(service: Service) -> set[str]:

@@ -6,7 +6,7 @@ Everything here runs in the daemon's one writing thread and may block on the NIC
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ from vfd.daemon.door import admit, pf_shortfalls
 from vfd.daemon.exclusive import Lock, lock_nic
 from vfd.daemon.failures import RefusedError
 from vfd.nic.discovery import address_of, open_nic
-from vfd.nic.protocol import Link, Nic, NicError, NicGoneError, NicState, Support, VfState
+from vfd.nic.protocol import Nic, NicError, NicGoneError, NicState, Support, VfState
 from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.plan.plan import PF_FIELDS, Observed, plan
 from vfd.policy.remarks import remarks
@@ -63,6 +63,8 @@ class Aim:
     vfs: Mapping[int, Configured]
     desired: NicPolicy
     scale: float
+    link_bps: int | None
+    """The link's speed that shares were worked out for; None: nobody knew it."""
     warnings: Mapping[int | None, tuple[str, ...]]
     """By vfid; None: of the PF."""
     short: Mapping[int, tuple[str, ...]]
@@ -150,8 +152,8 @@ class Managed:
 
     def link_bps(self) -> int | None:
         """The link's speed; the last one known while it is down."""
-        link: Link | None = self.seen.link if self.seen else None
-        return (link.speed_bps if link else None) or self.pf.link_speed
+        now = self.seen.link.speed_bps if self.seen else None
+        return now or (self.aim.link_bps if self.aim else None) or self.pf.link_speed
 
     def aim_at(self, pf: PfPolicy, vfs: Mapping[int, Configured] | Sequence[Configured]) -> Aim:
         """Checks the whole state that is asked for, by every rule and against the NIC.
@@ -166,7 +168,8 @@ class Managed:
             pf=self._counted(pf), vfs=(*self._kept_policies(), *(c.policy for c in everyone))
         )
         capabilities, link_bps = nic.capabilities, self.link_bps()
-        broken = [*check(asked, link_bps=link_bps, limits=capabilities)]
+        in_force = self._in_force(everyone)
+        broken = check(asked, link_bps=link_bps, limits=capabilities, in_force=in_force)
         problems = [self._problem(one, files) for one in broken]
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
@@ -206,6 +209,7 @@ class Managed:
             {c.policy.vfid: c for c in everyone},
             resolved.nic,
             resolved.scale,
+            link_bps,
             {
                 vfid: tuple(dict.fromkeys(texts)) if texts else ()
                 for vfid, texts in warnings.items()
@@ -223,6 +227,13 @@ class Managed:
             for vf in desired.vfs
             if vf.vfid in self.aim.vfs and _same(old.get(vf.vfid), vf)
         }
+
+    def _in_force(self, asked: Sequence[Configured]) -> list[VfPolicy]:
+        """The VFs' policies until now: at start, those of the VFs that are open already."""
+        known: Iterable[Configured] = self.vfs.values()
+        if self.aim is None:
+            known = (one for one in asked if not self.is_closed(one.policy.vfid))
+        return [*self._kept_policies(), *(one.policy for one in known)]
 
     def _counted(self, pf: PfPolicy) -> PfPolicy:
         """With the number of VFs that the NIC has, where the configuration leaves it open."""

@@ -47,6 +47,27 @@ def test_of_two_files_for_one_vf_the_older_is_in_force(make_vfd: Callable[..., V
     assert (bad["file"], bad["problems"][0]["other"]) == ("a-newer.json", "z-older")
 
 
+def test_a_restart_leaves_that_of_two_files_in_force_which_was_so(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    mac = "02:00:00:00:00:2a"
+    older = vfd.put_file("z-older", vfd.vf(0, vm_mac=mac))
+    os.utime(older, (1000, 1000))
+    vfd.put_file("a-newer", vfd.vf(1, vm_mac=mac))
+    vfd.start()
+    assert vfd.ask("PUT", "/v1/vfs/z-older", {"config": vfd.vf(0, vm_mac=mac, rate=0.5)})[0] == 200
+    mirror = f"/v1/pfs/{vfd.pf}/vfs/0/mirror"
+    assert vfd.ask("PUT", mirror, {"direction": "in", "target": 2})[0] == 200
+    assert older.stat().st_mtime == 1000, "its place among the files"
+    vfd.stop(signal.SIGKILL)
+    os.utime(older)  # an editor that saved it again
+    vfd.start()
+    assert vfd.row(0)["name"] == "z-older"
+    assert vfd.row(1)["state"] == "closed"
+    assert [bad["file"] for bad in vfd.get("/v1/health")["bad_files"]] == ["a-newer.json"]
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"vfid": 0}', b"\xff\xfe"])
 def test_a_file_that_becomes_bad_leaves_its_vf_as_it_was(vfd: Vfd, content: str | bytes) -> None:
     vfd.add("vm1", vfd.vf(0))

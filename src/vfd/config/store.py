@@ -47,6 +47,7 @@ class Stored:
     uid: int
     gid: int
     mode: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ def read(path: Path, *, inside: Path | None = None) -> Stored:
         raise _unreadable(path, error.strerror or str(error)) from None
     finally:
         os.close(fd)
-    return Stored(path, text, about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode))
+    mode = stat.S_IMODE(about.st_mode)
+    return Stored(path, text, about.st_uid, about.st_gid, mode, about.st_mtime_ns)
 
 
 def read_vf(path: Path, *, config_dir: Path, limits: Room = ANY_NIC) -> StoredVf:

@@ -130,13 +130,10 @@ class Files:
             try:
                 stored = store.read(path, inside=self.folder)
                 text = stored.text
-                mtime = path.stat().st_mtime_ns
-                good.append((mtime, file, self._parsed(file, stored)))
+                good.append((stored.mtime_ns, file, self._parsed(file, stored)))
             except ConfigError as error:
                 if os.path.lexists(path):  # else deleted while we looked
                     bad.append(BadFile(file, error.problems, *_identity(text)))
-            except FileNotFoundError:
-                continue
         return [one for _, _, one in sorted(good, key=lambda entry: entry[:2])], bad
 
     def _listing(self, bad: list[BadFile]) -> Iterator[Path]:
@@ -286,6 +283,10 @@ def _stage(root: Path, file: Path, text: str, uid: int, gid: int, mode: int) -> 
             if (uid, gid) != (os.geteuid(), os.getegid()):
                 os.fchown(fd, uid, gid)
             os.fchmod(fd, stat.S_IMODE(mode))
+            with contextlib.suppress(FileNotFoundError):
+                # Its age is its rank: of conflicting files the older is in force.
+                old = os.stat(file.name, dir_fd=folder, follow_symlinks=False)
+                os.utime(fd, ns=(old.st_atime_ns, old.st_mtime_ns))
             os.fsync(fd)
     except OSError:
         staged.abandon()

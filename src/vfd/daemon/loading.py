@@ -36,6 +36,8 @@ def load(
         good, bad = [], [BadFile(problem.file, (problem,))]
     known = {p for b in service.bad.values() for p in b.problems}
     service.bad = {b.file: b for b in bad}
+    if starting:
+        good.sort(key=lambda one: not _is_enforced(service, one))
     _refuse_names_in_use(service, good)
     homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in service.nics}
     for one in good:
@@ -53,6 +55,11 @@ def load(
             service.journal.emit(
                 "bad-file", str(problem), level="error", file=problem.file, field=problem.field
             )
+
+
+def _is_enforced(service: Service, one: Configured) -> bool:
+    home = service.home(one.policy.pciid)
+    return home is not None and home.shows(one.policy)
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:

@@ -414,6 +414,17 @@ class Managed:
             return True
         return self.nic is not None and state.rules == self.nic.expressible(vfid, None)
 
+    def shows(self, policy: VfPolicy) -> bool:
+        """Whether the NIC enforces this policy now, as far as that doesn't hang on other VFs."""
+        state = self.vf_state(policy.vfid)
+        if self.nic is None or state is None or state.rules is None:
+            return False
+        alone = NicPolicy.model_construct(pf=self._counted(self.pf), vfs=(policy,))
+        wanted = resolve(alone, self.link_bps() or DEFAULT_LINK).nic.vfs[0].rules
+        expected = self.nic.expressible(policy.vfid, wanted)
+        shared = {name: getattr(state.rules, name) for name in ("min_rate", "queues")}
+        return expected is not None and expected.model_copy(update=shared) == state.rules
+
 
 def _same(one: VfPolicy | None, other: VfPolicy | None) -> bool:
     return one is other or one == other

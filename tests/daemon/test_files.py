@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,6 +208,7 @@ def test_descriptors_are_closed_whatever_becomes_of_a_request(vfd: Vfd) -> None:
         vfd.add("a/other", vfd.vf(0))
         vfd.ask("PUT", "/v1/vfs/a/vm", {"config": vfd.vf(0, vlans=[7])})
         vfd.ask("PUT", "/v1/vfs/a/vm", {"config": vfd.vf(0, vlans=[])})
+        vfd.ask("PUT", "/v1/vfs/a/vm", {"config": {**vfd.vf(0), "pciid": "elsewhere"}})
         vfd.ask("POST", "/v1/plan", {"name": "a/vm", "config": vfd.vf(0)})
         vfd.ask("PUT", f"/v1/pfs/{vfd.pf}/vfs/0/mirror", {"direction": "in", "target": 1})
         vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 5})
@@ -222,3 +224,15 @@ def test_descriptors_are_closed_whatever_becomes_of_a_request(vfd: Vfd) -> None:
     while len(list(descriptors.iterdir())) > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(list(descriptors.iterdir())) <= before
+    assert list(vfd.config_dir.iterdir()) == []
+
+
+def test_a_check_leaves_alone_what_a_running_daemon_is_writing(vfd: Vfd) -> None:
+    unfinished = vfd.config_dir / ".vm1.json.0123abcd.vfd-tmp"
+    unfinished.write_text("{")
+    command = [sys.executable, "-m", "vfd.main", "--config", str(vfd.config), "--check"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert unfinished.exists()
+    vfd.stop()
+    vfd.start()
+    assert not unfinished.exists()

@@ -31,7 +31,7 @@ KEPT = "-"
 """What ``delete_keep`` puts behind a file's name, as VFd did."""
 
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
+_TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]{16}|[0-9a-f]{8}\.vfd-tmp)")
 
 
 class StoreError(Exception):

@@ -147,10 +147,7 @@ class Files:
         for parent, folders, names in os.walk(self.folder, onerror=unreadable):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
-                if name.startswith("."):
-                    if name.endswith(_UNFINISHED):
-                        Path(parent, name).unlink(missing_ok=True)
-                elif name.endswith(".json"):
+                if name.endswith(".json") and not name.startswith("."):
                     yield Path(parent, name)
 
     def load(self, name: str) -> Configured:

@@ -171,6 +171,8 @@ class Service:
         managed, old = self.find(name)
         one, staged = self._read(source, uid, gid, replaces=old)
         if self.home(one.policy.pciid) is not managed:
+            if staged is not None:
+                staged.abandon()
             rule = f"an update leaves a VF on its PF, which is {managed.id}: delete it and add it"
             raise RefusedError([Problem(one.file, "pciid", shown(one.policy.pciid), rule)])
         return self._put(one, staged, old)

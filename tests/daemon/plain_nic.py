@@ -6,6 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
+from vfd.daemon.journal import Journal
 from vfd.daemon.service import Service, Source
 from vfd.nic.protocol import (
     Capabilities,
@@ -22,7 +25,7 @@ from vfd.nic.protocol import (
 )
 from vfd.plan.changes import Change, VfChange
 from vfd.plan.plan import PF_FIELDS
-from vfd.policy.requests import Decision, Request
+from vfd.policy.requests import Decision, Grants, Request, granted
 from vfd.policy.values import NicPolicy, PfPolicy, VfRules
 
 VFS = 4
@@ -34,6 +37,7 @@ class PlainNic:
     def __init__(self, pf: PfPolicy) -> None:
         self.pf = pf
         self.rules: dict[int, VfRules | None] = dict.fromkeys(range(VFS))
+        self.grants = dict.fromkeys(range(VFS), Grants())
         self.gone = False
         self.speed: int | None = 10**10
         """Of its link, in bits per second; None: it is down."""
@@ -80,7 +84,9 @@ class PlainNic:
             raise NicGoneError("it is unplugged")
         if self.unreadable:
             raise NicError(self.unreadable)
-        vfs = {v: VfState(v, r, True, None, 1500) for v, r in self.rules.items()}
+        vfs = {
+            v: VfState(v, r, True, None, 1500, grants=self.grants[v]) for v, r in self.rules.items()
+        }
         return NicState(self.pf, self.link(), vfs)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
@@ -95,6 +101,12 @@ class PlainNic:
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
         self.answered += len(answers)
+        for request, decision in answers:
+            if decision.granted:
+                self.grants[request.vfid] = granted(self.grants[request.vfid], request)
+
+    def revoke(self, vfid: int) -> None:
+        self.grants[vfid] = Grants()
 
     def counters(self) -> dict[int, dict[str, int]]:
         if self.bug is not None:
@@ -137,6 +149,15 @@ def nic_of(service: Service) -> PlainNic:
     [managed] = service.nics.values()
     assert isinstance(managed.nic, PlainNic)
     return managed.nic
+
+
+def restarted(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """Another daemon in its place, which adopts the NIC as it is. Not started yet."""
+    nic = nic_of(service)
+    service.stop()
+    nic.reopen()
+    monkeypatch.setattr("vfd.daemon.managed.open_nic", lambda _: nic)
+    return Service(service.files, service.main, Journal(), service.zero, "test")
 
 
 def config(service: Service, vfid: int, **fields: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.policy.requests import Request, RequestKind
 
 from .harness import Vfd
-from .plain_nic import VFS, add, nic_of
+from .plain_nic import VFS, add, nic_of, restarted
 
 
 def files(service: Service) -> set[str]:
@@ -164,6 +164,44 @@ def test_the_daemon_goes_on_looking_after_its_nics_though_one_look_fails(
 
     asyncio.run(life())
     assert stats.exists()
+
+
+def test_what_was_done_is_not_answered_as_failed_for_another_vfs_sake(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VF is left open for a bad file; once that is gone it has to close, and its NIC refuses."""
+    add(service, "vm0", 0)
+    (service.files.folder / "vm0.json").write_text("{")
+    nic = nic_of(service)
+    again = restarted(service, monkeypatch)
+    again.start()
+    [managed] = again.nics.values()
+    assert set(managed.kept) == {0}
+    nic.refuses = "not today"
+    assert again.delete("vm0") is None
+    assert files(again) == set()
+    assert any("not today" in e.text for e in again.journal.since(0) if e.kind == "failed")
+    assert (managed.condition, set(managed.unmet)) == ("drifted", {0})
+    nic.refuses = ""
+    again.converge(managed)
+    assert nic.rules[0] is None
+    again.stop()
+
+
+def test_a_request_is_decided_on_what_its_batch_has_freed(service: Service) -> None:
+    add(service, "vm0", 0)
+    add(service, "vm1", 1)
+    nic = nic_of(service)
+    [managed] = service.nics.values()
+    mac = "02:00:00:00:00:77"
+    asks = [Request(vfid, RequestKind.DEFAULT_MAC, mac=mac) for vfid in (1, 0)]
+    nic.told.append(Event(EventKind.REQUEST, 1, request=asks[0]))
+    handle(service, managed)
+    assert nic.grants[1].default_mac == mac
+    nic.told += [Event(EventKind.GUEST_GONE, 1), Event(EventKind.REQUEST, 0, request=asks[1])]
+    handle(service, managed)
+    assert nic.grants[0].default_mac == mac
+    assert nic.grants[1].default_mac is None
 
 
 def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(

@@ -13,7 +13,7 @@ from vfd.daemon.watch import handle
 from vfd.nic.protocol import Event, EventKind
 from vfd.policy.requests import Request, RequestKind
 
-from .plain_nic import add, config, nic_of
+from .plain_nic import add, config, nic_of, restarted
 
 
 def guaranteed(service: Service) -> list[int]:
@@ -104,15 +104,11 @@ def test_a_restart_on_a_slow_link_cuts_nobody_off(
 ) -> None:
     managed = four_of_600(service)
     slower(service, managed)
-    nic = nic_of(service)
     late = service.files.folder / "late.json"
     service.delete("vm3")
-    service.stop()
     late.write_text((service.files.folder / "vm2.json").read_text().replace(": 2,", ": 3,"))
     os.utime(late, (1, 1))
-    nic.reopen()
-    monkeypatch.setattr("vfd.daemon.managed.open_nic", lambda _: nic)
-    again = Service(service.files, service.main, service.journal, service.zero, "test")
+    again = restarted(service, monkeypatch)
     try:
         again.start()
         assert guaranteed(again) == [333, 333, 333]

@@ -329,7 +329,10 @@ class Service:
         self.journal.emit("deleted", f"{file}, which was not in force, is deleted", name=name)
 
     def _no_longer_bad(self, file: str) -> None:
-        """VFs left open for this file's sake close, unless another bad file may be theirs."""
+        """VFs left open for this file's sake close, unless another bad file may be theirs.
+
+        What the request asked for is done by now: what fails here is an event, not its answer.
+        """
         if self.bad.pop(file, None) is None:
             return
         for managed in self.nics.values():
@@ -338,7 +341,12 @@ class Service:
             kept = still_kept(self, managed, managed.vfs.values())
             if kept != managed.kept:
                 managed.kept = kept
-                managed.go(managed.aim_at(managed.pf, managed.vfs))
+                try:
+                    managed.aim = managed.aim_at(managed.pf, managed.vfs)
+                except (NicError, RefusedError) as error:
+                    self.journal.emit("failed", str(error), level="error", pf=managed.id)
+                else:
+                    self.converge(managed)
 
     def mirror(self, pf_id: str, vfid: int, direction: str, target: int | None) -> Made:
         """Sets, changes or (``off``) ends the mirror of a VF to ``target``; its file follows."""

@@ -45,12 +45,18 @@ def handle(service: Service, managed: Managed) -> int:
         events = [Event(EventKind.OVERRUN, text=str(error))]
     if not events:
         return 0
+    changed: set[int] = set()
     for are_requests, run in groupby(events, key=lambda event: event.request is not None):
         if are_requests:
+            if changed:  # what a guest that is gone was granted may be asked for by another
+                _look(service, managed, changed)
+                changed = set()
             _answer(service, managed, [e.request for e in run if e.request is not None])
             continue
         for event in run:
             _tell(service, managed, event)
+            if event.kind in (EventKind.GUEST_GONE, EventKind.VF_RESET) and event.vfid is not None:
+                changed.add(event.vfid)
     kinds = {event.kind for event in events}
     if EventKind.LOST in kinds and EventKind.BACK not in kinds:
         return 0

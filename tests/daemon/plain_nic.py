@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -46,12 +47,13 @@ class PlainNic:
         self.unreadable = ""
         """Why it can't be observed."""
         self.bug: Exception | None = None
-        """What asking for its counters ends in."""
+        """What looking at it or at its counters ends in."""
+        self.looked = 0
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
         self.told: list[Event] = []
         self.answered = 0
-        self._fd = os.eventfd(0)
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK)
 
     @property
     def identity(self) -> Identity:
@@ -82,6 +84,9 @@ class PlainNic:
     def observe(self, only: object = None) -> NicState:  # noqa: ARG002
         if self.gone:
             raise NicGoneError("it is unplugged")
+        self.looked += 1
+        if self.bug is not None:
+            raise self.bug
         if self.unreadable:
             raise NicError(self.unreadable)
         vfs = {
@@ -114,6 +119,8 @@ class PlainNic:
         return {}
 
     def events(self) -> list[Event]:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
         told, self.told = self.told, []
         return told
 
@@ -134,7 +141,11 @@ class PlainNic:
 
     def reopen(self) -> None:
         """Its next daemon takes it, as it is."""
-        self._fd = os.eventfd(0)
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def ring(self) -> None:
+        """Has the daemon's loop ask for its events."""
+        os.eventfd_write(self._fd, 1)
 
     def unplug(self) -> None:
         self.gone = True

@@ -125,6 +125,44 @@ def test_a_nic_that_could_not_be_read_is_tried_again_and_told_once(service: Serv
     assert told == ["the firmware sulks"]
 
 
+def test_what_could_not_be_enforced_is_tried_again_until_it_is_and_told_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(service, "vm0", 0)
+    add(service, "vm1", 1)
+    nic = nic_of(service)
+    again = restarted(service, monkeypatch)
+    monkeypatch.setattr(runner, "RETRY", 0.02)
+    nic.rules[0], nic.refuses = None, "no memory"
+
+    async def life() -> None:
+        parsed = ParsedMain(again.main, ())
+        daemon = runner.Daemon(again, again.journal, lambda: parsed, lambda _: None)
+        await daemon.start()
+        await asyncio.sleep(0.2)
+        assert nic.rules[0] is None
+        nic.refuses = ""
+        await asyncio.sleep(0.4)
+        assert nic.rules[0] is not None
+        assert not again.in_trouble()
+        looked = nic.looked
+        await asyncio.sleep(0.2)
+        assert nic.looked == looked, "nothing is polled while all is well"
+        nic.bug = ZeroDivisionError("a bug")
+        nic.rules[0] = None
+        nic.told.append(Event(EventKind.DRIFT))
+        nic.ring()
+        await asyncio.sleep(0.2)
+        nic.bug = None
+        await asyncio.sleep(0.4)
+        assert nic.rules[0] is not None
+        await daemon.stop()
+
+    asyncio.run(life())
+    told = [e.text for e in again.journal.since(0) if e.kind == "failed"]
+    assert told == ["not enforced as asked: no memory"]
+
+
 def test_a_pf_whose_configuration_is_refused_stays_failed_whatever_its_nic_reports(
     service: Service,
 ) -> None:

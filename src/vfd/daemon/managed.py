@@ -142,6 +142,11 @@ class Managed:
         self.condition = Condition.LOST if gone else Condition.FAILED
         self.detail = str(error)
 
+    def doubt(self, why: str) -> None:
+        """What it enforces is to be looked at again."""
+        if self.condition is Condition.OK:
+            self.condition, self.detail = Condition.DRIFTED, why
+
     def working(self) -> Nic:
         """The NIC, or NicError with the reason why there is none."""
         if self.nic is None:

@@ -26,7 +26,9 @@ from vfd.plan.changes import Change
 log = logging.getLogger("vfd.daemon")
 
 LOOK = 30.0
-"""Seconds between looks at the daemon itself, and until a NIC that failed is tried again."""
+"""Seconds between looks at the daemon itself."""
+RETRY, RETRY_AT_LAST = 1.0, 30.0
+"""Seconds until a NIC in trouble is tried again: at first, and after some doublings."""
 REPAIRS, REPAIR_WINDOW = 20, 10.0
 """Who undoes our repairs oftener than this (in seconds) is answered only once a second: two
 programs that fight over a NIC must not take the whole CPU."""
@@ -57,6 +59,7 @@ class Daemon:
         self._watched: dict[str, int] = {}
         self._repairs: deque[float] = deque(maxlen=REPAIRS)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._mending = False
         self._loop = asyncio.get_running_loop()
         journal.attach(self._loop)
 
@@ -71,7 +74,10 @@ class Daemon:
                 if opened := self.service.came_into_force():
                     self._loop.call_soon_threadsafe(self._start_callbacks, opened)
 
-        return await self._loop.run_in_executor(self._writer, noting)
+        try:
+            return await self._loop.run_in_executor(self._writer, noting)
+        finally:
+            self._mind()
 
     # Life
 
@@ -83,6 +89,7 @@ class Daemon:
             self.later(self._heartbeat(watchdog / 2))
         self.later(self._look_after())
         self.ready = True
+        self._mind()
 
     async def reload(self) -> None:
         """SIGHUP: all configuration is read again; a bad ``vfd.cfg`` changes nothing."""
@@ -173,6 +180,8 @@ class Daemon:
                 repairs = await self.call(handle, self.service, managed)
             except Exception:
                 log.exception("handling events of %s", pf_id)
+                managed.doubt("its events could not be handled: the daemon's log says more")
+                self._mind()
                 repairs = REPAIRS
             if repairs:
                 now = time.monotonic()
@@ -181,6 +190,24 @@ class Daemon:
                     await asyncio.sleep(1)
         if self._watched.get(pf_id) == fd:
             self._loop.add_reader(fd, self._readable, pf_id, fd)
+
+    def _mind(self) -> None:
+        """NICs in trouble are tried again; nothing wakes up while there are none."""
+        if self.ready and not self._mending and self.service.in_trouble():
+            self._mending = True
+            self.later(self._mend())
+
+    async def _mend(self) -> None:
+        wait = RETRY
+        while self.service.in_trouble():
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, RETRY_AT_LAST)
+            try:
+                await self.call(self.service.retry)
+            except Exception:
+                log.exception("trying NICs in trouble again")
+            self._watch()
+        self._mending = False
 
     # The daemon itself
 
@@ -192,19 +219,16 @@ class Daemon:
             notify(WATCHDOG="1")
 
     async def _look_after(self) -> None:
-        """Every 30 s: NICs in trouble are tried again, counters are written where somebody wants
-        them, and the daemon's own CPU use is minded. Nothing that fails here ends it."""
+        """Every 30 s: counters are written where somebody wants them, and the daemon's own CPU use
+        is minded. Nothing that fails here ends it."""
         cpu, wall = time.process_time(), time.monotonic()
         while True:
             await asyncio.sleep(LOOK)
             try:
-                if self.service.in_trouble():
-                    await self.call(self.service.retry)
-                    self._watch()
                 if self.service.main.stats_path:
                     await self.call(stats.write, self.service, Path(self.service.main.stats_path))
             except Exception:
-                log.exception("looking after the NICs")
+                log.exception("writing the counters")
             notify(STATUS=self.status())
             now_cpu, now_wall = time.process_time(), time.monotonic()
             used, over = (now_cpu - cpu) / (now_wall - wall), now_wall - wall

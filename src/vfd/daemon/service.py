@@ -133,18 +133,18 @@ class Service:
 
     def in_trouble(self) -> bool:
         """Whether ``retry`` has something to try."""
-        return any(m.nic is None or _can_not_be_read(m) for m in list(self.nics.values()))
+        return any(m.nic is None or _may_be_mended(m) for m in list(self.nics.values()))
 
     def retry(self) -> None:
-        """Tries again the NICs that could not be opened or read."""
+        """Tries again what NICs could not do, or could not be opened for."""
         closed = [managed for managed in self.nics.values() if managed.nic is None]
         for managed in closed:
             self._open(managed)
         if any(managed.nic is not None for managed in closed):
             self.load(starting=True)
         for managed in self.nics.values():
-            if _can_not_be_read(managed):
-                self.converge(managed, found="the NIC could not be read for a while")
+            if _may_be_mended(managed):
+                self.converge(managed, found="it could not be done before", repair=True)
 
     def came_into_force(self) -> list[Configured]:
         """The VFs that were opened since this was last asked."""
@@ -424,7 +424,7 @@ class Service:
         """
         if managed.nic is None or managed.aim is None:
             return 0
-        known = managed.detail
+        known, unmet = managed.detail, managed.unmet
         try:
             done, failed = managed.converge(repair=repair)
         except NicError as error:
@@ -442,6 +442,8 @@ class Service:
                 **self._whose(managed, change),
             )
         for change, reason in failed:
+            if unmet.get(change.vfid if isinstance(change, VfChange) else None) == reason:
+                continue  # told before
             self.journal.emit(
                 "failed",
                 f"not enforced as asked: {reason}",
@@ -459,9 +461,9 @@ class Service:
         return one.policy.name if one else None
 
 
-def _can_not_be_read(managed: Managed) -> bool:
+def _may_be_mended(managed: Managed) -> bool:
     return (
-        managed.condition is Condition.FAILED
+        managed.condition in (Condition.FAILED, Condition.DRIFTED)
         and managed.nic is not None
         and managed.aim is not None
         and not managed.refused

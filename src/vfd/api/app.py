@@ -175,7 +175,7 @@ def _pf_routes(app: FastAPI, daemon: Daemon) -> None:
     @app.patch(
         "/v1/pfs/{pf}",
         response_model=schema.PfApplied,
-        responses=errors.some(404, 422, 503),
+        responses=errors.some(404, 409, 422, 503),
         operation_id="set_pf",
     )
     async def set_pf(pf: PfId, body: schema.PfPatch) -> Response:
@@ -257,7 +257,7 @@ def _vf_routes(app: FastAPI, daemon: Daemon) -> None:
     @app.delete(
         "/v1/vfs/{name:path}",
         response_model=schema.Done,
-        responses=errors.some(404, 503),
+        responses=errors.some(404, 409, 503),
         operation_id="delete",
     )
     async def delete(name: VfName) -> Response:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from vfd.config.errors import ConfigError
 from vfd.config.main_file import MainConfig, ParsedMain
 from vfd.daemon import callbacks, pfs, stats
-from vfd.daemon.failures import NotFoundError
+from vfd.daemon.failures import ConflictError, NotFoundError
 from vfd.daemon.journal import Journal
 from vfd.daemon.managed import Configured
 from vfd.daemon.notify import notify, watchdog_seconds
@@ -60,6 +61,7 @@ class Daemon:
         self._repairs: deque[float] = deque(maxlen=REPAIRS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._mending = False
+        self._stopping: set[str] = set()
         self._loop = asyncio.get_running_loop()
         journal.attach(self._loop)
 
@@ -248,27 +250,36 @@ class Daemon:
         """``stop_cb`` has ended, or its time has, before the VF closes."""
         try:
             _, one = await self.call(self.service.find, name)
-        except NotFoundError:
-            pass  # perhaps a bad file: the service knows
-        else:
-            await self._stop_callbacks([one])
-        return await self.call(self.service.delete, name)
+        except NotFoundError:  # perhaps a bad file: the service knows
+            return await self.call(self.service.delete, name)
+        async with self._stopped([one]):
+            return await self.call(self.service.delete, name, one)
 
     async def set_vfs(self, pf_id: str, vfs: int, force: bool) -> tuple[Change, ...]:
         """The same for the VFs that go."""
         how = {"force": force}
         gone = await self.call(partial(pfs.going, self.service, pf_id, vfs, **how))
-        await self._stop_callbacks(gone)
-        return await self.call(partial(pfs.set_vfs, self.service, pf_id, vfs, **how))
+        async with self._stopped(gone):
+            return await self.call(partial(pfs.set_vfs, self.service, pf_id, vfs, **how))
 
-    async def _stop_callbacks(self, closing: Iterable[Configured]) -> None:
-        await asyncio.gather(
-            *(
-                self._run("stop_cb", one.policy.stop_cb, one)
-                for one in closing
-                if one.policy.stop_cb
+    @asynccontextmanager
+    async def _stopped(self, closing: Collection[Configured]) -> AsyncIterator[None]:
+        """Their ``stop_cb`` have run, and run for no other request. Raises ConflictError."""
+        names = {one.policy.name for one in closing}
+        if twice := self._stopping & names:
+            raise ConflictError(f"{', '.join(twice)} is being closed: its stop_cb is running")
+        self._stopping |= names
+        try:
+            await asyncio.gather(
+                *(
+                    self._run("stop_cb", one.policy.stop_cb, one)
+                    for one in closing
+                    if one.policy.stop_cb
+                )
             )
-        )
+            yield
+        finally:
+            self._stopping -= names
 
     def _start_callbacks(self, opened: Iterable[Configured]) -> None:
         for one in opened:

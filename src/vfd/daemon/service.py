@@ -17,6 +17,7 @@ from vfd.config.errors import ConfigError, Problem, shown
 from vfd.config.main_file import MainConfig
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import (
+    ConflictError,
     ExistsError,
     NotFoundError,
     RefusedError,
@@ -285,17 +286,23 @@ class Service:
                 "warning", warning, level="warning", pf=made.pf, vfid=made.vfid, name=made.name
             )
 
-    def delete(self, name: str) -> Made | None:
+    def delete(self, name: str, expected: Configured | None = None) -> Made | None:
         """Closes the VF and takes its file away (or aside, with ``delete_keep``).
 
         The VF of a PF that is lost or fails closes when the PF is back. None: it was a file that is
-        not in force. Raises NotFoundError.
+        not in force. Raises NotFoundError, and ConflictError where the VF is no longer as
+        ``expected``.
         """
         found = self._by_name(name)
         if found is None:
             self._delete_bad(name)
             return None
         managed, one = found
+        if expected is not None and (one.policy, one.file) != (expected.policy, expected.file):
+            raise ConflictError(
+                f"{name} was changed while its stop_cb ran: it is in force as it is now. Delete it"
+                " again if it is to go"
+            )
         try:
             retired = self.files.retire(one.file)
         except OSError as error:

@@ -22,7 +22,7 @@ from typing import Any
 
 from vfd.config import store
 from vfd.config.edit import with_field
-from vfd.config.errors import ConfigError, Problem
+from vfd.config.errors import ConfigError, Problem, Readable
 from vfd.config.json_text import parse_object
 from vfd.config.main_file import MainConfig
 from vfd.config.vf_file import parse_vf, parse_vf_object
@@ -46,6 +46,7 @@ class BadFile:
     vfid: int | None = None
     name: str | None = None
     """The VF's name, where the file as such is good."""
+    readable: Readable | None = None
 
 
 @dataclass(slots=True)
@@ -134,7 +135,8 @@ class Files:
                 good.append((mtime, file, self._parsed(file, stored)))
             except ConfigError as error:
                 if os.path.lexists(path):  # else deleted while we looked
-                    bad.append(BadFile(file, error.problems, *_identity(text)))
+                    identity = _identity(text)
+                    bad.append(BadFile(file, error.problems, *identity, readable=error.readable))
             except FileNotFoundError:
                 continue
         return [one for _, _, one in sorted(good, key=lambda entry: entry[:2])], bad
@@ -200,11 +202,17 @@ class Files:
         Raises ConfigError, ExistsError where a file that isn't in force has its name, OSError.
         """
         called = replaces.file if replaces else f"{name or 'request'}.json"
-        parsed = parse_vf_object(
-            config, file=called, name=replaces.policy.name if replaces else name
-        )
-        if name is None and replaces is None and "name" not in config:
-            raise ConfigError([Problem(called, "name", "", "give the VF a name")])
+        nameless = name is None and replaces is None and "name" not in config
+        missing = [Problem(called, "name", "", "give the VF a name")] if nameless else []
+        try:
+            parsed = parse_vf_object(
+                config, file=called, name=replaces.policy.name if replaces else name
+            )
+        except ConfigError as error:
+            raise ConfigError([*error.problems, *missing], error.readable) from None
+        if missing:
+            nobody = parsed.policy.model_copy(update={"name": f"<{called}>"})
+            raise ConfigError(missing, Readable(nobody, frozenset({"name"})))
         file = replaces.file if replaces else f"{parsed.policy.name}.json"
         path = self._path(file)
         if replaces is None and path.exists():

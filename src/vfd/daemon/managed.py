@@ -21,7 +21,7 @@ from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.plan.plan import PF_FIELDS, Observed, plan
 from vfd.policy.remarks import remarks
 from vfd.policy.resolve import resolve
-from vfd.policy.rules import Broken, check
+from vfd.policy.rules import NOTHING_UNKNOWN, Broken, check
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
 
 log = logging.getLogger("vfd.nic")
@@ -153,20 +153,28 @@ class Managed:
         link: Link | None = self.seen.link if self.seen else None
         return (link.speed_bps if link else None) or self.pf.link_speed
 
-    def aim_at(self, pf: PfPolicy, vfs: Mapping[int, Configured] | Sequence[Configured]) -> Aim:
+    def aim_at(
+        self,
+        pf: PfPolicy,
+        vfs: Mapping[int, Configured] | Sequence[Configured],
+        *,
+        unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
+    ) -> Aim:
         """Checks the whole state that is asked for, by every rule and against the NIC.
 
         A sequence may hold two configurations for one VF, which is then what it is refused for.
+        ``unknown``: by the VF's name, fields that could not be read, about which no rule is judged.
         Raises RefusedError; changes nothing.
         """
         nic = self.working()
         everyone = list(vfs.values() if isinstance(vfs, Mapping) else vfs)
         files = {c.policy.name: c.file for c in everyone}
         asked = NicPolicy.model_construct(
-            pf=self._counted(pf), vfs=(*self._kept_policies(), *(c.policy for c in everyone))
+            pf=self._counted(pf),
+            vfs=(*self._kept_policies(everyone), *(c.policy for c in everyone)),
         )
         capabilities, link_bps = nic.capabilities, self.link_bps()
-        broken = [*check(asked, link_bps=link_bps, limits=capabilities)]
+        broken = [*check(asked, link_bps=link_bps, limits=capabilities, unknown=unknown)]
         problems = [self._problem(one, files) for one in broken]
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
@@ -191,7 +199,9 @@ class Managed:
             )
             short[one.policy.vfid] = verdict.warnings
             problems += [
-                Problem(one.file, s.field, shown(s.value), s.rule) for s in verdict.refused
+                Problem(one.file, s.field, shown(s.value), s.rule)
+                for s in verdict.refused
+                if s.field not in unknown.get(one.policy.name, ())
             ]
         if problems:
             raise RefusedError(problems)
@@ -230,7 +240,8 @@ class Managed:
             return pf.model_copy(update={"vfs": len(self.seen.vfs)})
         return pf
 
-    def _kept_policies(self) -> list[VfPolicy]:
+    def _kept_policies(self, configured: Collection[Configured]) -> list[VfPolicy]:
+        claimed = {one.policy.vfid for one in configured}
         return [
             VfPolicy.model_construct(
                 **{name: getattr(rules, name) for name in VfRules.model_fields},
@@ -239,6 +250,7 @@ class Managed:
                 vfid=vfid,
             )
             for vfid, rules in self.kept.items()
+            if vfid not in claimed
         ]
 
     def _problem(self, broken: Broken, files: Mapping[str, str]) -> Problem:

@@ -7,7 +7,7 @@ Every function here is pure and reports all that is broken at once; nothing rais
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -61,21 +61,29 @@ class Room(Protocol):
 
 
 NO_LIMITS = Limits()
+_NOTHING: frozenset[str] = frozenset()
+NOTHING_UNKNOWN: Mapping[str, frozenset[str]] = {}
 
 
 def check(
-    nic: NicPolicy, *, link_bps: int | None = None, limits: Room = NO_LIMITS
+    nic: NicPolicy,
+    *,
+    link_bps: int | None = None,
+    limits: Room = NO_LIMITS,
+    unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
 ) -> tuple[Broken, ...]:
     """Every rule that ``nic`` breaks: within each VF, between its VFs, and with its PF.
 
     ``link_bps``: the link's speed; None while it is unknown, and then rates in bits per second
     are not held against it. Where VFs are in conflict, the later one of ``nic.vfs`` is the one
     that breaks the rule, and the earlier one is ``other_vf``: put a newcomer last.
+
+    ``unknown``: by the VF's name, fields that could not be read and have their defaults here.
     """
     broken = list(check_pf(nic.pf, limits=limits))
     room = _room(limits.max_vfs, limits.max_vlans, limits.max_macs)
     for vf in nic.vfs:
-        broken += _alone(vf, nic.pf, link_bps, room)
+        broken += _alone(vf, nic.pf, link_bps, room, unknown.get(vf.name, _NOTHING))
     broken += check_names(nic.vfs)
     broken += _vfids(nic.vfs)
     broken += _owners(nic.vfs)
@@ -91,9 +99,12 @@ def _room(max_vfs: int, max_vlans: int, max_macs: int) -> Limits:
 
 
 @by_identity
-def _alone(vf: VfPolicy, pf: PfPolicy, link_bps: int | None, room: Limits) -> tuple[Broken, ...]:
+def _alone(
+    vf: VfPolicy, pf: PfPolicy, link_bps: int | None, room: Limits, unknown: frozenset[str]
+) -> tuple[Broken, ...]:
     """The rules that a VF keeps or breaks whatever the other VFs are."""
-    return (*check_vf(vf, link_bps=link_bps, limits=room), *_vf_on_pf(vf, pf, room))
+    within = check_vf(vf, link_bps=link_bps, limits=room, unknown=unknown)
+    return (*within, *_vf_on_pf(vf, pf, room))
 
 
 def check_names(vfs: Iterable[VfPolicy]) -> tuple[Broken, ...]:

@@ -19,6 +19,7 @@ from vfd.api import errors, schema, views
 from vfd.api.gate import Gate
 from vfd.api.peers import Peer
 from vfd.config.main_file import alarm
+from vfd.daemon import pfs as pf_requests
 from vfd.daemon.journal import Listener
 from vfd.daemon.logs import set_level
 from vfd.daemon.runner import Daemon
@@ -330,7 +331,7 @@ def _table_routes(app: FastAPI, daemon: Daemon) -> None:
     )
     async def clear(body: schema.ClearBody) -> Response:
         """A new zero for the counters shown."""
-        await daemon.call(service.clear, body.pf, body.vf)
+        await daemon.call(pf_requests.clear, service, body.pf, body.vf)
         return _json(schema.Done(detail="counters start at zero"))
 
 

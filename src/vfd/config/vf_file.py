@@ -1,4 +1,4 @@
-"""One VF's configuration file: text into policy, and policy into text."""
+"""One VF's configuration file: text into policy."""
 
 from __future__ import annotations
 
@@ -51,12 +51,6 @@ def parse_vf_object(
 ) -> ParsedVf:
     """The same for an object that came as JSON already, as in a request to the API."""
     return parse_vf(json.dumps(data), file=file, name=name, limits=limits)
-
-
-def render_vf(policy: VfPolicy) -> str:
-    """The text of a file that states what ``policy`` states and reads back as the same policy."""
-    stated = policy.model_dump(mode="json", include=policy.model_fields_set)
-    return json.dumps(stated, indent=2, ensure_ascii=False) + "\n"
 
 
 def _parsed(

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, Readable, not_told, shown
 from vfd.config.main_file import MainConfig
+from vfd.config.store import Staged
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import (
@@ -24,7 +24,7 @@ from vfd.daemon.failures import (
     StorageError,
     not_stored,
 )
-from vfd.daemon.files import BadFile, Files, Staged
+from vfd.daemon.files import BadFile, Files
 from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
 from vfd.daemon.loading import load, still_kept, why_homeless
@@ -91,7 +91,7 @@ class Service:
 
         Raises InUseError where another daemon has one of them.
         """
-        store.sweep(self.files.folder)
+        self.files.sweep()
         for managed in self.nics.values():
             self._open(managed, starting=True)
         self.load(starting=True)
@@ -286,9 +286,10 @@ class Service:
             before = managed.aim
             assert before is not None
             changes = managed.go(aim)
+            doubts: tuple[str, ...] = ()
             if staged is not None:
                 try:
-                    staged.commit()
+                    doubts = staged.commit()
                 except OSError as error:
                     managed.go(before)
                     raise StorageError(
@@ -305,7 +306,7 @@ class Service:
             managed.id,
             one.policy.vfid,
             changes,
-            aim.warnings.get(one.policy.vfid, ()),
+            aim.warnings.get(one.policy.vfid, ()) + doubts,
         )
         self._tell(made, "added" if old is None else "updated")
         return made
@@ -340,14 +341,19 @@ class Service:
         try:
             aim = managed.aim_at(managed.pf, rest)
             changes = managed.go_or_aim(aim)
-        except (NicError, RefusedError):
-            retired.restore()
+        except (NicError, RefusedError) as error:
+            try:
+                retired.restore()
+            except OSError as second:
+                raise StorageError(
+                    f"{error}. Its file {one.file} could not be put back: {second}"
+                ) from error
             raise
-        retired.finish()
+        doubts = retired.finish()
         self._no_longer_bad(one.file)
         later = managed.condition in (Condition.LOST, Condition.FAILED)
         warnings = (f"{managed.id} isn't working: the VF closes once it is",) if later else ()
-        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings)
+        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings + doubts)
         self._tell(made, "deleted")
         return made
 
@@ -358,11 +364,13 @@ class Service:
         if not file:
             raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
         try:
-            self.files.retire(file).finish()
+            doubts = self.files.retire(file).finish()
         except OSError as error:
             raise StorageError(f"{file} can't be removed: {error}") from error
         self._no_longer_bad(file)
         self.journal.emit("deleted", f"{file}, which was not in force, is deleted", name=name)
+        for doubt in doubts:
+            self.journal.emit("warning", doubt, level="warning", name=name)
 
     def _no_longer_bad(self, file: str) -> None:
         """VFs left open for this file's sake close, unless another bad file may be theirs."""
@@ -404,17 +412,6 @@ class Service:
         except OSError as error:
             raise not_stored(one.file, error) from error
         return self._put(one, staged, old)
-
-    def clear(self, pf_id: str, vfid: int | None) -> None:
-        """A new zero for the counters that are shown; those behind it stay monotonic."""
-        managed = self.nic(pf_id)
-        pf_id = managed.id  # it may have been called by its address
-        counters = managed.working().counters()
-        if vfid is not None and vfid not in counters:
-            raise NotFoundError(f"{pf_id} has no VF {vfid}")
-        self.zero.set(pf_id, counters if vfid is None else {vfid: counters[vfid]})
-        whom = f"VF {vfid} of {pf_id}" if vfid is not None else f"{pf_id} and its VFs"
-        self.journal.emit("cleared", f"counters of {whom} start at zero", pf=pf_id, vfid=vfid)
 
     # Finding
 

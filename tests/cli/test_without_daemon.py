@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import IPLEX, Iplex, environment
+from vfd.api.client import DEFAULT_SOCKET
+from vfd.cli.command import Settings
 
 COMMANDS = [
     ("add", "vm1"),
@@ -57,6 +59,39 @@ def test_a_socket_that_nobody_listens_on_is_told_from_none(iplex: Iplex, tmp_pat
     assert (ended.code, "nobody listens" in ended.err) == (6, True)
 
 
+OLD_STYLE = """{
+    "comment": "as VFd's own examples are written",
+    "socket": "%s",
+    "pciids": [ {"id": "0000:07:00.0",}, ],
+}
+"""
+
+
+def test_a_main_file_in_vfds_own_style_gives_the_socket(iplex: Iplex, tmp_path: Path) -> None:
+    conf = tmp_path / "vfd.cfg"
+    conf.write_text(OLD_STYLE % "/nonexistent/conf.sock")
+    ended = iplex("ping", f"--conf={conf}")
+    assert (ended.code, "no daemon at /nonexistent/conf.sock" in ended.err) == (6, True), ended
+    conf.write_text("{")
+    ended = iplex("ping", f"--conf={conf}")
+    assert (ended.code, str(conf) in ended.err) == (2, True)
+
+
+def test_the_hosts_main_file_is_read_alike_and_warned_of_where_it_can_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = tmp_path / "vfd.cfg"
+    monkeypatch.setattr("vfd.cli.command.CONFIG_FILE", str(conf))
+    monkeypatch.delenv("VFD_SOCKET", raising=False)
+    assert Settings().socket_path() == DEFAULT_SOCKET
+    conf.write_text(OLD_STYLE % "/run/mine.sock")
+    assert Settings().socket_path() == "/run/mine.sock"
+    assert capsys.readouterr().err == ""
+    conf.write_text('{"socket": "/run/mine.sock"')
+    assert Settings().socket_path() == DEFAULT_SOCKET
+    assert f"{conf} can't be read" in capsys.readouterr().err
+
+
 def test_a_daemon_that_goes_away_before_it_answers_is_told(iplex: Iplex, tmp_path: Path) -> None:
     path = tmp_path / "gone.sock"
     with socket.socket(socket.AF_UNIX) as listening:
@@ -100,7 +135,7 @@ def test_who_may_not_ask_is_told_which_group_to_join(tmp_path: Path) -> None:
             cwd=tmp_path,
             env=environment(USER="nobody"),
         )
-    assert ended.returncode == 6, ended.stderr
+    assert ended.returncode == 3, ended.stderr
     assert "permission denied" in ended.stderr
     assert "usermod -aG vfd nobody" in ended.stderr
 

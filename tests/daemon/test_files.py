@@ -69,6 +69,27 @@ def test_a_restart_leaves_that_of_two_files_in_force_which_was_so(
     assert [bad["file"] for bad in vfd.get("/v1/health")["bad_files"]] == ["a-newer.json"]
 
 
+def test_what_is_wrong_within_a_file_hides_no_conflict_with_others(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    vfd.put_file("vm1", vfd.vf(0, vm_mac="02:00:00:00:00:2a"))
+    vfd.put_file("vm2", vfd.vf(1, vm_mac="02:00:00:00:00:2a", vlans=[5, 5]))
+    vfd.start()
+    [bad] = vfd.get("/v1/health")["bad_files"]
+    told = {(p["field"], p["other"]) for p in bad["problems"]}
+    assert (bad["file"], told) == ("vm2.json", {("vlans", ""), ("vm_mac", "vm1")})
+    vfd.put_file("vm2", vfd.vf(1, vm_mac="02:00:00:00:00:2a"))
+    vfd.put_file("vm1", vfd.vf(0, vm_mac="02:00:00:00:00:2a", vlans=[5, 5]))
+    vfd.reload()
+    told = {
+        (bad["file"], p["field"], p["other"])
+        for bad in vfd.get("/v1/health")["bad_files"]
+        for p in bad["problems"]
+    }
+    assert told == {("vm1.json", "vlans", ""), ("vm2.json", "vm_mac", "vm1")}
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"vfid": 0}', b"\xff\xfe"])
 def test_a_file_that_becomes_bad_leaves_its_vf_as_it_was(vfd: Vfd, content: str | bytes) -> None:
     vfd.add("vm1", vfd.vf(0))

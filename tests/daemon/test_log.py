@@ -70,6 +70,7 @@ def test_a_daemon_that_uses_more_cpu_than_cpu_alarm_says_so(make_vfd: Callable[.
     assert told["level"] == "warning"
     assert told["text"].startswith("CRI: the daemon used ")
     assert told["data"]["used"] > 0.05
+    assert "above 5%" in vfd.ask("PUT", "/v1/cpu_alarm", {"percent": 1})[1]["detail"]
     assert vfd.ask("PUT", "/v1/cpu_alarm", {"percent": 0})[0] == 200
     time.sleep(1)
     before = len(vfd.events("cpu-alarm"))

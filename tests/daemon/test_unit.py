@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from vfd.daemon.exclusive import GROUP
 from vfd.daemon.privileges import KEPT
 
-UNIT = Path(__file__).parents[2] / "systemd/vfd.service"
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "systemd/vfd.service"
 MOUNT_NAMESPACE = re.compile(
     r"^(Protect(System|Home|Proc|Kernel\w+|ControlGroups)|ProcSubset|Private(Tmp|Devices|Mounts|IPC"
     r"|Users)|MountFlags|Mount\w+|\w+Paths|TemporaryFileSystem|Root\w+|Extension\w+|DynamicUser"
@@ -42,3 +44,14 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     unit.write_text(re.sub("^Documentation=.*", "", text, flags=re.MULTILINE))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_group_of_the_socket_is_what_sysusers_makes(tmp_path: Path) -> None:
+    """The file that is shipped, run by systemd's own program for a host in a folder."""
+    if shutil.which("systemd-sysusers") is None:
+        pytest.skip("needs systemd-sysusers")
+    (tmp_path / "etc").mkdir()
+    command = ["systemd-sysusers", f"--root={tmp_path}", ROOT / "systemd/vfd.sysusers"]
+    subprocess.run(command, check=True, capture_output=True)
+    made = (tmp_path / "etc/group").read_text().splitlines()
+    assert [line.split(":")[0] for line in made] == [GROUP]

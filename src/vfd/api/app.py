@@ -18,6 +18,8 @@ import vfd
 from vfd.api import errors, schema, views
 from vfd.api.gate import Gate
 from vfd.api.peers import Peer
+from vfd.config.main_file import alarm
+from vfd.daemon import pfs as pf_requests
 from vfd.daemon.journal import Listener
 from vfd.daemon.logs import set_level
 from vfd.daemon.runner import Daemon
@@ -145,8 +147,8 @@ def _daemon_routes(app: FastAPI, daemon: Daemon) -> None:
     @app.put("/v1/cpu_alarm", response_model=schema.Done, operation_id="cpu_alarm")
     async def cpu_alarm(body: schema.CpuAlarm) -> Response:
         """The daemon's own CPU use above which it warns, until it starts anew."""
-        daemon.cpu_alarm = body.percent / 100
-        told = f"warns above {body.percent} % of a CPU" if body.percent else "never warns"
+        daemon.cpu_alarm = alarm(body.percent / 100)
+        told = f"warns above {daemon.cpu_alarm:.0%} of a CPU" if body.percent else "never warns"
         return _json(schema.Done(detail=told))
 
 
@@ -329,7 +331,7 @@ def _table_routes(app: FastAPI, daemon: Daemon) -> None:
     )
     async def clear(body: schema.ClearBody) -> Response:
         """A new zero for the counters shown."""
-        await daemon.call(service.clear, body.pf, body.vf)
+        await daemon.call(pf_requests.clear, service, body.pf, body.vf)
         return _json(schema.Done(detail="counters start at zero"))
 
 

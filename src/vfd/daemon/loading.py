@@ -7,6 +7,7 @@ all others go on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
@@ -50,6 +51,7 @@ def load(
         if managed.nic is not None:
             pf = (pfs or {}).get(pf_id, managed.pf)
             _follow(service, managed, pf, homes[pf_id], starting=starting)
+    _tell_conflicts(service)
     for problem in (p for b in service.bad.values() for p in b.problems):
         if problem not in known:
             service.journal.emit(
@@ -60,6 +62,14 @@ def load(
 def _is_enforced(service: Service, one: Configured) -> bool:
     home = service.home(one.policy.pciid)
     return home is not None and home.shows(one.policy)
+
+
+def _tell_conflicts(service: Service) -> None:
+    """What bad files would be refused for once they are corrected."""
+    in_force = {one.file: one for managed in service.nics.values() for one in managed.vfs.values()}
+    for bad in tuple(service.bad.values()):
+        if more := service.conflicts(bad.file, bad.problems, bad.readable, in_force.get(bad.file)):
+            service.bad[bad.file] = replace(bad, problems=(*bad.problems, *more))
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:

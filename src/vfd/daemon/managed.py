@@ -6,7 +6,7 @@ Everything here runs in the daemon's one writing thread and may block on the NIC
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -21,7 +21,7 @@ from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.plan.plan import PF_FIELDS, Observed, plan
 from vfd.policy.remarks import remarks
 from vfd.policy.resolve import resolve
-from vfd.policy.rules import Broken, check
+from vfd.policy.rules import NOTHING_UNKNOWN, Broken, check
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
 
 log = logging.getLogger("vfd.nic")
@@ -160,21 +160,31 @@ class Managed:
         now = self.seen.link.speed_bps if self.seen else None
         return now or (self.aim.link_bps if self.aim else None) or self.pf.link_speed
 
-    def aim_at(self, pf: PfPolicy, vfs: Mapping[int, Configured] | Sequence[Configured]) -> Aim:
+    def aim_at(
+        self,
+        pf: PfPolicy,
+        vfs: Mapping[int, Configured] | Sequence[Configured],
+        *,
+        unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
+    ) -> Aim:
         """Checks the whole state that is asked for, by every rule and against the NIC.
 
         A sequence may hold two configurations for one VF, which is then what it is refused for.
+        ``unknown``: by the VF's name, fields that could not be read, about which no rule is judged.
         Raises RefusedError; changes nothing.
         """
         nic = self.working()
         everyone = list(vfs.values() if isinstance(vfs, Mapping) else vfs)
         files = {c.policy.name: c.file for c in everyone}
         asked = NicPolicy.model_construct(
-            pf=self._counted(pf), vfs=(*self._kept_policies(), *(c.policy for c in everyone))
+            pf=self._counted(pf),
+            vfs=(*self._kept_policies(everyone), *(c.policy for c in everyone)),
         )
         capabilities, link_bps = nic.capabilities, self.link_bps()
         in_force = self._in_force(everyone)
-        broken = check(asked, link_bps=link_bps, limits=capabilities, in_force=in_force)
+        broken = check(
+            asked, link_bps=link_bps, limits=capabilities, in_force=in_force, unknown=unknown
+        )
         problems = [self._problem(one, files) for one in broken]
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
@@ -199,7 +209,9 @@ class Managed:
             )
             short[one.policy.vfid] = verdict.warnings
             problems += [
-                Problem(one.file, s.field, shown(s.value), s.rule) for s in verdict.refused
+                Problem(one.file, s.field, shown(s.value), s.rule)
+                for s in verdict.refused
+                if s.field not in unknown.get(one.policy.name, ())
             ]
         if problems:
             raise RefusedError(problems)
@@ -235,10 +247,10 @@ class Managed:
 
     def _in_force(self, asked: Sequence[Configured]) -> list[VfPolicy]:
         """The VFs' policies until now: at start, those of the VFs that are open already."""
-        known: Iterable[Configured] = self.vfs.values()
+        known = list(self.vfs.values())
         if self.aim is None:
-            known = (one for one in asked if not self.is_closed(one.policy.vfid))
-        return [*self._kept_policies(), *(one.policy for one in known)]
+            known = [one for one in asked if not self.is_closed(one.policy.vfid)]
+        return [*self._kept_policies(known), *(one.policy for one in known)]
 
     def _counted(self, pf: PfPolicy) -> PfPolicy:
         """With the number of VFs that the NIC has, where the configuration leaves it open."""
@@ -246,7 +258,8 @@ class Managed:
             return pf.model_copy(update={"vfs": len(self.seen.vfs)})
         return pf
 
-    def _kept_policies(self) -> list[VfPolicy]:
+    def _kept_policies(self, configured: Collection[Configured]) -> list[VfPolicy]:
+        claimed = {one.policy.vfid for one in configured}
         return [
             VfPolicy.model_construct(
                 **{name: getattr(rules, name) for name in VfRules.model_fields},
@@ -255,6 +268,7 @@ class Managed:
                 vfid=vfid,
             )
             for vfid, rules in self.kept.items()
+            if vfid not in claimed
         ]
 
     def _problem(self, broken: Broken, files: Mapping[str, str]) -> Problem:

@@ -1,4 +1,4 @@
-"""What is asked of a PF itself: how many VFs it has."""
+"""What is asked of a PF itself: how many VFs it has, and where its counters start."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
         raise not_stored(service.files.main_file, error) from error
     try:
         changes = managed.go(aim, force=force)
-        staged.commit()
+        doubts = staged.commit()
     except OSError as error:
         if before is not None:
             managed.go(before, force=force)
@@ -53,6 +53,8 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
     finally:
         staged.abandon()
     service.journal.emit("pf", f"{managed.id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
+    for doubt in doubts:
+        service.journal.emit("warning", doubt, level="warning", pf=managed.id)
     for one in gone:
         rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
         problem = Problem(one.file, "vfid", str(one.policy.vfid), rule)
@@ -99,3 +101,14 @@ def _in_the_way(managed: Managed, vfs: int) -> list[Problem]:
             )
         )
     return problems
+
+
+def clear(service: Service, pf_id: str, vfid: int | None) -> None:
+    """A new zero for the counters that are shown; those behind it stay monotonic."""
+    managed = service.nic(pf_id)
+    counters = managed.working().counters()
+    if vfid is not None and vfid not in counters:
+        raise NotFoundError(f"{managed.id} has no VF {vfid}")
+    service.zero.set(managed.id, counters if vfid is None else {vfid: counters[vfid]})
+    whom = f"VF {vfid} of {managed.id}" if vfid is not None else f"{managed.id} and its VFs"
+    service.journal.emit("cleared", f"counters of {whom} start at zero", pf=managed.id, vfid=vfid)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from vfd.config import store
-from vfd.config.errors import ConfigError, Problem, shown
+from vfd.config.errors import ConfigError, Problem, Readable, not_told, shown
 from vfd.config.main_file import MainConfig
+from vfd.config.store import Staged
+from vfd.daemon.callbacks import Owner
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import (
     ConflictError,
@@ -24,15 +25,16 @@ from vfd.daemon.failures import (
     StorageError,
     not_stored,
 )
-from vfd.daemon.files import BadFile, Files, Staged
+from vfd.daemon.files import BadFile, Files
 from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
 from vfd.daemon.loading import load, still_kept, why_homeless
-from vfd.daemon.managed import Condition, Configured, Managed, differences
+from vfd.daemon.managed import Aim, Condition, Configured, Managed, differences
 from vfd.daemon.openings import Openings
 from vfd.daemon.zero import Zero
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change, VfChange
+from vfd.policy.rules import NOTHING_UNKNOWN
 from vfd.policy.values import Mirror, PfPolicy
 
 log = logging.getLogger("vfd.service")
@@ -90,7 +92,7 @@ class Service:
 
         Raises InUseError where another daemon has one of them.
         """
-        store.sweep(self.files.folder)
+        self.files.sweep()
         for managed in self.nics.values():
             self._open(managed, starting=True)
         self.load(starting=True)
@@ -168,36 +170,33 @@ class Service:
         return self._put(one, staged, None)
 
     def update(self, name: str, source: Source, uid: int, gid: int) -> Made:
-        """Changes what differs. The VF stays on its PF. Raises NotFoundError."""
-        managed, old = self.find(name)
+        """Changes what differs. The VF stays on its PF and in its file. Raises NotFoundError."""
+        _, old = self.find(name)
         one, staged = self._read(source, uid, gid, replaces=old)
-        if self.home(one.policy.pciid) is not managed:
-            if staged is not None:
-                staged.abandon()
-            rule = f"an update leaves a VF on its PF, which is {managed.id}: delete it and add it"
-            raise RefusedError([Problem(one.file, "pciid", shown(one.policy.pciid), rule)])
         return self._put(one, staged, old)
 
     def plan_of(self, source: Source, uid: int, gid: int) -> tuple[str, Made]:
-        """What adding or updating would do: ("add", "update" or "none", the changes)."""
+        """What adding or updating would do: ("add", "update" or "none", the changes).
+
+        Raises what adding or updating would raise.
+        """
         old = self._replaced(source)
         one, staged = self._read(source, uid, gid, replaces=old)
         if staged is not None:
             staged.abandon()
-        if old is None:
-            found = self._by_name(one.policy.name)
-            old = found[1] if found else None
-        managed = self._home_or_refuse(one)
+        if old is None and (found := self._by_name(one.policy.name)):
+            old = found[1]
+        managed, aim = self._judge(one, old)
         assert managed.seen is not None
-        aim = managed.aim_at(managed.pf, self._with(managed, one, old))
         changes = managed.changes(aim, managed.seen)
         action = "add" if old is None else "update" if changes else "none"
         warnings = aim.warnings.get(one.policy.vfid, ())
         return action, Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings)
 
     def _replaced(self, source: Source) -> Configured | None:
-        for name in (source.name, source.file):
-            if name and (found := self._by_name(name)):
+        stated = source.config.get("name") if source.config else None
+        for name in (stated, source.name, source.file):
+            if isinstance(name, str) and name and (found := self._by_name(name)):
                 return found[1]
         return None
 
@@ -216,9 +215,58 @@ class Service:
         except FileNotFoundError as error:
             raise NotFoundError(str(error)) from None
         except ConfigError as error:
-            raise RefusedError(error.problems) from None
+            told = error.problems
+            file = replaces.file if replaces else told[0].file
+            more = self.conflicts(file, told, error.readable, replaces)
+            raise RefusedError([*told, *more]) from None
         except OSError as error:
             raise not_stored(self.files.folder, error) from error
+
+    def conflicts(
+        self, file: str, told: Sequence[Problem], readable: Readable | None, old: Configured | None
+    ) -> list[Problem]:
+        """What is wrong with a bad configuration beside ``told``: with other VFs, the PF, the NIC.
+
+        ``old``: what is in force in its place.
+        """
+        if readable is None:
+            return []
+        one = Configured(readable.policy, file, Owner(0, 0))
+        try:
+            self._judge(one, old, {one.policy.name: readable.unknown})
+        except RefusedError as refused:
+            return not_told(refused.problems, told)
+        except (ExistsError, NicError) as other:
+            log.debug("%s: not held against other VFs: %s", file, other)
+        return []
+
+    def _judge(
+        self,
+        one: Configured,
+        old: Configured | None,
+        unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
+    ) -> tuple[Managed, Aim]:
+        """By all rules for a VF that is added, or takes the place of ``old``.
+
+        Raises RefusedError, ExistsError, and NicError where the PF isn't working.
+        """
+        managed = self._home_or_refuse(one)
+        if old is not None and managed is not self.home(old.policy.pciid):
+            home = self.home(old.policy.pciid)
+            rule = f"an update leaves a VF on its PF, which is {home.id if home else 'gone'}"
+            problem = Problem(
+                one.file, "pciid", shown(one.policy.pciid), f"{rule}: delete it and add it"
+            )
+            raise RefusedError([problem])
+        if old is not None and one.file != old.file:
+            rule = f"{one.policy.name} is in force from {old.file}: change that, or delete it first"
+            raise RefusedError([Problem(one.file, "", "", rule, old.policy.name)])
+        if (found := self._by_name(one.policy.name)) and found[1] is not old:
+            raise ExistsError(
+                f"{one.policy.name} is in force on VF {found[1].policy.vfid} of {found[0].id}:"
+                " update it, or delete it first"
+            )
+        return managed, managed.aim_at(managed.pf, self._with(managed, one, old), unknown=unknown)
 
     def _home_or_refuse(self, one: Configured) -> Managed:
         managed = self.home(one.policy.pciid)
@@ -235,27 +283,15 @@ class Service:
 
     def _put(self, one: Configured, staged: Staged | None, old: Configured | None) -> Made:
         try:
-            managed = self._home_or_refuse(one)
-            if (found := self._by_name(one.policy.name)) and found[1] is not old:
-                raise ExistsError(
-                    f"{one.policy.name} is in force on VF {found[1].policy.vfid} of {found[0].id}:"
-                    " update it, or delete it first"
-                )
-            kept = dict(managed.kept)
-            managed.kept.pop(one.policy.vfid, None)
+            managed, aim = self._judge(one, old)
             before = managed.aim
             assert before is not None
-            try:
-                aim = managed.aim_at(managed.pf, self._with(managed, one, old))
-                changes = managed.go(aim)
-            except (RefusedError, NicError):
-                managed.kept = kept
-                raise
+            changes = managed.go(aim)
+            doubts: tuple[str, ...] = ()
             if staged is not None:
                 try:
-                    staged.commit()
+                    doubts = staged.commit()
                 except OSError as error:
-                    managed.kept = kept
                     managed.go(before)
                     raise StorageError(
                         f"{one.file} can't be kept: {error}. It was undone"
@@ -264,13 +300,14 @@ class Service:
         finally:
             if staged is not None:
                 staged.abandon()
+        managed.kept.pop(one.policy.vfid, None)
         self._no_longer_bad(one.file)
         made = Made(
             one.policy.name,
             managed.id,
             one.policy.vfid,
             changes,
-            aim.warnings.get(one.policy.vfid, ()),
+            aim.warnings.get(one.policy.vfid, ()) + doubts,
         )
         self._tell(made, "added" if old is None else "updated")
         return made
@@ -311,14 +348,19 @@ class Service:
         try:
             aim = managed.aim_at(managed.pf, rest)
             changes = managed.go_or_aim(aim)
-        except (NicError, RefusedError):
-            retired.restore()
+        except (NicError, RefusedError) as error:
+            try:
+                retired.restore()
+            except OSError as second:
+                raise StorageError(
+                    f"{error}. Its file {one.file} could not be put back: {second}"
+                ) from error
             raise
-        retired.finish()
+        doubts = retired.finish()
         self._no_longer_bad(one.file)
         later = managed.condition in (Condition.LOST, Condition.FAILED)
         warnings = (f"{managed.id} isn't working: the VF closes once it is",) if later else ()
-        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings)
+        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings + doubts)
         self._tell(made, "deleted")
         return made
 
@@ -329,11 +371,13 @@ class Service:
         if not file:
             raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
         try:
-            self.files.retire(file).finish()
+            doubts = self.files.retire(file).finish()
         except OSError as error:
             raise StorageError(f"{file} can't be removed: {error}") from error
         self._no_longer_bad(file)
         self.journal.emit("deleted", f"{file}, which was not in force, is deleted", name=name)
+        for doubt in doubts:
+            self.journal.emit("warning", doubt, level="warning", name=name)
 
     def _no_longer_bad(self, file: str) -> None:
         """VFs left open for this file's sake close, unless another bad file may be theirs.
@@ -383,17 +427,6 @@ class Service:
         except OSError as error:
             raise not_stored(one.file, error) from error
         return self._put(one, staged, old)
-
-    def clear(self, pf_id: str, vfid: int | None) -> None:
-        """A new zero for the counters that are shown; those behind it stay monotonic."""
-        managed = self.nic(pf_id)
-        pf_id = managed.id  # it may have been called by its address
-        counters = managed.working().counters()
-        if vfid is not None and vfid not in counters:
-            raise NotFoundError(f"{pf_id} has no VF {vfid}")
-        self.zero.set(pf_id, counters if vfid is None else {vfid: counters[vfid]})
-        whom = f"VF {vfid} of {pf_id}" if vfid is not None else f"{pf_id} and its VFs"
-        self.journal.emit("cleared", f"counters of {whom} start at zero", pf=pf_id, vfid=vfid)
 
     # Finding
 

@@ -61,6 +61,8 @@ class Room(Protocol):
 
 
 NO_LIMITS = Limits()
+_NOTHING: frozenset[str] = frozenset()
+NOTHING_UNKNOWN: Mapping[str, frozenset[str]] = {}
 
 
 def check(
@@ -69,6 +71,7 @@ def check(
     link_bps: int | None = None,
     limits: Room = NO_LIMITS,
     in_force: Iterable[VfPolicy] = (),
+    unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
 ) -> tuple[Broken, ...]:
     """Every rule that ``nic`` breaks: within each VF, between its VFs, and with its PF.
 
@@ -78,12 +81,13 @@ def check(
 
     ``in_force``: the VFs' policies until now. Guarantees among them that fitted a faster link break
     no rule by staying or becoming smaller; ``resolve`` scales them.
+    ``unknown``: by the VF's name, fields that could not be read and have their defaults here.
     """
     broken = list(check_pf(nic.pf, limits=limits))
     room = _room(limits.max_vfs, limits.max_vlans, limits.max_macs)
     before = {vf.vfid: vf for vf in in_force}
     for vf in nic.vfs:
-        found = _alone(vf, nic.pf, link_bps, room)
+        found = _alone(vf, nic.pf, link_bps, room, unknown.get(vf.name, _NOTHING))
         if found and _no_further_above(vf, before.get(vf.vfid), link_bps):
             found = tuple(one for one in found if one.field != "min_rate")
         broken += found
@@ -102,9 +106,12 @@ def _room(max_vfs: int, max_vlans: int, max_macs: int) -> Limits:
 
 
 @by_identity
-def _alone(vf: VfPolicy, pf: PfPolicy, link_bps: int | None, room: Limits) -> tuple[Broken, ...]:
+def _alone(
+    vf: VfPolicy, pf: PfPolicy, link_bps: int | None, room: Limits, unknown: frozenset[str]
+) -> tuple[Broken, ...]:
     """The rules that a VF keeps or breaks whatever the other VFs are."""
-    return (*check_vf(vf, link_bps=link_bps, limits=room), *_vf_on_pf(vf, pf, room))
+    within = check_vf(vf, link_bps=link_bps, limits=room, unknown=unknown)
+    return (*within, *_vf_on_pf(vf, pf, room))
 
 
 def check_names(vfs: Iterable[VfPolicy]) -> tuple[Broken, ...]:

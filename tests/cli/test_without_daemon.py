@@ -256,3 +256,34 @@ def test_help_needs_neither_rich_nor_pydantic_nor_an_http_framework() -> None:
         env=environment(),
     )
     assert ended.stdout == "[]\n"
+
+
+def test_who_follows_events_too_slowly_misses_none(iplex: Iplex, tmp_path: Path) -> None:
+    """A daemon drops such a reader and says with which event to go on."""
+    path = tmp_path / "vfd.sock"
+    asked: list[str] = []
+
+    def event(seq: int, kind: str) -> bytes:
+        more = {"time": 0, "level": "info", "pf": None, "vfid": None, "name": None, "data": {}}
+        return json.dumps({"seq": seq, "kind": kind, "text": f"number {seq}", **more}).encode()
+
+    def serve(listening: socket.socket) -> None:
+        for events in ([(7, "link"), (8, "link"), (8, "dropped")], [(9, "link")]):
+            connection, _ = listening.accept()
+            with connection:
+                asked.append(connection.recv(65536).decode().split()[1])
+                lines = b"".join(event(*one) + b"\n" for one in events)
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n"
+                    b"connection: close\r\n\r\n" + lines
+                )
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        server = threading.Thread(target=serve, args=(listening,))
+        server.start()
+        ended = iplex("events", "--follow", "--json", VFD_SOCKET=str(path))
+        server.join(10)
+    assert [json.loads(line)["seq"] for line in ended.out.splitlines()] == [7, 8, 9], ended.err
+    assert "since=8" in asked[1]

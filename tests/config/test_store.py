@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,42 @@ def test_a_link_inside_the_folder_is_followed(folder: Path) -> None:
     write(folder, "a.json-real")
     (folder / "a.json").symlink_to("a.json-real")
     assert store.read(folder / "a.json", inside=folder).text.decode() == VF
+
+
+def test_an_absolute_link_inside_the_folder_is_followed(folder: Path) -> None:
+    write(folder, "i/real")
+    (folder / "a.json").symlink_to(folder / "i/b.json")
+    (folder / "i/b.json").symlink_to(folder / "i/real")
+    assert store.read(folder / "a.json", inside=folder).text.decode() == VF
+    (folder / "c.json").symlink_to(folder / "c.json")
+    with pytest.raises(ConfigError, match="can't be read"):
+        store.read(folder / "c.json", inside=folder)
+
+
+def test_where_a_link_leads_out_nothing_is_opened(folder: Path, tmp_path: Path) -> None:
+    """To open a device may be all that it takes."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (folder / "a.json").symlink_to(pipe)
+    (folder / "b.json").symlink_to("../pipe")
+    opened = threading.Event()
+
+    def write_once_somebody_reads() -> None:
+        os.close(os.open(pipe, os.O_WRONLY))
+        opened.set()
+
+    writer = threading.Thread(target=write_once_somebody_reads)
+    writer.start()
+    time.sleep(0.1)
+    try:
+        for name in ("a.json", "b.json"):
+            with pytest.raises(ConfigError, match="leads out"):
+                store.read(folder / name, inside=folder)
+        assert not opened.wait(0.2)
+    finally:
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        writer.join()
+        os.close(reader)
 
 
 def test_writing_over_a_link_replaces_the_link_and_not_its_target(

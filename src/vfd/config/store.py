@@ -16,6 +16,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfd.config.beneath import open_beneath
 from vfd.config.errors import ConfigError, Problem
 from vfd.policy.names import checked_name
 
@@ -54,10 +55,16 @@ def read(path: Path, *, inside: Path | None = None) -> Stored:
     ``inside``: the folder that the file must really be in, wherever links point. Raises
     ConfigError for what is missing, unreadable, too large, no regular file, or elsewhere.
     """
+    # O_NONBLOCK: opening a FIFO that nobody writes to would wait forever.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to would wait forever.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        if inside is None:
+            fd = os.open(path, flags)
+        else:
+            fd = open_beneath(inside, path.relative_to(inside), flags)
     except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise _unreadable(path, f"a link that leads out of {inside}") from None
         raise _unreadable(path, error.strerror or str(error)) from None
     except ValueError as error:  # a NUL in the path
         raise _unreadable(path, str(error)) from None
@@ -65,8 +72,6 @@ def read(path: Path, *, inside: Path | None = None) -> Stored:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise _unreadable(path, "not a regular file")
-        if inside is not None and not _really_inside(fd, inside):
-            raise _unreadable(path, f"a link that leads out of {inside}")
         if about.st_size > MAX_FILE:
             raise _unreadable(path, f"{about.st_size} bytes: a configuration has at most 1 MiB")
         text = b""
@@ -78,12 +83,6 @@ def read(path: Path, *, inside: Path | None = None) -> Stored:
         os.close(fd)
     mode = stat.S_IMODE(about.st_mode)
     return Stored(path, text, about.st_uid, about.st_gid, mode, about.st_mtime_ns)
-
-
-def _really_inside(fd: int, folder: Path) -> bool:
-    """Whether an open file is below ``folder``, asked of the kernel, so that no race can lie."""
-    real, root = os.readlink(f"/proc/self/fd/{fd}"), os.path.realpath(folder)  # noqa: PTH115
-    return real.startswith(root.rstrip("/") + "/")
 
 
 def _unreadable(path: Path, why: str) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -49,6 +50,8 @@ class PlainNic:
         self.bug: Exception | None = None
         """What looking at it or at its counters ends in."""
         self.looked = 0
+        self.slow = 0.0
+        """Seconds that it takes to tell its events."""
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
         self.told: list[Event] = []
@@ -119,6 +122,7 @@ class PlainNic:
         return {}
 
     def events(self) -> list[Event]:
+        time.sleep(self.slow)
         with suppress(BlockingIOError):
             os.eventfd_read(self._fd)
         told, self.told = self.told, []

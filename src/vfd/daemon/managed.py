@@ -101,7 +101,8 @@ class Managed:
 
     def is_called(self, device: str) -> bool:
         """Whether a VF file's ``pciid`` means this PF."""
-        if device in (self.pf.id, self.nic.identity.address if self.nic else None):
+        nic = self.nic
+        if device in (self.pf.id, nic.identity.address if nic else None):
             return True
         return address_of(device).lower() == address_of(self.pf.id).lower()
 

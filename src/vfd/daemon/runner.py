@@ -122,6 +122,7 @@ class Daemon:
                 told.append(f"{field} = {now}: it stays {then} until the daemon is restarted")
         for warning in told:
             self.journal.emit("warning", warning, level="warning")
+        self._unwatch(self._watched.keys() - {pf.id for pf in main.nics})
         await self.call(self.service.reload, main)
         self.cpu_alarm = main.cpu_alarm
         self.journal.emit("reloaded", "the configuration was read again")
@@ -130,9 +131,7 @@ class Daemon:
         """Lets go of everything; the NICs go on enforcing."""
         self.ready = False
         notify(STOPPING="1")
-        for fd in self._watched.values():
-            self._loop.remove_reader(fd)
-        self._watched.clear()
+        self._unwatch(list(self._watched))
         self.journal.close()
         for task in self._tasks:
             task.cancel()
@@ -161,15 +160,18 @@ class Daemon:
 
     def _watch(self) -> None:
         """Listens to the NICs that are open now, and no longer to those that aren't."""
-        now = {m.id: m.nic.fileno() for m in list(self.service.nics.values()) if m.nic is not None}
-        for pf_id, fd in list(self._watched.items()):
-            if now.get(pf_id) != fd:
-                self._loop.remove_reader(fd)
-                del self._watched[pf_id]
+        nics = [(m.id, m.nic) for m in list(self.service.nics.values())]
+        now = {pf_id: nic.fileno() for pf_id, nic in nics if nic is not None}
+        self._unwatch([pf_id for pf_id, fd in self._watched.items() if now.get(pf_id) != fd])
         for pf_id, fd in now.items():
             if self._watched.get(pf_id) != fd:
                 self._watched[pf_id] = fd
                 self._loop.add_reader(fd, self._readable, pf_id, fd)
+
+    def _unwatch(self, pf_ids: Collection[str]) -> None:
+        """To be called before a NIC is closed: its descriptor's number is soon somebody else's."""
+        for pf_id in pf_ids:
+            self._loop.remove_reader(self._watched.pop(pf_id))
 
     def _readable(self, pf_id: str, fd: int) -> None:
         self._loop.remove_reader(fd)

@@ -158,9 +158,9 @@ class Service:
         load(self, starting=starting, pfs=pfs)
 
     def home(self, device: str) -> Managed | None:
-        """The PF that a VF file's ``pciid`` means."""
+        """The PF that a VF file's ``pciid`` means. Any thread may ask."""
         exact = self.nics.get(device)
-        return exact or next((m for m in self.nics.values() if m.is_called(device)), None)
+        return exact or next((m for m in list(self.nics.values()) if m.is_called(device)), None)
 
     # Requests
 

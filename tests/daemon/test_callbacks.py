@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from vfd.daemon import callbacks
+from vfd.daemon.runner import STARTING
 
 from .harness import Vfd, wait_for
 
@@ -156,10 +159,8 @@ def test_a_deletion_waits_for_stop_cb_until_its_time_is_over(vfd: Vfd) -> None:
 def test_a_vf_is_deleted_once_and_only_as_it_was_asked_for(vfd: Vfd, tmp_path: Path) -> None:
     """Whatever happens while its stop_cb runs."""
     ran = tmp_path / "ran"
-    script = tmp_path / "stop"
-    script.write_text(f"#!/bin/sh\necho >> {ran}\nsleep 1\n")
-    script.chmod(0o755)
-    config = vfd.vf(0, stop_cb=str(script))
+    stop = script(tmp_path / "stop", f"echo >> {ran}; sleep 1")
+    config = vfd.vf(0, stop_cb=str(stop))
     with ThreadPoolExecutor() as pool:
 
         def deleting() -> Future[tuple[int, Any]]:
@@ -189,3 +190,46 @@ def test_a_vf_is_deleted_once_and_only_as_it_was_asked_for(vfd: Vfd, tmp_path: P
         vfd.reload()
         assert first.result()[0] == 200
         assert vfd.row(0)["state"] == "closed"
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_callback_is_not_spared_as_the_daemon_is_when_memory_runs_out(
+    make_vfd: Callable[..., Vfd], tmp_path: Path
+) -> None:
+    score = tmp_path / "score"
+    vfd = make_vfd()
+    vfd.wrap = ("choom", "-n", "-500", "--")
+    if subprocess.run([*vfd.wrap, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs CAP_SYS_RESOURCE, to spare a daemon when memory runs out")
+    vfd.start()
+    assert vfd.process is not None
+    start = script(
+        tmp_path / "start", f"cat /proc/self/oom_score_adj > {score}.new; mv {score}.new {score}"
+    )
+    vfd.add("vm1", vfd.vf(0, start_cb=str(start)))
+    wait_for(score.exists)
+    assert score.read_text() == "0\n"
+    assert Path(f"/proc/{vfd.process.pid}/oom_score_adj").read_text() == "-500\n"
+
+
+def test_a_few_callbacks_start_at_a_time(make_vfd: Callable[..., Vfd], tmp_path: Path) -> None:
+    count = 3 * STARTING
+    vfd = make_vfd(vfs=count)
+    running = tmp_path / "running"
+    running.mkdir()
+    start = script(
+        tmp_path / "start",
+        f"touch {running}/$VFD_VFID; ls {running} | wc -l >> {tmp_path}/seen; sleep 0.3;"
+        f" rm {running}/$VFD_VFID; echo >> {tmp_path}/ended",
+    )
+    for vfid in range(count):
+        vfd.put_file(f"vm{vfid}", vfd.vf(vfid, start_cb=str(start)))
+    vfd.start()
+    ended = tmp_path / "ended"
+    wait_for(lambda: ended.exists() and ended.stat().st_size == count, 20)
+    assert max(map(int, (tmp_path / "seen").read_text().split())) <= STARTING

@@ -30,6 +30,8 @@ LOOK = 30.0
 """Seconds between looks at the daemon itself."""
 RETRY, RETRY_AT_LAST = 1.0, 30.0
 """Seconds until a NIC in trouble is tried again: at first, and after some doublings."""
+STARTING = 8
+"""``start_cb`` that run at a time: after a start there may be as many to run as there are VFs."""
 REPAIRS, REPAIR_WINDOW = 20, 10.0
 """Who undoes our repairs oftener than this (in seconds) is answered only once a second: two
 programs that fight over a NIC must not take the whole CPU."""
@@ -62,6 +64,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._mending = False
         self._stopping: set[str] = set()
+        self._starting = asyncio.Semaphore(STARTING)
         self._loop = asyncio.get_running_loop()
         journal.attach(self._loop)
 
@@ -286,7 +289,11 @@ class Daemon:
     def _start_callbacks(self, opened: Iterable[Configured]) -> None:
         for one in opened:
             if one.policy.start_cb:
-                self.later(self._run("start_cb", one.policy.start_cb, one))
+                self.later(self._start(one.policy.start_cb, one))
+
+    async def _start(self, command: str, one: Configured) -> None:
+        async with self._starting:
+            await self._run("start_cb", command, one)
 
     async def _run(self, which: Any, command: str, one: Configured) -> None:
         policy = one.policy

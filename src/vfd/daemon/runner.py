@@ -237,6 +237,16 @@ class Daemon:
         await self._stop_callbacks(gone)
         return await self.call(partial(pfs.set_vfs, self.service, pf_id, vfs, **how))
 
+    async def remove(self, pf_id: str, force: bool) -> str:
+        """The same for all VFs of a PF that is removed; its id."""
+        how = {"force": force}
+        gone = await self.call(partial(pfs.removal, self.service, pf_id, **how))
+        await self._stop_callbacks(gone)
+        try:
+            return await self.call(partial(pfs.remove, self.service, pf_id, **how))
+        finally:
+            self._watch()
+
     async def _stop_callbacks(self, closing: Iterable[Configured]) -> None:
         await asyncio.gather(
             *(

@@ -175,17 +175,23 @@ async def _serve(
     loop.add_signal_handler(signal.SIGINT, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: daemon.later(daemon.reload()))
     await daemon.start()
-    pid_file = Path(service.main.pid_fname)
-    pid_lock = pidfile.write(pid_file, service.holder)
-    # The NICs enforce and the socket takes connections, which are answered in a moment.
-    notify(READY="1", STATUS=daemon.status())
+    with pidfile.written(Path(service.main.pid_fname), service.holder):
+        # The NICs enforce and the socket takes connections, which are answered in a moment.
+        notify(READY="1", STATUS=daemon.status())
+        await _answer(daemon, sock, group, stop)
 
+
+async def _answer(
+    daemon: Daemon, sock: socket.socket, group: int | None, stop: asyncio.Event
+) -> None:
+    """Serves the API until ``stop``."""
     # In another thread: guests are answered meanwhile.
+    loop = asyncio.get_running_loop()
     server = await loop.run_in_executor(None, _server, daemon, group)
     serving = asyncio.create_task(server.run_on(sock))
     gc.freeze()
     gc.enable()
-    journal.emit("ready", f"vfd {vfd.__version__}: {daemon.status()}")
+    daemon.journal.emit("ready", f"vfd {vfd.__version__}: {daemon.status()}")
     ending = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
     await daemon.stop()
@@ -195,7 +201,6 @@ async def _serve(
             await serving
     except TimeoutError:
         pass  # a client that doesn't read: its connection ends with the process
-    pidfile.remove(pid_file, pid_lock)
 
 
 def _server(daemon: Daemon, group: int | None) -> Server:

@@ -29,6 +29,7 @@ COMMANDS = [
     ("mirror", "soft0", "0", "in", "1"),
     ("clear", "soft0"),
     ("pf", "set", "soft0", "--vfs", "2"),
+    ("pf", "remove", "soft0"),
     ("events",),
     ("events", "--follow"),
     ("ping",),

@@ -193,6 +193,22 @@ def _pf_routes(app: FastAPI, daemon: Daemon) -> None:
 
         return _json(await daemon.call(told))
 
+    @app.delete(
+        "/v1/pfs/{pf}",
+        response_model=schema.Done,
+        responses=errors.some(404, 422, 503),
+        operation_id="remove_pf",
+    )
+    async def remove_pf(
+        pf: PfId,
+        force: Annotated[
+            bool, Query(description="Although guests hold its VFs or files configure them.")
+        ] = False,
+    ) -> Response:
+        """Takes a software NIC away, from the host and from the main configuration."""
+        removed = await daemon.remove(pf, force)
+        return _json(schema.Done(detail=f"{removed} is removed, and no longer in vfd.cfg"))
+
     @app.get(
         "/v1/pfs/{pf}/caps",
         response_model=schema.CapsAnswer,

@@ -74,8 +74,8 @@ class Client:
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         return self.call("PATCH", path, body)
 
-    def delete(self, path: str) -> Any:
-        return self.call("DELETE", path)
+    def delete(self, path: str, **query: Any) -> Any:
+        return self.call("DELETE", path, query=query)
 
     def call(
         self,

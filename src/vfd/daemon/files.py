@@ -170,15 +170,15 @@ class Files:
         text = with_field(stored.text.decode(errors="replace"), field, value, file=file)
         return store.stage(self.folder, Path(file), text, stored.uid, stored.gid, stored.mode)
 
-    def restage_pf(self, pf_id: str, fields: Mapping[str, Any]) -> Staged:
-        """The main configuration with ``fields`` of one PF changed."""
+    def restage_pf(self, pf_id: str, fields: Mapping[str, Any] | None) -> Staged:
+        """The main configuration with ``fields`` of one PF changed; None: without that PF."""
         stored = store.read(self.main_file.resolve())
         raw, _ = parse_object(stored.text, file=str(self.main_file))
         entries = raw.get("pciids", [])
         for number, entry in enumerate(entries):
             pf = {"id": entry} if isinstance(entry, str) else entry
             if pf.get("id") == pf_id:
-                entries[number] = {**pf, **fields}
+                entries[number : number + 1] = [] if fields is None else [{**pf, **fields}]
                 text = stored.text.decode(errors="replace")
                 text = with_field(text, "pciids", entries, file=str(self.main_file))
                 where, file = stored.path.parent, Path(stored.path.name)

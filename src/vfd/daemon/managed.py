@@ -15,7 +15,7 @@ from vfd.daemon.callbacks import Owner
 from vfd.daemon.door import admit, pf_shortfalls
 from vfd.daemon.exclusive import Lock, lock_nic
 from vfd.daemon.failures import RefusedError
-from vfd.nic.discovery import address_of, open_nic
+from vfd.nic.discovery import address_of, open_nic, remove_nic
 from vfd.nic.protocol import Nic, NicError, NicGoneError, NicState, Support, VfState
 from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.plan.plan import PF_FIELDS, Observed, plan
@@ -129,6 +129,16 @@ class Managed:
         if self.lock is not None:
             self.lock.close()
             self.lock = None
+
+    def remove(self) -> None:
+        """Takes the software NIC away, with its VFs and counters. Raises NicError."""
+        shown = self.seen.pf if self.seen else None
+        kinds = {self.pf.guest, "veth", *([shown.guest] if shown else [])}
+        self._let_go_of_nic()
+        self.fail(NicError("it is being removed"))
+        for guest in sorted(kinds):  # its configuration may state another kind than it has
+            remove_nic(self.pf.model_copy(update={"guest": guest}))
+        self.close()
 
     def _let_go_of_nic(self) -> None:
         if self.nic is not None:

@@ -1,4 +1,4 @@
-"""What is asked of a PF itself: how many VFs it has, and where its counters start."""
+"""What is asked of a PF itself: how many VFs it has, whether it is there, where counters start."""
 
 from __future__ import annotations
 
@@ -55,14 +55,21 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
     service.journal.emit("pf", f"{managed.id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
     for doubt in doubts:
         service.journal.emit("warning", doubt, level="warning", pf=managed.id)
+    rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
     for one in gone:
-        rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
-        problem = Problem(one.file, "vfid", str(one.policy.vfid), rule)
-        service.bad[one.file] = BadFile(
-            one.file, (problem,), managed.id, one.policy.vfid, one.policy.name
-        )
+        _park(service, managed, one, "vfid", str(one.policy.vfid), rule)
     _admit_waiting(service, managed)
     return changes
+
+
+def _park(
+    service: Service, managed: Managed, one: Configured, field: str, value: str, rule: str
+) -> None:
+    """The file stays and is in force again when its VF is."""
+    problem = Problem(one.file, field, value, rule)
+    service.bad[one.file] = BadFile(
+        one.file, (problem,), managed.id, one.policy.vfid, one.policy.name
+    )
 
 
 def _admit_waiting(service: Service, managed: Managed) -> None:
@@ -101,6 +108,56 @@ def _in_the_way(managed: Managed, vfs: int) -> list[Problem]:
             )
         )
     return problems
+
+
+def removal(service: Service, pf_id: str, *, force: bool) -> list[Configured]:
+    """The configured VFs that ``remove`` would take away. Raises RefusedError where it would."""
+    managed = service.nic(pf_id)
+    if managed.pf.backend != "soft":
+        rule = (
+            "only a software NIC can be removed; vfd leaves another one alone once pciids in"
+            f" {service.files.main_file} no longer lists it (reload)"
+        )
+        raise RefusedError([Problem("request", "pf", managed.id, rule)])
+    if force:
+        return list(managed.vfs.values())
+    if managed.nic is None:
+        rule = f"who holds its VFs can't be told, because it isn't working ({managed.detail})"
+        raise RefusedError([Problem("request", "pf", managed.id, f"{rule}: force it")])
+    managed.look()
+    if problems := _in_the_way(managed, 0):
+        raise RefusedError(problems)
+    return []
+
+
+def remove(service: Service, pf_id: str, *, force: bool) -> str:
+    """Takes a software NIC away, from the host and from the main configuration; its id. Files of
+    its VFs stay, out of force."""
+    gone = removal(service, pf_id, force=force)
+    managed = service.nic(pf_id)
+    try:
+        staged = service.files.restage_pf(managed.pf.id, None)
+    except ConfigError as error:
+        raise RefusedError(error.problems) from None
+    except OSError as error:
+        raise not_stored(service.files.main_file, error) from error
+    try:
+        managed.remove()
+        doubts = staged.commit()
+    except OSError as error:
+        raise StorageError(
+            f"{service.files.main_file} can't be kept: {error}. {managed.id} is made anew, empty"
+        ) from error
+    finally:
+        staged.abandon()
+    del service.nics[managed.id]
+    service.journal.emit("pf", f"{managed.id} is removed", pf=managed.id)
+    for doubt in doubts:
+        service.journal.emit("warning", doubt, level="warning", pf=managed.id)
+    for one in gone:
+        rule = f"{managed.id} was removed: in force again once pciids lists it"
+        _park(service, managed, one, "pciid", managed.id, rule)
+    return managed.id
 
 
 def clear(service: Service, pf_id: str, vfid: int | None) -> None:

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from vfd.daemon.exclusive import InUseError, Lock, lock_pid_file
+from vfd.daemon.exclusive import InUseError, lock_pid_file
 
 log = logging.getLogger("vfd.daemon")
 
 
-def write(path: Path, holder: str) -> Lock | None:
-    """Puts this process's id there. What ``remove`` needs; None: the file isn't this daemon's.
+@contextlib.contextmanager
+def written(path: Path, holder: str) -> Iterator[None]:
+    """This process's id is in the file, unless another daemon's is.
 
     Several daemons may have left ``pid_fname`` as it is: the file stays with the first one. Neither
-    that nor a full disk is a reason not to start.
+    that nor a full disk is a reason not to run.
     """
     try:
         lock = lock_pid_file(path, holder)
     except InUseError as error:
         log.warning("no process id is written: %s", error)
-        return None
+        yield
+        return
+    try:
+        _write(path)
+        yield
+    finally:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s can't be removed: %s", path, error)
+        lock.close()
+
+
+def _write(path: Path) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(path, flags, 0o644), "w") as file:
             file.write(f"{os.getpid()}\n")
     except OSError as error:
         log.warning("%s can't be written: %s", path, error)
-    return lock
-
-
-def remove(path: Path, lock: Lock | None) -> None:
-    """Takes the file away if it is this daemon's."""
-    if lock is None:
-        return
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("%s can't be removed: %s", path, error)
-    lock.close()

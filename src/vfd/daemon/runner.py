@@ -267,6 +267,17 @@ class Daemon:
         async with self._stopped(gone):
             return await self.call(partial(pfs.set_vfs, self.service, pf_id, vfs, **how))
 
+    async def remove(self, pf_id: str, force: bool) -> str:
+        """The same for all VFs of a PF that is removed; its id."""
+        how = {"force": force}
+        gone = await self.call(partial(pfs.removal, self.service, pf_id, **how))
+        async with self._stopped(gone):
+            self._unwatch(self._watched.keys() & {self.service.nic(pf_id).id})
+            try:
+                return await self.call(partial(pfs.remove, self.service, pf_id, **how))
+            finally:
+                self._watch()
+
     @asynccontextmanager
     async def _stopped(self, closing: Collection[Configured]) -> AsyncIterator[None]:
         """Their ``stop_cb`` have run, and run for no other request. Raises ConflictError."""

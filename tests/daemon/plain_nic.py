@@ -40,6 +40,7 @@ class PlainNic:
         self.pf = pf
         self.rules: dict[int, VfRules | None] = dict.fromkeys(range(VFS))
         self.grants = dict.fromkeys(range(VFS), Grants())
+        self.address = pf.id
         self.gone = False
         self.speed: int | None = 10**10
         """Of its link, in bits per second; None: it is down."""
@@ -60,7 +61,7 @@ class PlainNic:
 
     @property
     def identity(self) -> Identity:
-        return Identity(self.pf.id, "plain", self.pf.id)
+        return Identity(self.pf.id, "plain", self.address)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -203,16 +203,17 @@ def test_a_callback_is_not_spared_as_the_daemon_is_when_memory_runs_out(
 ) -> None:
     score = tmp_path / "score"
     vfd = make_vfd()
+    vfd.patience = 120
     vfd.wrap = ("choom", "-n", "-500", "--")
     if subprocess.run([*vfd.wrap, "true"], check=False, capture_output=True).returncode:
         pytest.skip("needs CAP_SYS_RESOURCE, to spare a daemon when memory runs out")
-    vfd.start()
+    vfd.start(60)
     assert vfd.process is not None
     start = script(
         tmp_path / "start", f"cat /proc/self/oom_score_adj > {score}.new; mv {score}.new {score}"
     )
     vfd.add("vm1", vfd.vf(0, start_cb=str(start)))
-    wait_for(score.exists)
+    wait_for(score.exists, 20)
     assert score.read_text() == "0\n"
     assert Path(f"/proc/{vfd.process.pid}/oom_score_adj").read_text() == "-500\n"
 

@@ -14,15 +14,17 @@ import pytest
 
 from vfd.config.main_file import ParsedMain
 from vfd.daemon import runner
+from vfd.daemon.exclusive import LOCKS, InUseError, lock_nic
 from vfd.daemon.flood import BURST, EVERY, Flood
 from vfd.daemon.journal import Happening
 from vfd.daemon.service import Service
 from vfd.daemon.watch import handle
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.policy.requests import Request, RequestKind
+from vfd.policy.values import PfPolicy
 
 from .harness import Vfd
-from .plain_nic import VFS, add, nic_of, restarted
+from .plain_nic import VFS, PlainNic, add, nic_of, restarted
 
 
 def files(service: Service) -> set[str]:
@@ -269,6 +271,39 @@ def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(
     assert len(told("noisy")) == BURST + 1
     assert told("noisy")[-1].data["untold"] == 5000
     assert "5000 more" in told("noisy")[-1].text
+
+
+def test_a_pf_is_locked_under_its_address_as_soon_as_that_is_known(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A netdev's name says nothing of the device while its driver is away."""
+    [managed] = service.nics.values()
+    managed.close()
+    address = f"0000:{managed.id}"
+    nic = PlainNic(managed.pf)
+    nic.address = address
+
+    def absent(_: PfPolicy) -> PlainNic:
+        raise NicError("no driver")
+
+    monkeypatch.setattr("vfd.daemon.managed.open_nic", absent)
+    service.retry()
+    assert managed.nic is None
+    with pytest.raises(InUseError):
+        lock_nic(managed.id, "another")
+    monkeypatch.setattr("vfd.daemon.managed.open_nic", lambda _: nic)
+    taken = lock_nic(address, "another")
+    service.retry()
+    assert managed.nic is None
+    assert "in use by another daemon (another)" in managed.detail
+    taken.close()
+    nic.reopen()
+    service.retry()
+    assert managed.nic is nic
+    with pytest.raises(InUseError):
+        lock_nic(address, "another")
+    lock_nic(managed.id, "another").close()
+    (LOCKS / f"{address}.lock").unlink()
 
 
 def test_a_vf_of_a_pf_that_can_not_be_opened_is_deleted_by_its_name(

@@ -162,8 +162,12 @@ class Retired:
         return warnings
 
 
-def stage(root: Path, file: Path, text: str, uid: int, gid: int, mode: int) -> Staged:
+def stage(
+    root: Path, file: Path, text: str, uid: int, gid: int, mode: int, *, keep_age: bool = False
+) -> Staged:
     """``text`` beside the place of ``file`` below ``root``, durably. Folders on the way are made.
+
+    ``keep_age``: it is as old as the file that it replaces.
 
     Raises ConfigError where a link would lead out of ``root``, OSError with nothing left.
     """
@@ -186,10 +190,10 @@ def stage(root: Path, file: Path, text: str, uid: int, gid: int, mode: int) -> S
             if (uid, gid) != (os.geteuid(), os.getegid()):
                 os.fchown(fd, uid, gid)
             os.fchmod(fd, stat.S_IMODE(mode))
-            with contextlib.suppress(FileNotFoundError):
-                # Its age is its rank: of conflicting files the older is in force.
-                old = os.stat(file.name, dir_fd=folder, follow_symlinks=False)
-                os.utime(fd, ns=(old.st_atime_ns, old.st_mtime_ns))
+            if keep_age:
+                with contextlib.suppress(FileNotFoundError):
+                    old = os.stat(file.name, dir_fd=folder, follow_symlinks=False)
+                    os.utime(fd, ns=(old.st_atime_ns, old.st_mtime_ns))
             os.fsync(fd)
     except OSError:
         staged.abandon()

@@ -160,7 +160,7 @@ class Files:
             )
         owner = Owner(uid, gid)
         text = json.dumps(dict(config), indent=4, ensure_ascii=False) + "\n"
-        staged = store.stage(self.folder, Path(file), text, uid, gid, 0o640)
+        staged = self._stage(file, text, uid, gid, 0o640)
         remarks = tuple(_words(w) for w in parsed.warnings)
         return Configured(parsed.policy, file, owner, remarks), staged
 
@@ -168,7 +168,11 @@ class Files:
         """The file with ``field`` changed and all else as it is. Raises ConfigError, OSError."""
         stored = store.read(self.folder / file, inside=self.folder)
         text = with_field(stored.text.decode(errors="replace"), field, value, file=file)
-        return store.stage(self.folder, Path(file), text, stored.uid, stored.gid, stored.mode)
+        return self._stage(file, text, stored.uid, stored.gid, stored.mode)
+
+    def _stage(self, file: str, text: str, uid: int, gid: int, mode: int) -> store.Staged:
+        """Its age is its rank: of conflicting files the older is in force."""
+        return store.stage(self.folder, Path(file), text, uid, gid, mode, keep_age=True)
 
     def restage_pf(self, pf_id: str, fields: Mapping[str, Any] | None) -> Staged:
         """The main configuration with ``fields`` of one PF changed; None: without that PF."""

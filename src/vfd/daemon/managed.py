@@ -13,7 +13,7 @@ from enum import StrEnum
 from vfd.config.errors import Problem, shown
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.door import admit, pf_shortfalls
-from vfd.daemon.exclusive import Lock, lock_nic
+from vfd.daemon.exclusive import InUseError, Lock, lock_nic
 from vfd.daemon.failures import RefusedError
 from vfd.nic.discovery import address_of, open_nic, remove_nic
 from vfd.nic.protocol import Nic, NicError, NicGoneError, NicState, Support, VfState
@@ -81,6 +81,7 @@ class Managed:
     detail: str = "not opened yet"
     nic: Nic | None = None
     lock: Lock | None = None
+    _locked: str = ""
     seen: NicState | None = None
     aim: Aim | None = None
     kept: dict[int, VfRules] = field(default_factory=dict)
@@ -110,11 +111,14 @@ class Managed:
 
     def open(self, holder: str) -> None:
         """Takes the NIC for this daemon and looks at it. Raises InUseError, NicError."""
-        if self.lock is None:
-            self.lock = lock_nic(address_of(self.pf.id), holder)
+        self._lock(address_of(self.pf.id), holder)
         try:
             self.nic = open_nic(self.pf)
+            self._lock(self.nic.identity.address, holder)
             self.seen = self.nic.observe()
+        except InUseError:
+            self._let_go_of_nic()
+            raise
         except (NicError, OSError) as error:
             self._let_go_of_nic()
             self.fail(error)
@@ -122,6 +126,14 @@ class Managed:
                 raise
             raise NicError(f"{self.pf.id} can't be opened: {error}") from error
         self.condition, self.detail = Condition.OK, ""
+
+    def _lock(self, address: str, holder: str) -> None:
+        """Locked is the device: while its driver is away, a netdev's name doesn't lead to it."""
+        if self.lock is None or self._locked != address:
+            lock = lock_nic(address, holder)
+            if self.lock is not None:
+                self.lock.close()
+            self.lock, self._locked = lock, address
 
     def close(self) -> None:
         """Lets go of the NIC, which goes on enforcing."""

@@ -30,6 +30,9 @@ LOOK = 30.0
 """Seconds between looks at the daemon itself."""
 RETRY, RETRY_AT_LAST = 1.0, 30.0
 """Seconds until a NIC in trouble is tried again: at first, and after some doublings."""
+PATIENCE = 300.0
+"""Seconds for which a NIC may keep the NIC thread busy before systemd's watchdog takes the daemon
+for dead: a driver that makes many VFs takes a minute or two."""
 STARTING = 8
 """``start_cb`` that run at a time: after a start there may be as many to run as there are VFs."""
 REPAIRS, REPAIR_WINDOW = 20, 10.0
@@ -63,6 +66,7 @@ class Daemon:
         self._repairs: deque[float] = deque(maxlen=REPAIRS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._mending = False
+        self._doing = ""
         self._stopping: set[str] = set()
         self._starting = asyncio.Semaphore(STARTING)
         self._loop = asyncio.get_running_loop()
@@ -73,6 +77,7 @@ class Daemon:
         brought into force get their ``start_cb``, for which nobody waits."""
 
         def noting() -> T:
+            self._doing = getattr(getattr(function, "func", function), "__qualname__", "")
             try:
                 return function(*args)
             finally:
@@ -219,10 +224,17 @@ class Daemon:
     # The daemon itself
 
     async def _heartbeat(self, interval: float) -> None:
-        """Tells systemd that the writing thread is alive."""
+        """Tells systemd that the NIC thread is alive: that it answers, or that what it does has not
+        taken too long yet."""
         while True:
             await asyncio.sleep(interval)
-            await self.call(int)
+            answer = asyncio.create_task(self.call(int))
+            began = time.monotonic()
+            while not (await asyncio.wait([answer], timeout=interval))[0]:
+                busy = time.monotonic() - began
+                log.warning("the NIC thread has been busy for %.3g s with %s", busy, self._doing)
+                if busy < PATIENCE:
+                    notify(WATCHDOG="1")
             notify(WATCHDOG="1")
 
     async def _look_after(self) -> None:

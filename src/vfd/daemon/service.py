@@ -147,7 +147,8 @@ class Service:
             self.load(starting=True)
         for managed in self.nics.values():
             if _may_be_mended(managed):
-                self.converge(managed, found="it could not be done before", repair=True)
+                unknown = not managed.unmet  # what is wrong may be what can't be observed
+                self.converge(managed, found="it could not be done before", repair=unknown)
 
     def came_into_force(self) -> list[Configured]:
         """The VFs that were opened since this was last asked."""

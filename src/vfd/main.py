@@ -153,11 +153,24 @@ def _check(config: Path, parsed: ParsedMain) -> int:
             err=True,
         )
         return EXIT_CONFIG
-    for one in bad:
-        for problem in one.problems:
-            click.echo(f"vfd: {problem}", err=True)
-    click.echo(f"{config}: {len(parsed.config.nics)} PFs; {len(good)} good files, {len(bad)} bad")
-    return EXIT_CONFIG if bad else 0
+    # As iplex check judges them, which the daemon itself has no use for.
+    from vfd.cli.checking import Findings, between
+
+    found = Findings(vfs={one.file: one.policy for one in good})
+    for file in bad:
+        found.problems += file.problems
+        if file.readable is not None:
+            found.vfs[file.file] = file.readable.policy
+            found.unknown[file.readable.policy.name] = file.readable.unknown
+    between(found, {pf.id: pf for pf in parsed.config.nics}, main_is_known=True)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}")
+    for problem in found.problems:
+        click.echo(f"vfd: {problem}", err=True)
+    wrong = len({problem.file for problem in found.problems})
+    files = f"{len(good) + len(bad) - wrong} good files, {wrong} bad"
+    click.echo(f"{config}: {len(parsed.config.nics)} PFs; {files}")
+    return EXIT_CONFIG if wrong else 0
 
 
 async def _serve(

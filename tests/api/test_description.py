@@ -83,6 +83,7 @@ import random
 
 import schemathesis
 from schemathesis import GenerationMode
+from schemathesis.generation.meta import TestPhase
 
 PF = os.environ["PF"]
 chance = random.Random(int(os.environ["SEED"]))
@@ -98,8 +99,10 @@ def before_call(context, case, kwargs):
         here["pf"] = "another"  # without the NIC nothing would be found any more
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
-    # What is there, half of the time: else all that is ever asked for is not found.
-    if here and chance.random() < 0.5 and case.operation.label != "DELETE /v1/pfs/{pf}":
+    # What is there, half of the time: else all that is ever asked for is not found. Who is called
+    # after another has the other's.
+    another = case.meta.phase.name is TestPhase.STATEFUL or case.method == "DELETE"
+    if here and chance.random() < 0.5 and not another:
         for name, value in (("pf", PF), ("name", f"vm{chance.randrange(4)}")):
             if name in here:
                 here[name] = value
@@ -123,6 +126,10 @@ expected-statuses = ["2xx", "4xx", "503"]
 [phases.fuzzing.generation]
 # What is malformed is sent by the phase before.
 mode = "positive"
+
+[checks.ensure_resource_availability]
+# A VF that was added goes again with the number of VFs, which other calls change.
+enabled = false
 
 [checks.positive_data_acceptance]
 # 422: well formed, but the policy is refused, which no schema can say.

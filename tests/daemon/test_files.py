@@ -144,6 +144,35 @@ def test_a_bad_main_file_changes_nothing_on_reload_and_is_refused_at_start(vfd: 
     assert "vfd.cfg" in vfd.output()
 
 
+def test_a_check_finds_files_that_are_bad_or_in_conflict_and_changes_nothing(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    os.utime(vfd.put_file("older", vfd.vf(0)), (1000, 1000))
+    being_written = vfd.config_dir / ".vm1.json.0123abcd.vfd-tmp"
+    being_written.write_text("")
+
+    def check() -> tuple[int, str]:
+        command = [sys.executable, "-m", "vfd.main", "--check", "--config", str(vfd.config)]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    code, told = check()
+    assert (code, "1 PFs; 1 good files, 0 bad" in told) == (0, True), told
+    vfd.put_file("newer", vfd.vf(0, vlans=[5, 5]))
+    vfd.put_file("far", vfd.vf(9))
+    code, told = check()
+    assert code == 3
+    for line in (
+        "newer.json: vfid = 0",
+        "newer.json: vlans",
+        "far.json: vfid = 9",
+        "1 good files, 2",
+    ):
+        assert line in told
+    assert being_written.exists()
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "tiny"

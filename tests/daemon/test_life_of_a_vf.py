@@ -231,6 +231,20 @@ def test_killed_at_any_instant_the_daemon_comes_back_to_what_its_files_say(vfd: 
         vfd.ask("DELETE", "/v1/vfs/vm1")
 
 
+def test_a_pf_that_had_no_vfs_gets_some_that_can_be_opened(make_vfd: Callable[..., Vfd]) -> None:
+    """The kernel forgets the VEB's program with the last port that uses it."""
+    vfd = make_vfd(vfs=0)
+    for number in range(3):
+        vfd.start()
+        assert vfd.get("/v1/health")["status"] == "ok"
+        assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 2})[0] == 200
+        status, made = vfd.add(f"vm{number}", vfd.vf(0))
+        assert status == 201, made
+        assert vfd.ask("DELETE", f"/v1/vfs/vm{number}")[0] == 200
+        assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 0})[0] == 200
+        vfd.stop()
+
+
 def test_clear_knows_a_pf_by_all_its_names(vfd: Vfd) -> None:
     vfd.add("vm1", vfd.vf(0))
     assert vfd.ask("POST", "/v1/clear", {"pf": vfd.pf.upper()})[0] == 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def checked(paths: Sequence[str], conf: str | None) -> Findings:
                 _folder(Path(config.config_dir), found)
         else:
             _vf(path, None, found)
-    _between(found, pfs, main_is_known)
+    between(found, pfs, main_is_known)
     return found
 
 
@@ -138,8 +138,8 @@ def _read(path: Path) -> bytes:
     return store.read(path).text
 
 
-def _between(found: Findings, pfs: dict[str, PfPolicy], main_is_known: bool) -> None:
-    """Conflicts of the VFs among each other and with their PFs."""
+def between(found: Findings, pfs: Mapping[str, PfPolicy], main_is_known: bool) -> None:
+    """Adds conflicts of the VFs among each other and with their PFs."""
     files = {vf.name: file for file, vf in found.vfs.items()}
     by_pf: dict[str, list[VfPolicy]] = defaultdict(list)
     for file, vf in found.vfs.items():

@@ -7,11 +7,13 @@ with a newer program puts it in place of the old one with the old one's maps, in
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 
+from vfd.nic.netlink import NetlinkError
 from vfd.nic.protocol import PF_PORT
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.libbpf import BpfMap, BpfProgram
@@ -78,15 +80,28 @@ class Datapath:
 
     def attach(self, switch: Switch) -> None:
         """Puts the programs in force on the ports' and the shaper's blocks, in one step each. The
-        shaper's first: no frame may come to it that it doesn't know."""
+        shaper's first: no frame may come to it that it doesn't know. A NIC without any port has no
+        block for them: ``attach_again`` comes after the first."""
         programs = (
             (switch.shaper_block, self._veb.shaped),
             (switch.block, self._veb.ingress),
         )
-        switch.netlink.send(
-            [rtnl.bpf_filter(block, program.fd, program_version()) for block, program in programs]
-        )
+        try:
+            switch.netlink.send(
+                [
+                    rtnl.bpf_filter(block, program.fd, program_version())
+                    for block, program in programs
+                ]
+            )
+        except NetlinkError as e:
+            if switch.ports or e.errno != errno.EINVAL:
+                raise
         self._attached = True
+
+    def attach_again(self, switch: Switch) -> None:
+        """After ports were made: a block ends with its last port, and its filter with it."""
+        if self._attached and rtnl.bpf_filter_of(switch.netlink, switch.block) is None:
+            self.attach(switch)
 
     def is_attached(self, switch: Switch) -> bool:
         """Whether the filters hold programs that use these maps."""

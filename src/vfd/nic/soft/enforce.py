@@ -220,6 +220,8 @@ class Enforcement:
             self.wire = self._take_uplink(new.pf.uplink, lost=old.pf.uplink == new.pf.uplink)
         elif not new.pf.uplink:
             self.wire = None
+        if missing:
+            self.datapath.attach_again(self._switch)
         return _with_wire(new, self.wire)
 
     def _take_uplink(self, name: str, *, lost: bool) -> Link | None:

@@ -241,6 +241,16 @@ def test_no_link_below_config_dir_leads_the_daemon_elsewhere(vfd: Vfd, tmp_path:
     assert vfd.row(1)["extended"]["vlans"] == [101]
 
 
+def test_a_link_that_leads_nowhere_is_in_the_way_like_any_file(vfd: Vfd) -> None:
+    (vfd.config_dir / "vm.json").symlink_to("/nowhere")
+    status, error = vfd.add("vm", vfd.vf(0))
+    assert (status, error["type"]) == (409, "exists")
+    assert [str(path.readlink()) for path in vfd.config_dir.iterdir()] == ["/nowhere"]
+    assert vfd.ask("POST", "/v1/vfs", {"file": "vm"})[0] == 422
+    assert vfd.ask("POST", "/v1/vfs", {"file": "none"})[0] == 404
+    assert vfd.ask("POST", "/v1/vfs", {"file": "none/deep"})[0] == 404
+
+
 def test_what_is_refused_leaves_no_folder_behind(vfd: Vfd) -> None:
     assert vfd.add("a/b/vm", vfd.vf(0, mirror={"target": 99}))[0] == 422
     assert vfd.ask("POST", "/v1/plan", {"name": "c/d/vm", "config": vfd.vf(0)})[0] == 200

@@ -85,6 +85,17 @@ def read(path: Path, *, inside: Path | None = None) -> Stored:
     return Stored(path, text, about.st_uid, about.st_gid, mode, about.st_mtime_ns)
 
 
+def is_there(path: Path, *, inside: Path) -> bool:
+    """Whether ``inside`` has anything of this name, for ``read`` to judge."""
+    try:
+        os.close(open_beneath(inside, path.relative_to(inside), os.O_PATH | os.O_NOFOLLOW))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _unreadable(path: Path, why: str) -> ConfigError:
     return ConfigError([Problem(str(path), "", "", f"can't be read: {why}")])
 
@@ -102,6 +113,14 @@ class Staged:
     fresh: str
     folder: int
     """A descriptor: what is done through it can't be led elsewhere by a link."""
+
+    def replaces(self) -> bool:
+        """Whether there is something in its place now."""
+        try:
+            os.stat(self.file.name, dir_fd=self.folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def commit(self) -> tuple[str, ...]:
         """Raises OSError, and then the old content is still in place.

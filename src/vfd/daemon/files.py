@@ -78,7 +78,7 @@ class Files:
                 text = stored.text
                 good.append((stored.mtime_ns, file, self._parsed(file, stored)))
             except ConfigError as error:
-                if os.path.lexists(path):  # else deleted while we looked
+                if store.is_there(path, inside=self.folder):  # else deleted while we looked
                     identity = _identity(text)
                     bad.append(BadFile(file, error.problems, *identity, readable=error.readable))
         return [one for _, _, one in sorted(good, key=lambda entry: entry[:2])], bad
@@ -104,7 +104,7 @@ class Files:
         """
         file = self.file_of(name)
         path = self._path(file)
-        if not os.path.lexists(path):
+        if not store.is_there(path, inside=self.folder):
             raise FileNotFoundError(f"there is no file {path}")
         return self._parsed(file, store.read(path, inside=self.folder))
 
@@ -154,13 +154,14 @@ class Files:
             raise ConfigError(missing, Readable(nobody, frozenset({"name"})))
         file = replaces.file if replaces else f"{parsed.policy.name}.json"
         path = self._path(file)
-        if replaces is None and path.exists():
-            raise ExistsError(
-                f"{path} exists and is not in force: add it by its name, or delete it first"
-            )
         owner = Owner(uid, gid)
         text = json.dumps(dict(config), indent=4, ensure_ascii=False) + "\n"
         staged = self._stage(file, text, uid, gid, 0o640)
+        if replaces is None and staged.replaces():
+            staged.abandon()
+            raise ExistsError(
+                f"{path} exists and is not in force: add it by its name, or delete it first"
+            )
         remarks = tuple(_words(w) for w in parsed.warnings)
         return Configured(parsed.policy, file, owner, remarks), staged
 

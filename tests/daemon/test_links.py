@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +14,7 @@ from vfd.daemon.watch import handle
 from vfd.nic.protocol import Event, EventKind
 from vfd.policy.requests import Request, RequestKind
 
+from .harness import Vfd
 from .plain_nic import add, config, nic_of, restarted
 
 
@@ -115,3 +117,22 @@ def test_a_restart_on_a_slow_link_cuts_nobody_off(
         assert set(again.bad) == {"late.json"}
     finally:
         again.stop()
+
+
+def test_shares_follow_the_speed_that_a_reload_gives_a_software_nic(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    [pf] = vfd.main["pciids"]
+    pf["link_speed"] = "10Gbps"
+    vfd.write_main()
+    vfd.start()
+    vfd.add("vm0", vfd.vf(0, rate=0.5, min_rate="600Mbps"))
+    vfd.add("vm1", vfd.vf(1, min_rate="900Mbps"))
+    pf["link_speed"] = "1Gbps"
+    vfd.write_main()
+    vfd.reload()
+    rows = [vfd.row(vfid)["extended"] for vfid in (0, 1)]
+    assert rows[0]["rate"] == 500_000_000
+    assert [row["min_rate"] for row in rows] == [400_000_000, 600_000_000]
+    assert vfd.get("/v1/health")["status"] == "ok"

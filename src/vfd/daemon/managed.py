@@ -203,7 +203,7 @@ class Managed:
             pf=self._counted(pf),
             vfs=(*self._kept_policies(everyone), *(c.policy for c in everyone)),
         )
-        capabilities, link_bps = nic.capabilities, self.link_bps()
+        capabilities, link_bps = nic.capabilities, pf.link_speed or self.link_bps()
         in_force = self._in_force(everyone)
         broken = check(
             asked, link_bps=link_bps, limits=capabilities, in_force=in_force, unknown=unknown

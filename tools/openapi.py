@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from vfd.api.app import make_app
-from vfd.config.main_file import MainConfig
+from vfd.config.main_file import MainConfig, ParsedMain
 from vfd.daemon.files import Files
 from vfd.daemon.journal import Journal
 from vfd.daemon.runner import Daemon
@@ -20,7 +20,8 @@ PLACE = Path(__file__).parents[1] / "src/vfd/api/openapi.json"
 async def _description() -> str:
     main, journal = MainConfig(), Journal()
     service = Service(Files(Path("vfd.cfg"), main), main, journal, Zero(Path("zero")), "")
-    app = make_app(Daemon(service, journal, lambda: main), None)
+    daemon = Daemon(service, journal, lambda: ParsedMain(main, ()), lambda _: None)
+    app = make_app(daemon, None)
     return json.dumps(app.openapi(), indent=1, ensure_ascii=False) + "\n"
 
 

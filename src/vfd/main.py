@@ -1,8 +1,8 @@
 """The ``vfd`` command: puts the parts together, in the order that safety and speed ask for.
 
 The socket is locked first, then all capabilities but the needed ones are dropped, then the NICs are
-locked and adopted, and only then is the HTTP library imported: what guests were promised must not
-wait for it.
+locked and adopted, then the pid file is written, and only then is the HTTP library imported: what
+guests were promised must not wait for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,12 @@ import vfd
 from vfd.config import store
 from vfd.config.errors import ConfigError
 from vfd.config.main_file import MainConfig, ParsedMain, parse_main
-from vfd.daemon import exclusive, logs, privileges
+from vfd.daemon import exclusive, logs, pidfile, privileges
 from vfd.daemon.exclusive import InUseError, Lock
 from vfd.daemon.files import Files
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify
-from vfd.daemon.runner import Daemon, write_pid
+from vfd.daemon.runner import Daemon
 from vfd.daemon.service import Service
 from vfd.daemon.zero import Zero
 
@@ -101,8 +102,11 @@ def main(
     if check:
         sys.exit(_check(config, parsed))
     settings = parsed.config
-    level = 2 if verbose else settings.log_level
-    logs.set_up(settings.log_dir, settings.log_keep, level)
+
+    def log_as(main: MainConfig) -> None:
+        logs.set_up(main.log_dir, main.log_keep, 2 if verbose else main.log_level)
+
+    log_as(settings)
     for warning in parsed.warnings:
         log.warning("%s", warning)
     path = socket_path or Path(settings.socket)
@@ -115,19 +119,18 @@ def main(
         sys.exit(EXIT_IN_USE)
     if group is None:
         log.warning("no group %s on this host: only root can use %s", exclusive.GROUP, path)
-    write_pid(Path(settings.pid_fname), os.getpid())
     for missing in privileges.drop():
         log.warning("without %s the daemon can't: %s", missing.name, privileges.KEPT[missing])
     files = Files(config.resolve(), settings)
     journal = Journal()
     service = Service(files, settings, journal, Zero(path.with_suffix(".zero")), holder)
     try:
-        asyncio.run(_serve(service, journal, sock, group, config))
+        asyncio.run(_serve(service, journal, sock, group, config, log_as))
     except InUseError as error:
         click.echo(f"vfd: {error}", err=True)
         sys.exit(EXIT_IN_USE)
     finally:
-        _clean_up(path, Path(settings.pid_fname), lock)
+        _clean_up(path, lock)
     # A NIC call that hangs in the writing thread must not hold up the exit.
     logging.shutdown()
     os._exit(0)
@@ -150,35 +153,58 @@ def _check(config: Path, parsed: ParsedMain) -> int:
             err=True,
         )
         return EXIT_CONFIG
-    for one in bad:
-        for problem in one.problems:
-            click.echo(f"vfd: {problem}", err=True)
-    click.echo(f"{config}: {len(parsed.config.nics)} PFs; {len(good)} good files, {len(bad)} bad")
-    return EXIT_CONFIG if bad else 0
+    # As iplex check judges them, which the daemon itself has no use for.
+    from vfd.cli.checking import Findings, between
+
+    found = Findings(vfs={one.file: one.policy for one in good})
+    for file in bad:
+        found.problems += file.problems
+        if file.readable is not None:
+            found.vfs[file.file] = file.readable.policy
+            found.unknown[file.readable.policy.name] = file.readable.unknown
+    between(found, {pf.id: pf for pf in parsed.config.nics}, main_is_known=True)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}")
+    for problem in found.problems:
+        click.echo(f"vfd: {problem}", err=True)
+    wrong = len({problem.file for problem in found.problems})
+    files = f"{len(good) + len(bad) - wrong} good files, {wrong} bad"
+    click.echo(f"{config}: {len(parsed.config.nics)} PFs; {files}")
+    return EXIT_CONFIG if wrong else 0
 
 
 async def _serve(
-    service: Service, journal: Journal, sock: socket.socket, group: int | None, config: Path
+    service: Service,
+    journal: Journal,
+    sock: socket.socket,
+    group: int | None,
+    config: Path,
+    log_as: Callable[[MainConfig], None],
 ) -> None:
-    def read_main() -> MainConfig:
-        return _read(config).config
-
     loop = asyncio.get_running_loop()
-    daemon = Daemon(service, journal, read_main)
+    daemon = Daemon(service, journal, lambda: _read(config), log_as)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(daemon.reload()))
+    loop.add_signal_handler(signal.SIGHUP, lambda: daemon.later(daemon.reload()))
     await daemon.start()
-    # The NICs enforce and the socket takes connections, which are answered in a moment.
-    notify(READY="1", STATUS=daemon.status())
+    with pidfile.written(Path(service.main.pid_fname), service.holder):
+        # The NICs enforce and the socket takes connections, which are answered in a moment.
+        notify(READY="1", STATUS=daemon.status())
+        await _answer(daemon, sock, group, stop)
 
+
+async def _answer(
+    daemon: Daemon, sock: socket.socket, group: int | None, stop: asyncio.Event
+) -> None:
+    """Serves the API until ``stop``."""
     # In another thread: guests are answered meanwhile.
+    loop = asyncio.get_running_loop()
     server = await loop.run_in_executor(None, _server, daemon, group)
     serving = asyncio.create_task(server.run_on(sock))
     gc.freeze()
     gc.enable()
-    journal.emit("ready", f"vfd {vfd.__version__}: {daemon.status()}")
+    daemon.journal.emit("ready", f"vfd {vfd.__version__}: {daemon.status()}")
     ending = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
     await daemon.stop()
@@ -198,12 +224,11 @@ def _server(daemon: Daemon, group: int | None) -> Server:
     return Server(make_app(daemon, group))
 
 
-def _clean_up(socket_path: Path, pid_file: Path, lock: Lock) -> None:
-    for path in (socket_path, pid_file):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:
-            pass
+def _clean_up(socket_path: Path, lock: Lock) -> None:
+    try:
+        socket_path.unlink(missing_ok=True)
+    except OSError:
+        pass
     lock.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -76,25 +77,73 @@ def serve_on_loopback(path: Path) -> int:
 
 
 HOOKS = """
+import json
+import os
+import random
+
 import schemathesis
+from schemathesis import GenerationMode
+from schemathesis.generation.meta import TestPhase
+
+PF = os.environ["PF"]
+chance = random.Random(int(os.environ["SEED"]))
+
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
     # A stream that follows has no end, and a fuzzer would wait for it.
     if case.query and "follow" in case.query:
         case.query["follow"] = "false"
+    here = case.path_parameters
+    if case.operation.label == "DELETE /v1/pfs/{pf}" and here and here.get("pf") == PF:
+        here["pf"] = "another"  # without the NIC nothing would be found any more
+    if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
+        return
+    # What is there, half of the time: else all that is ever asked for is not found. Who is called
+    # after another has the other's.
+    another = case.meta.phase.name is TestPhase.STATEFUL or case.method == "DELETE"
+    if here and chance.random() < 0.5 and not another:
+        for name, value in (("pf", PF), ("name", f"vm{chance.randrange(4)}")):
+            if name in here:
+                here[name] = value
+        if "vfid" in here:
+            here["vfid"] = chance.randrange(5)
+    a_vf = isinstance(case.body, dict) and {"file", "config"} & case.body.keys()
+    if a_vf and chance.random() < 0.5:
+        vfid = chance.randrange(5)
+        config = {"pciid": PF, "vfid": vfid, "vlans": [chance.randrange(1, 4095)]}
+        config |= chance.choice([{}, {"rate": 0.5}, {"vm_mac": "02:00:00:00:00:07"}, {"mtu": 1}])
+        case.body.clear()
+        case.body |= {"name": f"vm{vfid}", "config": config}
 """
 
 SETTINGS = """
+[checks.not_a_server_error]
+# 503: a PF without its NIC, or a disk that is full. Only where the description has it, which
+# status_code_conformance holds. 500 is a bug, always.
+expected-statuses = ["2xx", "4xx", "503"]
+
+[phases.fuzzing.generation]
+# What is malformed is sent by the phase before.
+mode = "positive"
+
+[checks.ensure_resource_availability]
+# A VF that was added goes again with the number of VFs, which other calls change.
+enabled = false
+
 [checks.positive_data_acceptance]
-# 422: well formed, but the policy is refused, which no schema can say. 503: a PF without NIC.
-expected-statuses = ["2xx", "401", "403", "404", "409", "422", "5xx"]
+# 422: well formed, but the policy is refused, which no schema can say.
+expected-statuses = ["2xx", "403", "404", "409", "422", "503"]
 """
 
 
+@pytest.mark.timeout(280)
 def test_schemathesis_finds_nothing(vfd: Vfd, tmp_path: Path) -> None:
-    vfd.add("vm1", vfd.vf(0))
+    """Other examples each time; the seed that finds something is in what it prints."""
+    for vfid in range(3):
+        vfd.add(f"vm{vfid}", vfd.vf(vfid))
     port = serve_on_loopback(vfd.socket)
+    seed = str(secrets.randbelow(2**32))
     (tmp_path / "hooks.py").write_text(HOOKS)
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     command = [
@@ -103,20 +152,23 @@ def test_schemathesis_finds_nothing(vfd: Vfd, tmp_path: Path) -> None:
         "schemathesis.cli",
         "run",
         f"http://127.0.0.1:{port}/v1/openapi.json",
-        "--phases=examples,coverage,fuzzing",
-        "--max-examples=15",
+        "--phases=examples,coverage,fuzzing,stateful",
+        "--max-examples=30",
         "--request-timeout=10",
-        "--seed=7",
+        f"--seed={seed}",
         "--suppress-health-check=all",
         "--no-color",
     ]
+    told = {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path), "PF": vfd.pf, "SEED": seed}
     found = subprocess.run(
         command,
         cwd=tmp_path,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)},
+        env=os.environ | told,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
     )
-    assert found.returncode == 0, found.stdout[-8000:] + found.stderr[-2000:]
+    said = f"seed {seed}: {found.stdout[-8000:]}{found.stderr[-2000:]}"
+    print(said)
+    assert found.returncode == 0, said
     assert vfd.get("/v1/health")["status"] in ("ok", "degraded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from tests.bpf.randoms import World, changed, random_frame, random_world
 from tests.bpf.rig import Rig
 
-from vfd.nic.protocol import UnsupportedError
+from vfd.nic.protocol import NicError, UnsupportedError
 from vfd.nic.soft.compiler import compile_policy
 from vfd.nic.soft.layout import VebPort
 from vfd.nic.soft.tables import (
@@ -61,6 +62,19 @@ def test_tables_mean_what_they_were_compiled_from(seed: int) -> None:
         assert vf.rules == canonical(policy.rules)
         assert vf.grants == world.grants.get(vfid, Grants())
         assert vf.link_up == model.link_up(policy)
+
+
+def test_the_note_of_a_newer_vfd_is_read_as_far_as_it_is_understood() -> None:
+    """After a downgrade the daemon adopts the NIC, and makes anew what it doesn't know."""
+    tables = compiled(random_world(Random(1), VFS))
+    note = json.loads(tables.note)
+    note |= {"mtu": 4000, "novelty": {"of": "later"}, "guest": "vhost"}
+    note["tclasses"] = [{"pri": 0, "colour": "blue"}]
+    found = decode(replace(tables, note=json.dumps(note).encode())).pf
+    assert found is not None
+    assert (found.id, found.mtu, found.guest, found.tclasses) == (note["id"], 4000, "veth", ())
+    with pytest.raises(NicError, match="note"):
+        decode(replace(tables, note=b'{"torn'))
 
 
 @pytest.mark.parametrize("seed", range(30))

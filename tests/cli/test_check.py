@@ -83,6 +83,32 @@ def test_conflicts_between_files_of_a_folder_name_the_other_vf(
     assert summary == "1 problem in 1 of 3 files"
 
 
+def test_what_is_wrong_within_a_file_hides_no_conflict_with_others(
+    iplex: Iplex, tmp_path: Path
+) -> None:
+    mac = "02:00:00:00:00:01"
+    good = write(tmp_path / "a.json", GOOD | {"vm_mac": mac})
+    bad = write(tmp_path / "b.json", GOOD | {"vm_mac": mac, "vlans": [5, 5], "rate": 2, "name": ""})
+    ended = iplex("check", "--json", str(good), str(bad))
+    told = [(p["file"], p["field"], p["other"]) for p in json.loads(ended.out)["problems"]]
+    assert sorted(told, key=str) == [
+        (str(bad), "name", None),
+        (str(bad), "rate", None),
+        (str(bad), "vfid", "a"),
+        (str(bad), "vlans", None),
+        (str(bad), "vm_mac", "a"),
+    ]
+
+
+def test_without_a_main_file_a_pf_may_have_8_traffic_classes(iplex: Iplex, tmp_path: Path) -> None:
+    shares = [{"priority": priority, "share": 10} for priority in range(8)]
+    path = write(tmp_path / "vm1.json", GOOD | {"queues": shares})
+    assert iplex("check", str(path)).code == 0
+    conf = write(tmp_path / "vfd.cfg", {"pciids": ["0000:07:00.0"]})
+    ended = iplex("check", "--conf", str(conf), str(path))
+    assert (ended.code, "no such traffic class" in ended.out) == (3, True)
+
+
 def test_two_files_for_one_vf_are_a_conflict(iplex: Iplex, tmp_path: Path) -> None:
     first, second = (str(write(tmp_path / f"{n}.json", GOOD)) for n in "ab")
     ended = iplex("check", first, second)

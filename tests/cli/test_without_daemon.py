@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import IPLEX, Iplex, environment
+from vfd.api.client import DEFAULT_SOCKET
+from vfd.cli.command import Settings
 
 COMMANDS = [
     ("add", "vm1"),
@@ -27,6 +29,7 @@ COMMANDS = [
     ("mirror", "soft0", "0", "in", "1"),
     ("clear", "soft0"),
     ("pf", "set", "soft0", "--vfs", "2"),
+    ("pf", "remove", "soft0"),
     ("events",),
     ("events", "--follow"),
     ("ping",),
@@ -55,6 +58,39 @@ def test_a_socket_that_nobody_listens_on_is_told_from_none(iplex: Iplex, tmp_pat
     left.close()
     ended = iplex("ping", VFD_SOCKET=str(path))
     assert (ended.code, "nobody listens" in ended.err) == (6, True)
+
+
+OLD_STYLE = """{
+    "comment": "as VFd's own examples are written",
+    "socket": "%s",
+    "pciids": [ {"id": "0000:07:00.0",}, ],
+}
+"""
+
+
+def test_a_main_file_in_vfds_own_style_gives_the_socket(iplex: Iplex, tmp_path: Path) -> None:
+    conf = tmp_path / "vfd.cfg"
+    conf.write_text(OLD_STYLE % "/nonexistent/conf.sock")
+    ended = iplex("ping", f"--conf={conf}")
+    assert (ended.code, "no daemon at /nonexistent/conf.sock" in ended.err) == (6, True), ended
+    conf.write_text("{")
+    ended = iplex("ping", f"--conf={conf}")
+    assert (ended.code, str(conf) in ended.err) == (2, True)
+
+
+def test_the_hosts_main_file_is_read_alike_and_warned_of_where_it_can_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = tmp_path / "vfd.cfg"
+    monkeypatch.setattr("vfd.cli.command.CONFIG_FILE", str(conf))
+    monkeypatch.delenv("VFD_SOCKET", raising=False)
+    assert Settings().socket_path() == DEFAULT_SOCKET
+    conf.write_text(OLD_STYLE % "/run/mine.sock")
+    assert Settings().socket_path() == "/run/mine.sock"
+    assert capsys.readouterr().err == ""
+    conf.write_text('{"socket": "/run/mine.sock"')
+    assert Settings().socket_path() == DEFAULT_SOCKET
+    assert f"{conf} can't be read" in capsys.readouterr().err
 
 
 def test_a_daemon_that_goes_away_before_it_answers_is_told(iplex: Iplex, tmp_path: Path) -> None:
@@ -100,7 +136,7 @@ def test_who_may_not_ask_is_told_which_group_to_join(tmp_path: Path) -> None:
             cwd=tmp_path,
             env=environment(USER="nobody"),
         )
-    assert ended.returncode == 6, ended.stderr
+    assert ended.returncode == 3, ended.stderr
     assert "permission denied" in ended.stderr
     assert "usermod -aG vfd nobody" in ended.stderr
 
@@ -221,3 +257,34 @@ def test_help_needs_neither_rich_nor_pydantic_nor_an_http_framework() -> None:
         env=environment(),
     )
     assert ended.stdout == "[]\n"
+
+
+def test_who_follows_events_too_slowly_misses_none(iplex: Iplex, tmp_path: Path) -> None:
+    """A daemon drops such a reader and says with which event to go on."""
+    path = tmp_path / "vfd.sock"
+    asked: list[str] = []
+
+    def event(seq: int, kind: str) -> bytes:
+        more = {"time": 0, "level": "info", "pf": None, "vfid": None, "name": None, "data": {}}
+        return json.dumps({"seq": seq, "kind": kind, "text": f"number {seq}", **more}).encode()
+
+    def serve(listening: socket.socket) -> None:
+        for events in ([(7, "link"), (8, "link"), (8, "dropped")], [(9, "link")]):
+            connection, _ = listening.accept()
+            with connection:
+                asked.append(connection.recv(65536).decode().split()[1])
+                lines = b"".join(event(*one) + b"\n" for one in events)
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n"
+                    b"connection: close\r\n\r\n" + lines
+                )
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        server = threading.Thread(target=serve, args=(listening,))
+        server.start()
+        ended = iplex("events", "--follow", "--json", VFD_SOCKET=str(path))
+        server.join(10)
+    assert [json.loads(line)["seq"] for line in ended.out.splitlines()] == [7, 8, 9], ended.err
+    assert "since=8" in asked[1]

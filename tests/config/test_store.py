@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,41 +36,46 @@ def everything(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
+def write(
+    folder: Path, file: str, text: str = VF, *, uid: int = 0, gid: int = 0, mode: int = 0o640
+) -> tuple[str, ...]:
+    """Both steps, as the daemon makes them around a change of the NIC."""
+    owner = (uid, gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    staged = store.stage(folder, Path(file), text, *owner, mode)
+    try:
+        return staged.commit()
+    finally:
+        staged.abandon()
+
+
+def delete(folder: Path, file: str, *, keep: bool = False) -> None:
+    assert store.retire(folder, Path(file), keep=keep).finish() == ()
+
+
 def test_what_is_written_is_read_back(folder: Path) -> None:
     path = store.path_of(folder, "Instance_a/vm1")
-    store.write(path, VF, inside=folder)
+    assert write(folder, "Instance_a/vm1.json") == ()
     assert store.read(path, inside=folder).text.decode() == VF
-    (stored,), problems = store.read_all(folder)
-    assert problems == ()
-    assert stored.parsed.policy.name == "Instance_a/vm1"
-    assert (stored.uid, stored.gid) == (os.geteuid(), os.getegid())
     assert everything(folder) == {"Instance_a", "Instance_a/vm1.json"}
 
 
-def test_files_being_written_kept_files_and_others_are_passed_over(folder: Path) -> None:
-    store.write(folder / "b.json", VF)
-    for other in (".b.json.0123", ".hidden.json", "c.json-", "c.json.error", "notes.txt", "d.x"):
-        (folder / other).write_text("no configuration")
-    (folder / ".d").mkdir()
-    (folder / ".d/e.json").write_text(VF)
-    good, problems = store.read_all(folder)
-    assert [one.path.name for one in good] == ["b.json"]
-    assert problems == ()
+def test_what_is_staged_is_not_there_before_it_is_committed(folder: Path) -> None:
+    write(folder, "a.json")
+    staged = store.stage(folder, Path("a.json"), "{}", os.geteuid(), os.getegid(), 0o640)
+    assert (folder / "a.json").read_text() == VF
+    staged.abandon()
+    assert everything(folder) == {"a.json"}
+    store.stage(folder, Path("b/c.json"), VF, os.geteuid(), os.getegid(), 0o640).abandon()
+    assert everything(folder) == {"a.json"}
 
 
-def test_a_bad_file_does_not_hide_the_good_ones(folder: Path) -> None:
-    store.write(folder / "a.json", VF)
-    store.write(folder / "z/b.json", VF)
-    (folder / "torn.json").write_text(VF[:-3])
-    (folder / "empty.json").touch()
+def test_what_is_no_file_or_too_large_is_not_read(folder: Path) -> None:
     (folder / "image.json").write_bytes(b"\0" * (store.MAX_FILE + 1))
     os.mkfifo(folder / "pipe.json")
     (folder / "folder.json").mkdir()
-    good, problems = store.read_all(folder)
-    assert [one.parsed.policy.name for one in good] == ["a", "z/b"]
-    assert {Path(one.file).name for one in problems} == {
-        "torn.json", "empty.json", "image.json", "pipe.json"
-    }  # fmt: skip
+    for name in ("image", "pipe", "folder", "none", "a\0b"):
+        with pytest.raises(ConfigError, match="can't be read"):
+            store.read(folder / f"{name}.json")
 
 
 def test_no_link_leads_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
@@ -77,25 +83,59 @@ def test_no_link_leads_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
     outside.mkdir()
     (outside / "secret.json").write_text(VF)
     (folder / "file.json").symlink_to(outside / "secret.json")
-    (folder / "dangling.json").symlink_to(outside / "none.json")
     (folder / "linked").symlink_to(outside)
-    good, problems = store.read_all(folder)
-    assert good == ()
-    assert {Path(one.file).name for one in problems} == {"file.json", "dangling.json", "linked"}
-    for path in (folder / "linked/secret.json", folder / "linked/new.json"):
-        with pytest.raises(store.StoreError, match="leads out"):
-            store.write(path, "x", inside=folder)
-        with pytest.raises(store.StoreError, match="leads out"):
-            store.delete(path, inside=folder)
+    for name in ("file.json", "linked/secret.json"):
+        with pytest.raises(ConfigError, match="leads out"):
+            store.read(folder / name, inside=folder)
+    for name in ("linked/secret.json", "linked/new.json", "linked/new/deep.json"):
+        with pytest.raises(ConfigError, match="is a link"):
+            write(folder, name)
+        with pytest.raises(OSError, match="Not a directory"):
+            delete(folder, name)
     assert everything(outside) == {"secret.json"}
     assert (outside / "secret.json").read_text() == VF
 
 
 def test_a_link_inside_the_folder_is_followed(folder: Path) -> None:
-    store.write(folder / "a.json-real", VF)
+    write(folder, "a.json-real")
     (folder / "a.json").symlink_to("a.json-real")
-    (one,), problems = store.read_all(folder)
-    assert (one.parsed.policy.name, problems) == ("a", ())
+    assert store.read(folder / "a.json", inside=folder).text.decode() == VF
+
+
+def test_an_absolute_link_inside_the_folder_is_followed(folder: Path) -> None:
+    write(folder, "i/real")
+    (folder / "a.json").symlink_to(folder / "i/b.json")
+    (folder / "i/b.json").symlink_to(folder / "i/real")
+    assert store.read(folder / "a.json", inside=folder).text.decode() == VF
+    (folder / "c.json").symlink_to(folder / "c.json")
+    with pytest.raises(ConfigError, match="can't be read"):
+        store.read(folder / "c.json", inside=folder)
+
+
+def test_where_a_link_leads_out_nothing_is_opened(folder: Path, tmp_path: Path) -> None:
+    """To open a device may be all that it takes."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (folder / "a.json").symlink_to(pipe)
+    (folder / "b.json").symlink_to("../pipe")
+    opened = threading.Event()
+
+    def write_once_somebody_reads() -> None:
+        os.close(os.open(pipe, os.O_WRONLY))
+        opened.set()
+
+    writer = threading.Thread(target=write_once_somebody_reads)
+    writer.start()
+    time.sleep(0.1)
+    try:
+        for name in ("a.json", "b.json"):
+            with pytest.raises(ConfigError, match="leads out"):
+                store.read(folder / name, inside=folder)
+        assert not opened.wait(0.2)
+    finally:
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        writer.join()
+        os.close(reader)
 
 
 def test_writing_over_a_link_replaces_the_link_and_not_its_target(
@@ -104,55 +144,51 @@ def test_writing_over_a_link_replaces_the_link_and_not_its_target(
     target = tmp_path / "target"
     target.write_text("untouched")
     (folder / "a.json").symlink_to(target)
-    store.write(folder / "a.json", VF, inside=folder)
+    write(folder, "a.json")
     assert target.read_text() == "untouched"
     assert (folder / "a.json").read_text() == VF
     assert not (folder / "a.json").is_symlink()
 
 
 @needs_root
-def test_owner_and_mode_are_set_and_kept_when_the_file_is_rewritten(folder: Path) -> None:
-    path = folder / "a.json"
-    store.write(path, VF, uid=1234, gid=2345, mode=0o600)
-    for rewrite in (
-        lambda: store.write(path, VF + "\n"),
-        lambda: store.edit_field(path, "mirror", {"target": 2}, inside=folder),
-    ):
-        rewrite()
-        about = path.stat()
-        assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (1234, 2345, 0o600)
-    stored = store.read(path)
-    assert (stored.uid, stored.gid, stored.mode) == (1234, 2345, 0o600)
-
-
-def test_a_new_file_can_be_read_by_all_and_written_by_its_owner(folder: Path) -> None:
-    old = os.umask(0o077)
+def test_a_file_has_its_owner_and_mode_from_its_first_moment(folder: Path) -> None:
+    old = os.umask(0o777)
     try:
-        store.write(folder / "a.json", VF)
+        write(folder, "a.json", uid=1234, gid=2345, mode=0o604)
     finally:
         os.umask(old)
-    assert stat.S_IMODE((folder / "a.json").stat().st_mode) == 0o644
+    stored = store.read(folder / "a.json")
+    assert (stored.uid, stored.gid, stored.mode) == (1234, 2345, 0o604)
+    assert stat.S_ISREG((folder / "a.json").stat().st_mode)
 
 
 def test_deleting_takes_the_file_and_the_folders_that_are_empty_then(folder: Path) -> None:
-    store.write(folder / "i/vm1.json", VF)
-    store.write(folder / "i/vm2.json", VF)
-    store.delete(folder / "i/vm1.json", inside=folder)
+    write(folder, "i/vm1.json")
+    write(folder, "i/vm2.json")
+    delete(folder, "i/vm1.json")
     assert everything(folder) == {"i", "i/vm2.json"}
-    store.delete(folder / "i/vm2.json", inside=folder)
+    delete(folder, "i/vm2.json")
     assert everything(folder) == set()
-    store.delete(folder / "i/vm2.json", inside=folder)
+    delete(folder, "i/vm2.json")
     assert folder.is_dir()
 
 
 def test_a_deleted_file_can_be_kept_under_its_name_with_a_dash(folder: Path) -> None:
-    store.write(folder / "i/vm1.json", VF)
-    store.delete(folder / "i/vm1.json", inside=folder, keep=True)
+    write(folder, "i/vm1.json")
+    delete(folder, "i/vm1.json", keep=True)
     assert everything(folder) == {"i", "i/vm1.json-"}
-    assert store.read_all(folder) == ((), ())
-    store.write(folder / "i/vm1.json", VF + " ")
-    store.delete(folder / "i/vm1.json", inside=folder, keep=True)
+    write(folder, "i/vm1.json", VF + " ")
+    delete(folder, "i/vm1.json", keep=True)
     assert (folder / "i/vm1.json-").read_text() == VF + " "
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_file_out_of_its_place_can_come_back(folder: Path, keep: bool) -> None:
+    write(folder, "i/vm1.json")
+    retired = store.retire(folder, Path("i/vm1.json"), keep=keep)
+    assert not (folder / "i/vm1.json").exists()
+    retired.restore()
+    assert everything(folder) == {"i", "i/vm1.json"}
 
 
 @pytest.fixture
@@ -169,30 +205,42 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_else(small_disk: Path) -> None:
-    path = small_disk / "a.json"
-    store.write(path, VF)
-    with pytest.raises(store.StoreError, match=r"No space left.*make room.*nothing was changed"):
-        store.write(path, " " * 200_000)
-    with pytest.raises(store.StoreError, match="No space left"):
-        store.write(small_disk / "new/b.json", " " * 200_000)
-    assert path.read_text() == VF
+    write(small_disk, "a.json")
+    for name in ("a.json", "new/b.json"):
+        with pytest.raises(OSError, match="No space left"):
+            write(small_disk, name, " " * 200_000)
+    assert (small_disk / "a.json").read_text() == VF
     assert everything(small_disk) == {"a.json"}
 
 
+def test_a_disk_that_does_not_say_that_it_has_written_is_told_and_undoes_nothing(
+    folder: Path,
+) -> None:
+    """A descriptor that can be renamed through and not synced stands in for such a disk."""
+
+    def can_not_be_synced(descriptor: int) -> None:
+        only_path = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        os.dup2(only_path, descriptor)
+        os.close(only_path)
+
+    write(folder, "a.json", "{}")
+    staged = store.stage(folder, Path("a.json"), VF, os.geteuid(), os.getegid(), 0o640)
+    can_not_be_synced(staged.folder)
+    [warning] = staged.commit()
+    assert f"{folder}/a.json is written, but that may not outlive a power cut" in warning
+    assert (folder / "a.json").read_text() == VF
+    retired = store.retire(folder, Path("a.json"), keep=False)
+    can_not_be_synced(retired.folder)
+    [warning] = retired.finish()
+    assert "a.json is removed, but that may not" in warning
+    assert everything(folder) == set()
+
+
 def test_a_file_where_a_folder_should_be_is_said(folder: Path) -> None:
-    store.write(folder / "a", "x")
-    with pytest.raises(store.StoreError, match="Not a directory"):
-        store.write(folder / "a/b.json", VF, inside=folder)
+    (folder / "a").write_text("x")
+    with pytest.raises(ConfigError, match="no folder"):
+        write(folder, "a/b.json")
     assert everything(folder) == {"a"}
-
-
-def test_a_folder_that_is_missing_or_a_file_that_is_missing_is_said(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        store.read_all(folder / "none")
-    with pytest.raises(ConfigError, match="No such file"):
-        store.read(folder / "none.json")
-    with pytest.raises(ConfigError, match="null byte"):
-        store.read(folder / "a\0b")
 
 
 def test_a_name_that_leaves_the_folder_has_no_path(folder: Path) -> None:
@@ -205,21 +253,25 @@ WRITER = """
 import sys
 from pathlib import Path
 from vfd.config import store
-path, n = Path(sys.argv[1]), 0
+folder, n = Path(sys.argv[1]), 0
 while True:
     n += 1
     comment = "x" * (n % 7) * 9999
-    store.write(path, '{"pciid": "soft0", "vfid": 1, "vlans": [100], "comment": "%s"}' % comment)
+    text = '{"pciid": "soft0", "vfid": 1, "vlans": [100], "comment": "%s"}' % comment
+    for file in ("a.json", f"deep/{n % 3}/b.json"):
+        store.stage(folder, Path(file), text, 0, 0, 0o640).commit()
+    store.retire(folder, Path(f"deep/{n % 3}/b.json"), keep=False).finish()
     if n == 1:
         print("writing", flush=True)
 """
 
 
-def test_a_writer_that_is_killed_leaves_a_whole_file(folder: Path) -> None:
+@needs_root
+def test_a_writer_that_is_killed_leaves_whole_files(folder: Path) -> None:
     path = folder / "a.json"
     for _ in range(3):
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout
         with writer.stdout as output:
@@ -229,19 +281,26 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(folder: Path) -> None:
                 time.sleep(0.001)
             writer.send_signal(signal.SIGKILL)
             writer.wait()
-        (one,), problems = store.read_all(folder)
-        assert one.parsed.policy.vfid == 1
-        assert problems == ()
+        for file in folder.rglob("*.json"):
+            assert json.loads(file.read_text())["vfid"] == 1
     store.sweep(folder)
-    assert everything(folder) == {"a.json"}
+    left = {name for name in everything(folder) if not (folder / name).is_dir()}
+    assert left <= {"a.json", *(f"deep/{n}/b.json" for n in range(3))}
 
 
 def test_only_what_a_killed_writer_left_is_swept(folder: Path) -> None:
     (folder / "i").mkdir()
-    for name in (".a.json.0123456789abcdef", "i/.b.json.0123456789abcdef", ".git", "c.json-"):
+    mine = store.stage(folder, Path("i/b.json"), VF, os.geteuid(), os.getegid(), 0o640)
+    for name in (".git", ".a.json.swp", ".mine.vfd-tmp", "c.json-"):
         (folder / name).write_text("x")
+    assert len(everything(folder)) == 6
+    store.sweep_beside(folder / "i/c.json")
+    assert (folder / "i" / mine.fresh).exists()
     store.sweep(folder)
-    assert everything(folder) == {"i", ".git", "c.json-"}
+    assert everything(folder) == {"i", ".git", ".a.json.swp", ".mine.vfd-tmp", "c.json-"}
+    again = store.stage(folder, Path("i/b.json"), VF, os.geteuid(), os.getegid(), 0o640)
+    store.sweep_beside(folder / "i/b.json")
+    assert not (folder / "i" / again.fresh).exists()
 
 
 TEXT = """{
@@ -254,16 +313,15 @@ TEXT = """{
 """
 
 
-def test_editing_one_field_leaves_everything_else_as_it_was(folder: Path) -> None:
-    path = folder / "a.json"
-    store.write(path, TEXT)
-    store.edit_field(path, "mirror", {"target": 2, "direction": "in"}, inside=folder)
-    added = path.read_text()
+def test_editing_one_field_leaves_everything_else_as_it_was() -> None:
+    def edited(text: str, value: object) -> str:
+        return with_field(text, "mirror", value, file="a.json")
+
+    added = edited(TEXT, {"target": 2, "direction": "in"})
     assert added == TEXT.replace('"too"]', '"too"],\n  "mirror": {"target": 2, "direction": "in"}')
-    store.edit_field(path, "mirror", {"target": 3, "direction": "all"}, inside=folder)
-    assert path.read_text() == added.replace('2, "direction": "in"', '3, "direction": "all"')
-    store.edit_field(path, "mirror", None, inside=folder)
-    assert path.read_text() == TEXT
+    changed = edited(added, {"target": 3, "direction": "all"})
+    assert changed == added.replace('2, "direction": "in"', '3, "direction": "all"')
+    assert edited(changed, None) == TEXT
 
 
 @pytest.mark.parametrize(
@@ -287,15 +345,13 @@ def test_a_field_is_set_or_taken_out_wherever_it_stands(
     parse_object(after, file="x.json")
 
 
-def test_a_file_that_is_no_configuration_is_not_edited(folder: Path) -> None:
-    for text in (b"", b"[]", b'{"a": 1, "a": 2}', b"\xff", b"{"):
-        (folder / "a.json").write_bytes(text)
-        with pytest.raises(ConfigError):
-            store.edit_field(folder / "a.json", "mirror", None, inside=folder)
-        assert (folder / "a.json").read_bytes() == text
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1, "a": 2}', "{"])
+def test_what_is_no_configuration_is_not_edited(text: str) -> None:
+    with pytest.raises(ConfigError):
+        with_field(text, "mirror", None, file="a.json")
 
 
 def test_errors_of_the_system_are_told_in_its_words(folder: Path) -> None:
-    with pytest.raises(store.StoreError, match=os.strerror(errno.ENAMETOOLONG)):
-        store.write(folder / ("x" * 300), VF)
+    with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
+        write(folder, "x" * 300)
     assert everything(folder) == set()

@@ -150,9 +150,9 @@ def test_late_fields_of_the_main_file_are_read() -> None:
 
 @pytest.mark.parametrize(
     ("written", "share"),
-    [("15%", 0.15), ("30", 0.3), (0.15, 0.15), (1.05, 1.05), (0, 0.05), ("1%", 0.05)],
+    [("15%", 0.15), ("30", 0.3), (0.15, 0.15), (1.05, 1.05), (0, 0), ("0%", 0), ("1%", 0.05)],
 )
-def test_cpu_alarm_is_a_share_of_a_cpu_and_at_least_five_percent(
+def test_cpu_alarm_is_a_share_of_a_cpu_and_at_least_five_percent_or_never(
     written: Any, share: float
 ) -> None:
     config = parse_main(json.dumps({"cpu_alarm": written}), file="vfd.cfg").config

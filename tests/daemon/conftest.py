@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vfd.config.main_file import parse_main
+from vfd.daemon.exclusive import LOCKS
+from vfd.daemon.files import Files
+from vfd.daemon.journal import Journal
+from vfd.daemon.service import Service
+from vfd.daemon.zero import Zero
+from vfd.policy.values import PfPolicy
+
 from .harness import Vfd
+from .plain_nic import PlainNic
 
 
 @pytest.fixture
@@ -36,3 +48,33 @@ def vfd(make_vfd: Callable[..., Vfd]) -> Vfd:
     daemon = make_vfd()
     daemon.start()
     return daemon
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """The daemon's service in this process, with a plain NIC for its PF."""
+    with served(tmp_path, f"t{secrets.token_hex(3)}", PlainNic, monkeypatch) as made:
+        yield made
+
+
+@contextmanager
+def served(
+    folder: Path,
+    pf: str,
+    opened: Callable[[PfPolicy], PlainNic],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Service]:
+    """The daemon's service with one PF, and the files that are in ``folder``/vfs."""
+    config_dir = folder / "vfs"
+    config_dir.mkdir(exist_ok=True)
+    main_file = folder / "vfd.cfg"
+    main_file.write_text(json.dumps({"config_dir": str(config_dir), "pciids": [pf]}))
+    main = parse_main(main_file.read_text(), file=str(main_file)).config
+    monkeypatch.setattr("vfd.daemon.managed.open_nic", opened)
+    made = Service(Files(main_file, main), main, Journal(), Zero(folder / "zero"), "test")
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+        (LOCKS / f"{pf}.lock").unlink()

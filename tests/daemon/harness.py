@@ -48,6 +48,7 @@ class Vfd:
         """Seconds for which an answer is waited for."""
         self.wrap: tuple[str, ...] = ()
         """A command that ends in becoming the daemon."""
+        self.program: tuple[str, ...] = ("-m", "vfd.main")
         self.main: dict[str, Any] = {
             "config_dir": str(self.config_dir),
             "log_dir": str(folder / "log"),
@@ -76,10 +77,15 @@ class Vfd:
 
     # The process
 
+    def look_every(self, seconds: float) -> None:
+        """Has it look after itself and its NICs oftener than every 30 s, from the next start."""
+        change = f"from vfd.daemon import runner; runner.LOOK = {seconds}"
+        self.program = ("-c", f"{change}; from vfd.main import main; main()")
+
     def spawn(self, **environment: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.wrap, sys.executable, "-m", "vfd.main", "--config", str(self.config)],
+                [*self.wrap, sys.executable, *self.program, "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **environment},
@@ -102,6 +108,13 @@ class Vfd:
                 if process.poll() is not None:
                     break
         raise AssertionError(f"vfd is not ready: {self.output()}")
+
+    def reload(self) -> None:
+        """SIGHUP, until all has been read."""
+        before = len(self.events("reloaded"))
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(self.events("reloaded")) > before)
 
     def stop(self, sig: int = signal.SIGTERM) -> float:
         """Ends it. Returns the seconds that took."""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import pytest
+
+from vfd.daemon.journal import Journal
+from vfd.daemon.service import Service, Source
 from vfd.nic.protocol import (
     Capabilities,
     Capability,
@@ -21,7 +27,7 @@ from vfd.nic.protocol import (
 )
 from vfd.plan.changes import Change, VfChange
 from vfd.plan.plan import PF_FIELDS
-from vfd.policy.requests import Decision, Request
+from vfd.policy.requests import Decision, Grants, Request, granted
 from vfd.policy.values import NicPolicy, PfPolicy, VfRules
 
 VFS = 4
@@ -33,21 +39,32 @@ class PlainNic:
     def __init__(self, pf: PfPolicy) -> None:
         self.pf = pf
         self.rules: dict[int, VfRules | None] = dict.fromkeys(range(VFS))
+        self.grants = dict.fromkeys(range(VFS), Grants())
+        self.address = pf.id
         self.gone = False
+        self.speed: int | None = 10**10
+        """Of its link, in bits per second; None: it is down."""
         self.refuses = ""
         """What it answers to a change instead of making it."""
         self.refuses_vfs: frozenset[int] = frozenset()
         """VFs that it can't open. It enforces the whole of what is desired, as a soft NIC does, so
         a desired state with one of them is refused whatever the change is."""
+        self.unreadable = ""
+        """Why it can't be observed."""
+        self.bug: Exception | None = None
+        """What looking at it or at its counters ends in."""
+        self.looked = 0
+        self.slow = 0.0
+        """Seconds that it takes to tell its events."""
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
         self.told: list[Event] = []
         self.answered = 0
-        self._fd = os.eventfd(0)
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK)
 
     @property
     def identity(self) -> Identity:
-        return Identity(self.pf.id, "plain", self.pf.id)
+        return Identity(self.pf.id, "plain", self.address)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -63,7 +80,7 @@ class PlainNic:
         )
 
     def link(self) -> Link:
-        return Link(not self.gone, 10**10)
+        return Link(not self.gone and self.speed is not None, self.speed)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:  # noqa: ARG002
         return {}
@@ -74,7 +91,14 @@ class PlainNic:
     def observe(self, only: object = None) -> NicState:  # noqa: ARG002
         if self.gone:
             raise NicGoneError("it is unplugged")
-        vfs = {v: VfState(v, r, True, None, 1500) for v, r in self.rules.items()}
+        self.looked += 1
+        if self.bug is not None:
+            raise self.bug
+        if self.unreadable:
+            raise NicError(self.unreadable)
+        vfs = {
+            v: VfState(v, r, True, None, 1500, grants=self.grants[v]) for v, r in self.rules.items()
+        }
         return NicState(self.pf, self.link(), vfs)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
@@ -91,11 +115,22 @@ class PlainNic:
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
         self.answered += len(answers)
+        for request, decision in answers:
+            if decision.granted:
+                self.grants[request.vfid] = granted(self.grants[request.vfid], request)
+
+    def revoke(self, vfid: int) -> None:
+        self.grants[vfid] = Grants()
 
     def counters(self) -> dict[int, dict[str, int]]:
+        if self.bug is not None:
+            raise self.bug
         return {}
 
     def events(self) -> list[Event]:
+        time.sleep(self.slow)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
         told, self.told = self.told, []
         return told
 
@@ -110,6 +145,18 @@ class PlainNic:
 
     # What tests do to it
 
+    def link_is(self, speed: int | None) -> None:
+        self.speed = speed
+        self.told.append(Event(EventKind.LINK))
+
+    def reopen(self) -> None:
+        """Its next daemon takes it, as it is."""
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def ring(self) -> None:
+        """Has the daemon's loop ask for its events."""
+        os.eventfd_write(self._fd, 1)
+
     def unplug(self) -> None:
         self.gone = True
         self.told.append(Event(EventKind.LOST))
@@ -117,3 +164,27 @@ class PlainNic:
     def plug_in(self) -> None:
         self.gone = False
         self.told.append(Event(EventKind.BACK))
+
+
+def nic_of(service: Service) -> PlainNic:
+    [managed] = service.nics.values()
+    assert isinstance(managed.nic, PlainNic)
+    return managed.nic
+
+
+def restarted(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """Another daemon in its place, which adopts the NIC as it is. Not started yet."""
+    nic = nic_of(service)
+    service.stop()
+    nic.reopen()
+    monkeypatch.setattr("vfd.daemon.managed.open_nic", lambda _: nic)
+    return Service(service.files, service.main, Journal(), service.zero, "test")
+
+
+def config(service: Service, vfid: int, **fields: Any) -> dict[str, Any]:
+    """A VF's configuration on the service's one NIC."""
+    return {"pciid": next(iter(service.nics)), "vfid": vfid, "vlans": [100 + vfid], **fields}
+
+
+def add(service: Service, name: str, vfid: int, **fields: Any) -> None:
+    service.add(Source(name=name, config=config(service, vfid, **fields)), 0, 0)

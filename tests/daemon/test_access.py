@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from vfd.daemon import exclusive
+from vfd.daemon.exclusive import LOCKS, InUseError
 from vfd.daemon.privileges import KEPT
 
 from .harness import Vfd, wait_for
@@ -61,6 +64,96 @@ def test_a_dead_daemons_socket_is_replaced_and_anything_else_is_left(
     assert vfd.spawn().wait(10) == 5
     assert "is no socket" in vfd.output()
     assert vfd.socket.read_text() == "precious"
+
+
+HOLD_ALL = """
+import fcntl, os, pathlib, sys
+os.setgid(65534); os.setuid(65534)
+for path in map(pathlib.Path, sys.argv[1:]):
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        print("held", path, flush=True)
+    except PermissionError:
+        pass
+print("tried", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_no_other_user_can_hold_a_lock_and_so_keep_the_daemon_from_starting(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="vfd-test-") as folder:
+        Path(folder).chmod(0o755)
+        vfd = make_vfd(socket=f"{folder}/s", pid_fname=f"{folder}/pid")
+        vfd.socket = Path(vfd.main["socket"])
+        vfd.start()
+        locks = [*LOCKS.glob(f"*{vfd.pf}*"), *LOCKS.glob("pid-*"), Path(f"{folder}/s.lock")]
+        vfd.stop(signal.SIGKILL)
+        assert len(locks) >= 2
+        command = [sys.executable, "-S", "-c", HOLD_ALL, *map(str, locks), f"{folder}/pid"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdout is not None
+            while (line := other.stdout.readline()) != "tried\n":
+                assert line == f"held {folder}/pid\n", "which is no lock"
+            vfd.start()
+            other.kill()
+        vfd.stop()
+
+
+def test_a_folder_for_locks_that_somebody_else_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give a folder to somebody else")
+    locks = tmp_path / "vfd/locks"
+    monkeypatch.setattr(exclusive, "LOCKS", locks)
+    locks.mkdir(parents=True)
+    os.chown(locks, NOBODY, NOBODY)
+    with pytest.raises(InUseError, match="not root's own"):
+        exclusive.lock_nic("soft0", "test")
+    os.chown(locks, 0, 0)
+    locks.chmod(0o777)
+    lock = exclusive.lock_nic("soft0", "test")
+    assert locks.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(InUseError, match="in use by another daemon"):
+        exclusive.lock_nic("soft0", "test")
+    lock.close()
+    locks.parent.chmod(0o777)
+    with pytest.raises(InUseError, match="not root's own"):
+        exclusive.lock_nic("soft0", "test")
+
+
+def test_a_daemon_that_is_refused_leaves_the_others_pid_file(
+    vfd: Vfd, make_vfd: Callable[..., Vfd]
+) -> None:
+    assert vfd.process is not None
+    pid = Path(vfd.main["pid_fname"])
+    other = make_vfd(pciids=vfd.main["pciids"], pid_fname=str(pid))
+    assert other.spawn().wait(10) == 5
+    assert pid.read_text() == f"{vfd.process.pid}\n"
+
+
+def test_a_pid_file_stays_the_first_daemons_and_the_second_says_so(
+    vfd: Vfd, make_vfd: Callable[..., Vfd]
+) -> None:
+    assert vfd.process is not None
+    pid = Path(vfd.main["pid_fname"])
+    other = make_vfd(pid_fname=str(pid))
+    other.start()
+    assert f"pid file {pid} is in use by another daemon (pid {vfd.process.pid}" in other.output()
+    assert pid.read_text() == f"{vfd.process.pid}\n"
+    other.stop()
+    assert pid.read_text() == f"{vfd.process.pid}\n"
+    vfd.stop(signal.SIGKILL)
+    other.start()
+    assert other.process is not None
+    assert pid.read_text() == f"{other.process.pid}\n"
+    other.stop()
+    assert not pid.exists()
 
 
 def test_the_socket_is_roots_and_the_groups_alone(vfd: Vfd) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vfd.daemon import callbacks
+from vfd.daemon.runner import STARTING
 
 from .harness import Vfd, wait_for
 
@@ -67,6 +72,35 @@ def test_an_adopted_vf_does_not_start_again(vfd: Vfd, tmp_path: Path) -> None:
     assert not witness.exists()
 
 
+def test_stop_cb_runs_before_a_vf_is_taken_and_start_cb_when_it_is_there_again(
+    vfd: Vfd, tmp_path: Path
+) -> None:
+    started, stopped = tmp_path / "started", tmp_path / "stopped"
+    vfd.add("vm1", vfd.vf(3, start_cb=f"touch {started}", stop_cb=f"touch {stopped}"))
+    wait_for(started.exists)
+    started.unlink()
+    pf = f"/v1/pfs/{vfd.pf}"
+    assert vfd.ask("PATCH", pf, {"vfs": 2})[0] == 422
+    assert not stopped.exists()
+    assert vfd.ask("PATCH", pf, {"vfs": 2, "force": True})[0] == 200
+    assert stopped.exists()
+    assert not started.exists()
+    assert vfd.ask("PATCH", pf, {"vfs": 4})[0] == 200
+    wait_for(started.exists)
+
+
+def test_a_reload_starts_only_the_vfs_that_it_opens(vfd: Vfd, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    vfd.add("one", vfd.vf(0, start_cb=f"touch {one}"))
+    wait_for(one.exists)
+    one.unlink()
+    vfd.put_file("one", vfd.vf(0, vlans=[7], start_cb=f"touch {one}"))
+    vfd.put_file("two", vfd.vf(1, start_cb=f"touch {two}"))
+    vfd.reload()
+    wait_for(two.exists)
+    assert not one.exists()
+
+
 def in_loop(command: str, time_limit: float = 5) -> tuple[callbacks.Outcome, float]:
     """A callback run as root; its outcome and the seconds that it took."""
     began = time.monotonic()
@@ -120,3 +154,83 @@ def test_a_deletion_waits_for_stop_cb_until_its_time_is_over(vfd: Vfd) -> None:
     assert callbacks.TIME_LIMIT <= time.monotonic() - began < callbacks.TIME_LIMIT + 5
     assert "took longer" in vfd.events("callback")[0]["text"]
     assert vfd.row(0)["state"] == "closed"
+
+
+def test_a_vf_is_deleted_once_and_only_as_it_was_asked_for(vfd: Vfd, tmp_path: Path) -> None:
+    """Whatever happens while its stop_cb runs."""
+    ran = tmp_path / "ran"
+    stop = script(tmp_path / "stop", f"echo >> {ran}; sleep 1")
+    config = vfd.vf(0, stop_cb=str(stop))
+    with ThreadPoolExecutor() as pool:
+
+        def deleting() -> Future[tuple[int, Any]]:
+            ran.unlink(missing_ok=True)
+            asked = pool.submit(vfd.ask, "DELETE", "/v1/vfs/vm1")
+            wait_for(ran.exists)
+            return asked
+
+        vfd.add("vm1", config)
+        first = deleting()
+        status, error = vfd.ask("DELETE", "/v1/vfs/vm1")
+        assert (status, error["type"]) == (409, "conflict")
+        assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 0, "force": True})[0] == 409
+        assert first.result()[0] == 200
+        assert ran.read_text() == "\n"
+        assert vfd.add("vm1", config)[0] == 201
+
+        first = deleting()
+        changed = {**config, "vlans": [7]}
+        assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": changed})[0] == 200
+        status, error = first.result()
+        assert (status, error["type"]) == (409, "conflict")
+        assert "changed while its stop_cb ran" in error["detail"]
+        assert vfd.row(0)["extended"]["vlans"] == [7]
+
+        first = deleting()
+        vfd.reload()
+        assert first.result()[0] == 200
+        assert vfd.row(0)["state"] == "closed"
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_callback_is_not_spared_as_the_daemon_is_when_memory_runs_out(
+    make_vfd: Callable[..., Vfd], tmp_path: Path
+) -> None:
+    score = tmp_path / "score"
+    vfd = make_vfd()
+    vfd.patience = 120
+    vfd.wrap = ("choom", "-n", "-500", "--")
+    if subprocess.run([*vfd.wrap, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs CAP_SYS_RESOURCE, to spare a daemon when memory runs out")
+    vfd.start(60)
+    assert vfd.process is not None
+    start = script(
+        tmp_path / "start", f"cat /proc/self/oom_score_adj > {score}.new; mv {score}.new {score}"
+    )
+    vfd.add("vm1", vfd.vf(0, start_cb=str(start)))
+    wait_for(score.exists, 20)
+    assert score.read_text() == "0\n"
+    assert Path(f"/proc/{vfd.process.pid}/oom_score_adj").read_text() == "-500\n"
+
+
+def test_a_few_callbacks_start_at_a_time(make_vfd: Callable[..., Vfd], tmp_path: Path) -> None:
+    count = 3 * STARTING
+    vfd = make_vfd(vfs=count)
+    running = tmp_path / "running"
+    running.mkdir()
+    start = script(
+        tmp_path / "start",
+        f"touch {running}/$VFD_VFID; ls {running} | wc -l >> {tmp_path}/seen; sleep 0.3;"
+        f" rm {running}/$VFD_VFID; echo >> {tmp_path}/ended",
+    )
+    for vfid in range(count):
+        vfd.put_file(f"vm{vfid}", vfd.vf(vfid, start_cb=str(start)))
+    vfd.start()
+    ended = tmp_path / "ended"
+    wait_for(lambda: ended.exists() and ended.stat().st_size == count, 20)
+    assert max(map(int, (tmp_path / "seen").read_text().split())) <= STARTING

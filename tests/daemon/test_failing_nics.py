@@ -2,72 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vfd.config.main_file import parse_main
-from vfd.daemon.exclusive import LOCKS
-from vfd.daemon.files import Files
+from vfd.config.main_file import ParsedMain
+from vfd.daemon import runner
+from vfd.daemon.exclusive import LOCKS, InUseError, lock_nic
 from vfd.daemon.flood import BURST, EVERY, Flood
-from vfd.daemon.journal import Happening, Journal
-from vfd.daemon.service import Service, Source
+from vfd.daemon.journal import Happening
+from vfd.daemon.service import Service
 from vfd.daemon.watch import handle
-from vfd.daemon.zero import Zero
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.policy.requests import Request, RequestKind
 from vfd.policy.values import PfPolicy
 
+from .conftest import served
 from .harness import Vfd
-from .plain_nic import PlainNic
-
-
-@pytest.fixture
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """The daemon's service in this process, with a plain NIC for its PF."""
-    with served(tmp_path, f"t{secrets.token_hex(3)}", PlainNic, monkeypatch) as made:
-        yield made
-
-
-@contextmanager
-def served(
-    folder: Path,
-    pf: str,
-    opened: Callable[[PfPolicy], PlainNic],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Service]:
-    """The daemon's service with one PF, and the files that are in ``folder``/vfs."""
-    config_dir = folder / "vfs"
-    config_dir.mkdir(exist_ok=True)
-    main_file = folder / "vfd.cfg"
-    main_file.write_text(json.dumps({"config_dir": str(config_dir), "pciids": [pf]}))
-    main = parse_main(main_file.read_text(), file=str(main_file)).config
-    monkeypatch.setattr("vfd.daemon.managed.open_nic", opened)
-    made = Service(Files(main_file, main), main, Journal(), Zero(folder / "zero"), "test")
-    made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
-        (LOCKS / f"{pf}.lock").unlink()
-
-
-def nic_of(service: Service) -> PlainNic:
-    [managed] = service.nics.values()
-    assert isinstance(managed.nic, PlainNic)
-    return managed.nic
-
-
-def add(service: Service, name: str, vfid: int) -> None:
-    config = {"pciid": next(iter(service.nics)), "vfid": vfid, "vlans": [100 + vfid]}
-    service.add(Source(name=name, config=config), 0, 0)
+from .plain_nic import VFS, PlainNic, add, nic_of, restarted
 
 
 def files(service: Service) -> set[str]:
@@ -154,6 +113,172 @@ def test_a_vf_that_the_nic_can_not_take_keeps_no_other_vf_out_of_force(
         assert managed.condition == "ok"
 
 
+def started(service: Service) -> list[str]:
+    """Whose start_cb is due now."""
+    return [one.policy.name for one in service.came_into_force()]
+
+
+def test_a_vf_that_the_nic_does_not_open_is_not_started_until_it_is_open(service: Service) -> None:
+    nic_of(service).refuses = "the link is down"
+    text = json.dumps({"pciid": next(iter(service.nics)), "vfid": 0, "vlans": [1]})
+    (service.files.folder / "vm1.json").write_text(text)
+    service.load()
+    assert started(service) == []
+    nic_of(service).refuses = ""
+    nic_of(service).told.append(Event(EventKind.LINK))
+    handle(service, next(iter(service.nics.values())))
+    assert started(service) == ["vm1"]
+    assert started(service) == []
+
+
+def test_a_vf_that_comes_back_with_its_pf_is_started_again(service: Service) -> None:
+    add(service, "vm1", 0)
+    assert started(service) == ["vm1"]
+    [managed] = service.nics.values()
+    nic_of(service).unplug()
+    handle(service, managed)
+    assert started(service) == []
+    nic_of(service).rules = dict.fromkeys(nic_of(service).rules)
+    nic_of(service).plug_in()
+    handle(service, managed)
+    assert started(service) == ["vm1"]
+
+
+def test_a_nic_that_could_not_be_read_is_tried_again_and_told_once(service: Service) -> None:
+    add(service, "vm1", 0)
+    [managed] = service.nics.values()
+    nic_of(service).unreadable = "the firmware sulks"
+    nic_of(service).told.append(Event(EventKind.DRIFT))
+    handle(service, managed)
+    assert managed.condition == "failed"
+    assert service.in_trouble()
+    service.retry()
+    assert managed.condition == "failed"
+    nic_of(service).unreadable = ""
+    service.retry()
+    assert managed.condition == "ok"
+    assert not service.in_trouble()
+    told = [e.text for e in service.journal.since(0) if e.kind == "failed"]
+    assert told == ["the firmware sulks"]
+
+
+def test_what_could_not_be_enforced_is_tried_again_until_it_is_and_told_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(service, "vm0", 0)
+    add(service, "vm1", 1)
+    nic = nic_of(service)
+    again = restarted(service, monkeypatch)
+    monkeypatch.setattr(runner, "RETRY", 0.02)
+    nic.rules[0], nic.refuses = None, "no memory"
+
+    async def life() -> None:
+        parsed = ParsedMain(again.main, ())
+        daemon = runner.Daemon(again, again.journal, lambda: parsed, lambda _: None)
+        await daemon.start()
+        await asyncio.sleep(0.2)
+        assert nic.rules[0] is None
+        nic.refuses = ""
+        await asyncio.sleep(0.4)
+        assert nic.rules[0] is not None
+        assert not again.in_trouble()
+        looked = nic.looked
+        await asyncio.sleep(0.2)
+        assert nic.looked == looked, "nothing is polled while all is well"
+        nic.bug = ZeroDivisionError("a bug")
+        nic.rules[0] = None
+        nic.told.append(Event(EventKind.DRIFT))
+        nic.ring()
+        await asyncio.sleep(0.2)
+        nic.bug = None
+        await asyncio.sleep(0.4)
+        assert nic.rules[0] is not None
+        await daemon.stop()
+
+    asyncio.run(life())
+    told = [e.text for e in again.journal.since(0) if e.kind == "failed"]
+    assert told == ["not enforced as asked: no memory"]
+
+
+def test_a_pf_whose_configuration_is_refused_stays_failed_whatever_its_nic_reports(
+    service: Service,
+) -> None:
+    add(service, "vm1", 0)
+    [managed] = service.nics.values()
+    refused = managed.pf.model_copy(update={"vfs": VFS + 1})
+    service.load(pfs={managed.id: refused})
+    nic_of(service).told.append(Event(EventKind.LINK))
+    handle(service, managed)
+    assert managed.condition == "failed"
+    assert f"at most {VFS} VFs" in managed.detail
+    assert not service.in_trouble(), "nothing but another configuration can help"
+    service.load(pfs={managed.id: refused.model_copy(update={"vfs": VFS})})
+    assert managed.condition == "ok"
+
+
+def test_the_daemon_goes_on_looking_after_its_nics_though_one_look_fails(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend with a bug costs a line of the log."""
+    monkeypatch.setattr(runner, "LOOK", 0.02)
+    stats = tmp_path / "stats"
+    service.main = service.main.model_copy(update={"stats_path": str(stats)})
+    service.stop()
+
+    async def life() -> None:
+        parsed = ParsedMain(service.main, ())
+        daemon = runner.Daemon(service, service.journal, lambda: parsed, lambda _: None)
+        await daemon.start()
+        nic = nic_of(service)
+        nic.bug = ZeroDivisionError("a bug")
+        await asyncio.sleep(0.1)
+        assert not stats.exists()
+        nic.bug = None
+        await asyncio.sleep(0.2)
+        await daemon.stop()
+
+    asyncio.run(life())
+    assert stats.exists()
+
+
+def test_what_was_done_is_not_answered_as_failed_for_another_vfs_sake(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VF is left open for a bad file; once that is gone it has to close, and its NIC refuses."""
+    add(service, "vm0", 0)
+    (service.files.folder / "vm0.json").write_text("{")
+    nic = nic_of(service)
+    again = restarted(service, monkeypatch)
+    again.start()
+    [managed] = again.nics.values()
+    assert set(managed.kept) == {0}
+    nic.refuses = "not today"
+    assert again.delete("vm0") is None
+    assert files(again) == set()
+    assert any("not today" in e.text for e in again.journal.since(0) if e.kind == "failed")
+    assert (managed.condition, set(managed.unmet)) == ("drifted", {0})
+    nic.refuses = ""
+    again.converge(managed)
+    assert nic.rules[0] is None
+    again.stop()
+
+
+def test_a_request_is_decided_on_what_its_batch_has_freed(service: Service) -> None:
+    add(service, "vm0", 0)
+    add(service, "vm1", 1)
+    nic = nic_of(service)
+    [managed] = service.nics.values()
+    mac = "02:00:00:00:00:77"
+    asks = [Request(vfid, RequestKind.DEFAULT_MAC, mac=mac) for vfid in (1, 0)]
+    nic.told.append(Event(EventKind.REQUEST, 1, request=asks[0]))
+    handle(service, managed)
+    assert nic.grants[1].default_mac == mac
+    nic.told += [Event(EventKind.GUEST_GONE, 1), Event(EventKind.REQUEST, 0, request=asks[1])]
+    handle(service, managed)
+    assert nic.grants[0].default_mac == mac
+    assert nic.grants[1].default_mac is None
+
+
 def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(
     service: Service,
 ) -> None:
@@ -181,6 +306,39 @@ def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(
     assert len(told("noisy")) == BURST + 1
     assert told("noisy")[-1].data["untold"] == 5000
     assert "5000 more" in told("noisy")[-1].text
+
+
+def test_a_pf_is_locked_under_its_address_as_soon_as_that_is_known(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A netdev's name says nothing of the device while its driver is away."""
+    [managed] = service.nics.values()
+    managed.close()
+    address = f"0000:{managed.id}"
+    nic = PlainNic(managed.pf)
+    nic.address = address
+
+    def absent(_: PfPolicy) -> PlainNic:
+        raise NicError("no driver")
+
+    monkeypatch.setattr("vfd.daemon.managed.open_nic", absent)
+    service.retry()
+    assert managed.nic is None
+    with pytest.raises(InUseError):
+        lock_nic(managed.id, "another")
+    monkeypatch.setattr("vfd.daemon.managed.open_nic", lambda _: nic)
+    taken = lock_nic(address, "another")
+    service.retry()
+    assert managed.nic is None
+    assert "in use by another daemon (another)" in managed.detail
+    taken.close()
+    nic.reopen()
+    service.retry()
+    assert managed.nic is nic
+    with pytest.raises(InUseError):
+        lock_nic(address, "another")
+    lock_nic(managed.id, "another").close()
+    (LOCKS / f"{address}.lock").unlink()
 
 
 def test_a_vf_of_a_pf_that_can_not_be_opened_is_deleted_by_its_name(

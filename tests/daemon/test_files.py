@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +14,6 @@ from pathlib import Path
 import pytest
 
 from .harness import Vfd, wait_for
-
-
-def reload(vfd: Vfd) -> None:
-    before = len(vfd.events("reloaded"))
-    assert vfd.process is not None
-    vfd.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: len(vfd.events("reloaded")) > before)
 
 
 def test_a_bad_file_is_named_and_the_others_come_into_force(make_vfd: Callable[..., Vfd]) -> None:
@@ -54,11 +48,53 @@ def test_of_two_files_for_one_vf_the_older_is_in_force(make_vfd: Callable[..., V
     assert (bad["file"], bad["problems"][0]["other"]) == ("a-newer.json", "z-older")
 
 
+def test_a_restart_leaves_that_of_two_files_in_force_which_was_so(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    mac = "02:00:00:00:00:2a"
+    older = vfd.put_file("z-older", vfd.vf(0, vm_mac=mac))
+    os.utime(older, (1000, 1000))
+    vfd.put_file("a-newer", vfd.vf(1, vm_mac=mac))
+    vfd.start()
+    assert vfd.ask("PUT", "/v1/vfs/z-older", {"config": vfd.vf(0, vm_mac=mac, rate=0.5)})[0] == 200
+    mirror = f"/v1/pfs/{vfd.pf}/vfs/0/mirror"
+    assert vfd.ask("PUT", mirror, {"direction": "in", "target": 2})[0] == 200
+    assert older.stat().st_mtime == 1000, "its place among the files"
+    vfd.stop(signal.SIGKILL)
+    os.utime(older)  # an editor that saved it again
+    vfd.start()
+    assert vfd.row(0)["name"] == "z-older"
+    assert vfd.row(1)["state"] == "closed"
+    assert [bad["file"] for bad in vfd.get("/v1/health")["bad_files"]] == ["a-newer.json"]
+
+
+def test_what_is_wrong_within_a_file_hides_no_conflict_with_others(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    vfd.put_file("vm1", vfd.vf(0, vm_mac="02:00:00:00:00:2a"))
+    vfd.put_file("vm2", vfd.vf(1, vm_mac="02:00:00:00:00:2a", vlans=[5, 5]))
+    vfd.start()
+    [bad] = vfd.get("/v1/health")["bad_files"]
+    told = {(p["field"], p["other"]) for p in bad["problems"]}
+    assert (bad["file"], told) == ("vm2.json", {("vlans", ""), ("vm_mac", "vm1")})
+    vfd.put_file("vm2", vfd.vf(1, vm_mac="02:00:00:00:00:2a"))
+    vfd.put_file("vm1", vfd.vf(0, vm_mac="02:00:00:00:00:2a", vlans=[5, 5]))
+    vfd.reload()
+    told = {
+        (bad["file"], p["field"], p["other"])
+        for bad in vfd.get("/v1/health")["bad_files"]
+        for p in bad["problems"]
+    }
+    assert told == {("vm1.json", "vlans", ""), ("vm2.json", "vm_mac", "vm1")}
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"vfid": 0}', b"\xff\xfe"])
 def test_a_file_that_becomes_bad_leaves_its_vf_as_it_was(vfd: Vfd, content: str | bytes) -> None:
     vfd.add("vm1", vfd.vf(0))
     vfd.put_file("vm1", content)
-    reload(vfd)
+    vfd.reload()
     assert vfd.row(0)["name"] == "vm1"
     assert vfd.row(0)["extended"]["vlans"] == [100]
     vfd.stop(signal.SIGKILL)
@@ -67,7 +103,7 @@ def test_a_file_that_becomes_bad_leaves_its_vf_as_it_was(vfd: Vfd, content: str 
     assert vfd.row(0)["extended"]["vlans"] == [100]
     assert vfd.row(0)["warnings"]
     vfd.put_file("vm1", vfd.vf(0, vlans=[5]))
-    reload(vfd)
+    vfd.reload()
     assert vfd.row(0)["extended"]["vlans"] == [5]
     assert vfd.row(0)["warnings"] == []
 
@@ -89,7 +125,7 @@ def test_a_reload_adds_updates_and_closes_what_the_files_say(vfd: Vfd) -> None:
     (vfd.config_dir / "goes.json").unlink()
     vfd.put_file("changes", vfd.vf(1, vlans=[5, 6]))
     vfd.put_file("comes", vfd.vf(2))
-    reload(vfd)
+    vfd.reload()
     assert vfd.row(0)["state"] == "closed"
     assert vfd.row(1)["extended"]["vlans"] == [5, 6]
     assert vfd.row(2)["name"] == "comes"
@@ -106,6 +142,35 @@ def test_a_bad_main_file_changes_nothing_on_reload_and_is_refused_at_start(vfd: 
     process = vfd.spawn()
     assert process.wait(10) == 3
     assert "vfd.cfg" in vfd.output()
+
+
+def test_a_check_finds_files_that_are_bad_or_in_conflict_and_changes_nothing(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    os.utime(vfd.put_file("older", vfd.vf(0)), (1000, 1000))
+    being_written = vfd.config_dir / ".vm1.json.0123abcd.vfd-tmp"
+    being_written.write_text("")
+
+    def check() -> tuple[int, str]:
+        command = [sys.executable, "-m", "vfd.main", "--check", "--config", str(vfd.config)]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    code, told = check()
+    assert (code, "1 PFs; 1 good files, 0 bad" in told) == (0, True), told
+    vfd.put_file("newer", vfd.vf(0, vlans=[5, 5]))
+    vfd.put_file("far", vfd.vf(9))
+    code, told = check()
+    assert code == 3
+    for line in (
+        "newer.json: vfid = 0",
+        "newer.json: vlans",
+        "far.json: vfid = 9",
+        "1 good files, 2",
+    ):
+        assert line in told
+    assert being_written.exists()
 
 
 @pytest.fixture
@@ -147,7 +212,7 @@ def test_a_config_dir_that_cannot_be_read_leaves_vfs_as_they_are(vfd: Vfd) -> No
     assert vfd.get("/v1/health")["status"] == "degraded"
     vfd.config_dir.unlink()
     aside.rename(vfd.config_dir)
-    reload(vfd)
+    vfd.reload()
     assert vfd.row(0)["name"] == "vm1"
 
 
@@ -176,6 +241,16 @@ def test_no_link_below_config_dir_leads_the_daemon_elsewhere(vfd: Vfd, tmp_path:
     assert vfd.row(1)["extended"]["vlans"] == [101]
 
 
+def test_a_link_that_leads_nowhere_is_in_the_way_like_any_file(vfd: Vfd) -> None:
+    (vfd.config_dir / "vm.json").symlink_to("/nowhere")
+    status, error = vfd.add("vm", vfd.vf(0))
+    assert (status, error["type"]) == (409, "exists")
+    assert [str(path.readlink()) for path in vfd.config_dir.iterdir()] == ["/nowhere"]
+    assert vfd.ask("POST", "/v1/vfs", {"file": "vm"})[0] == 422
+    assert vfd.ask("POST", "/v1/vfs", {"file": "none"})[0] == 404
+    assert vfd.ask("POST", "/v1/vfs", {"file": "none/deep"})[0] == 404
+
+
 def test_what_is_refused_leaves_no_folder_behind(vfd: Vfd) -> None:
     assert vfd.add("a/b/vm", vfd.vf(0, mirror={"target": 99}))[0] == 422
     assert vfd.ask("POST", "/v1/plan", {"name": "c/d/vm", "config": vfd.vf(0)})[0] == 200
@@ -193,6 +268,7 @@ def test_descriptors_are_closed_whatever_becomes_of_a_request(vfd: Vfd) -> None:
         vfd.add("a/other", vfd.vf(0))
         vfd.ask("PUT", "/v1/vfs/a/vm", {"config": vfd.vf(0, vlans=[7])})
         vfd.ask("PUT", "/v1/vfs/a/vm", {"config": vfd.vf(0, vlans=[])})
+        vfd.ask("PUT", "/v1/vfs/a/vm", {"config": {**vfd.vf(0), "pciid": "elsewhere"}})
         vfd.ask("POST", "/v1/plan", {"name": "a/vm", "config": vfd.vf(0)})
         vfd.ask("PUT", f"/v1/pfs/{vfd.pf}/vfs/0/mirror", {"direction": "in", "target": 1})
         vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 5})
@@ -208,3 +284,15 @@ def test_descriptors_are_closed_whatever_becomes_of_a_request(vfd: Vfd) -> None:
     while len(list(descriptors.iterdir())) > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(list(descriptors.iterdir())) <= before
+    assert list(vfd.config_dir.iterdir()) == []
+
+
+def test_a_check_leaves_alone_what_a_running_daemon_is_writing(vfd: Vfd) -> None:
+    unfinished = vfd.config_dir / ".vm1.json.0123abcd.vfd-tmp"
+    unfinished.write_text("{")
+    command = [sys.executable, "-m", "vfd.main", "--config", str(vfd.config), "--check"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert unfinished.exists()
+    vfd.stop()
+    vfd.start()
+    assert not unfinished.exists()

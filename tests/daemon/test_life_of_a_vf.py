@@ -8,7 +8,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from vfd.daemon.zero import Zero
 
 from .harness import Vfd, wait_for
 
@@ -87,12 +90,26 @@ def test_a_plan_says_what_would_change_and_changes_nothing(vfd: Vfd) -> None:
 
 def test_a_refused_configuration_changes_nothing_and_every_rule_is_named(vfd: Vfd) -> None:
     vfd.add("vm1", vfd.vf(0, vm_mac=MAC))
-    status, error = vfd.add("vm2", vfd.vf(1, vm_mac=MAC, vlans=[], mirror={"target": 9}))
-    assert (status, error["exit"]) == (422, 3)
-    assert error["problems"][0]["field"] == "vlans"
-    status, error = vfd.add("vm2", vfd.vf(1, vm_mac=MAC, mirror={"target": 9}))
-    found = {(p["field"], p["other"]) for p in error["problems"]}
-    assert found == {("vm_mac", "vm1"), ("mirror[0].target", "")}
+
+    def broken(config: dict[str, Any]) -> set[tuple[str, str]]:
+        status, error = vfd.add("vm2", config)
+        assert (status, error["exit"]) == (422, 3)
+        found = [(p["field"], p["other"]) for p in error["problems"]]
+        assert len(found) == len(set(found)), "each is told once"
+        return set(found)
+
+    with_others = {("mirror[0].target", ""), ("vm_mac", "vm1")}
+    bad = vfd.vf(1, vm_mac=MAC, mirror={"target": 9})
+    assert broken(bad) == with_others
+    # A rule between its own fields, a field that can't be read, an unknown field:
+    assert broken({**bad, "vlans": []}) == with_others | {("vlans", "")}
+    assert broken({**bad, "rate": "much"}) == with_others | {("rate", "")}
+    assert broken({**bad, "vlan": 7}) == with_others | {("vlan", "")}
+    own_and_vfid = {("vlans", ""), ("vfid", "vm1")}
+    assert broken({**bad, "vfid": 0, "vlans": []}) == with_others | own_and_vfid
+    # Whose PF or VF can't be read is held against nobody.
+    assert broken({**bad, "vfid": "one"}) == {("vfid", "")}
+    assert broken({**bad, "pciid": "elsewhere", "rate": 2}) == {("pciid", ""), ("rate", "")}
     assert [p.name for p in vfd.config_dir.iterdir()] == ["vm1.json"]
     assert vfd.row(1)["state"] == "closed"
 
@@ -132,6 +149,43 @@ def test_a_file_with_more_mirrors_than_the_nic_has_is_refused_and_holds_up_no_ot
     assert (status, answer["problems"][0]["field"]) == (422, "mirror"), answer
     assert "at most 8" in answer["problems"][0]["rule"]
     assert vfd.get(f"/v1/pfs/{vfd.pf}/caps")["max_mirrors"] == 8
+
+
+def test_a_plan_and_an_update_tell_all_that_is_wrong_too(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0, vm_mac=MAC))
+    vfd.add("vm2", vfd.vf(1))
+    bad = vfd.vf(1, vm_mac=MAC, vlans=[])
+    _, plan = vfd.ask("POST", "/v1/plan", {"name": "vm2", "config": bad})
+    _, update = vfd.ask("PUT", "/v1/vfs/vm2", {"config": bad})
+    for answer in (plan, update):
+        told = sorted((p["field"], p["other"]) for p in answer["problems"])
+        assert told == [("vlans", ""), ("vm_mac", "vm1")]
+
+
+def test_what_a_plan_promises_an_update_does(make_vfd: Callable[..., Vfd]) -> None:
+    """A VF stays on its PF and in its file, and what would be refused is planned as refused."""
+    vfd = make_vfd()
+    second = {**vfd.main["pciids"][0], "id": f"{vfd.pf}b"}
+    vfd.main["pciids"].append(second)
+    vfd.write_main()
+    vfd.start()
+    vfd.add("vm1", vfd.vf(0))
+    moved = {"pciid": second["id"], "vfid": 0, "vlans": [9], "name": "vm1"}
+    vfd.put_file("other", {**vfd.vf(0, vlans=[9]), "name": "vm1"})
+    for body in (
+        {"name": "vm1", "config": moved},
+        {"name": "file-of-mine", "config": moved},
+        {"file": "other"},
+    ):
+        status, plan = vfd.ask("POST", "/v1/plan", body)
+        assert (status, plan["action"], len(plan["problems"])) == (200, "none", 1), plan
+        status, error = vfd.ask("PUT", "/v1/vfs/vm1", body)
+        assert (status, error["problems"]) == (422, plan["problems"])
+    [vm1] = vfd.get("/v1/vfs")["vfs"]
+    assert (vm1["name"], vm1["pf"], vm1["in_force"]["vlans"]) == ("vm1", vfd.pf, [100])
+    body = {"name": "file-of-mine", "config": {**vfd.vf(0, vlans=[9]), "name": "vm1"}}
+    assert vfd.ask("POST", "/v1/plan", body)[1]["action"] == "update"
+    assert vfd.ask("PUT", "/v1/vfs/vm1", body)[0] == 200
 
 
 def test_a_mirror_is_set_and_ended_and_its_file_follows(vfd: Vfd) -> None:
@@ -215,6 +269,40 @@ def test_killed_at_any_instant_the_daemon_comes_back_to_what_its_files_say(vfd: 
             assert vfd.row(1)["state"] == "closed"
         assert {p.name for p in vfd.config_dir.iterdir()} <= {"steady.json", "vm1.json"}
         vfd.ask("DELETE", "/v1/vfs/vm1")
+
+
+def test_a_pf_that_had_no_vfs_gets_some_that_can_be_opened(make_vfd: Callable[..., Vfd]) -> None:
+    """The kernel forgets the VEB's program with the last port that uses it."""
+    vfd = make_vfd(vfs=0)
+    for number in range(3):
+        vfd.start()
+        assert vfd.get("/v1/health")["status"] == "ok"
+        assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 2})[0] == 200
+        status, made = vfd.add(f"vm{number}", vfd.vf(0))
+        assert status == 201, made
+        assert vfd.ask("DELETE", f"/v1/vfs/vm{number}")[0] == 200
+        assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 0})[0] == 200
+        vfd.stop()
+
+
+def test_clear_knows_a_pf_by_all_its_names(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    assert vfd.ask("POST", "/v1/clear", {"pf": vfd.pf.upper()})[0] == 200
+    zeros = json.loads(vfd.socket.with_suffix(".zero").read_text())
+    assert zeros.keys() == {vfd.pf}
+
+
+def test_a_port_that_was_made_anew_counts_in_full(tmp_path: Path) -> None:
+    zero = Zero(tmp_path / "zero")
+    zero.set("soft0", {0: {"rx_packets": 10, "tx_packets": 1}, 1: {"rx_packets": 3}})
+    assert zero.shown("soft0", 0, {"rx_packets": 12, "tx_packets": 5}) == {
+        "rx_packets": 2,
+        "tx_packets": 4,
+    }
+    for counted in ({"rx_packets": 2, "tx_packets": 5}, {"rx_packets": 11, "tx_packets": 6}):
+        assert zero.shown("soft0", 0, counted) == counted
+        assert Zero(tmp_path / "zero").shown("soft0", 0, counted) == counted
+    assert zero.shown("soft0", 1, {"rx_packets": 4}) == {"rx_packets": 1}
 
 
 def test_clear_sets_a_new_zero_that_outlives_the_daemon(vfd: Vfd) -> None:

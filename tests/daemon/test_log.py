@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -57,7 +56,8 @@ def test_nobody_can_write_a_line_of_their_own_into_the_log(make_vfd: Callable[..
 
 def test_a_daemon_that_uses_more_cpu_than_cpu_alarm_says_so(make_vfd: Callable[..., Vfd]) -> None:
     vfd = make_vfd(pciids=[], cpu_alarm="5%", cpu_alarm_type="CRI:")
-    vfd.start(WATCHDOG_USEC="1000000")  # so that it looks at itself twice a second
+    vfd.look_every(0.5)
+    vfd.start()
     vfd.get("/v1/health")
 
     def busy() -> bool:
@@ -70,6 +70,7 @@ def test_a_daemon_that_uses_more_cpu_than_cpu_alarm_says_so(make_vfd: Callable[.
     assert told["level"] == "warning"
     assert told["text"].startswith("CRI: the daemon used ")
     assert told["data"]["used"] > 0.05
+    assert "above 5%" in vfd.ask("PUT", "/v1/cpu_alarm", {"percent": 1})[1]["detail"]
     assert vfd.ask("PUT", "/v1/cpu_alarm", {"percent": 0})[0] == 200
     time.sleep(1)
     before = len(vfd.events("cpu-alarm"))
@@ -83,7 +84,8 @@ def test_counters_are_in_stats_path_while_it_is_named(make_vfd: Callable[..., Vf
     path = vfd.folder / "deep/stats"
     vfd.main["stats_path"] = str(path)
     vfd.write_main()
-    vfd.start(WATCHDOG_USEC="600000")
+    vfd.look_every(0.3)
+    vfd.start()
     vfd.add("vm1", vfd.vf(2))
 
     def named() -> list[dict[str, object]]:
@@ -97,10 +99,37 @@ def test_counters_are_in_stats_path_while_it_is_named(make_vfd: Callable[..., Vf
     assert sorted(p.name for p in path.parent.iterdir()) == ["stats"]
     del vfd.main["stats_path"]
     vfd.write_main()
-    assert vfd.process is not None
-    vfd.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: vfd.events("reloaded"))
+    vfd.reload()
     time.sleep(0.7)
     path.unlink()
     time.sleep(0.7)
     assert not path.exists()
+
+
+def test_what_a_log_is_kept_as_follows_the_main_file_at_a_reload(vfd: Vfd) -> None:
+    def lines(folder: str) -> list[dict[str, str]]:
+        path = vfd.folder / folder / "vfd.log"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    vfd.main.update(log_level=2, log_dir=str(vfd.folder / "elsewhere"))
+    vfd.write_main()
+    vfd.reload()
+    before = len(lines("log"))
+    vfd.get("/v1/vfs")
+    wait_for(lambda: "GET /v1/vfs 200" in [line["text"] for line in lines("elsewhere")])
+    assert len(lines("log")) == before
+    vfd.main.update(log_level=0)
+    vfd.write_main()
+    vfd.reload()
+    vfd.add("quiet", vfd.vf(0))
+    vfd.get("/v1/vfs")
+    assert not [line for line in lines("elsewhere") if "quiet" in str(line)]
+
+
+def test_a_level_set_by_hand_outlives_a_reload_that_does_not_change_it(vfd: Vfd) -> None:
+    vfd.ask("PUT", "/v1/verbose", {"level": "debug"})
+    vfd.main.update(delete_keep=True)
+    vfd.write_main()
+    vfd.reload()
+    vfd.get("/v1/mirrors")
+    wait_for(lambda: "GET /v1/mirrors 200" in (vfd.folder / "log/vfd.log").read_text())

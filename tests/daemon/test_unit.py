@@ -1,17 +1,27 @@
-"""systemd's unit is well-formed, and gives the service no mount namespace of its own."""
+"""The daemon under systemd: its unit is well-formed and gives it no mount namespace of its own, its
+watchdog hears of it."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
+import socket
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from vfd.config.main_file import ParsedMain
+from vfd.daemon import runner
+from vfd.daemon.exclusive import GROUP
 from vfd.daemon.privileges import KEPT
+from vfd.daemon.service import Service
 
-UNIT = Path(__file__).parents[2] / "systemd/vfd.service"
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "systemd/vfd.service"
 MOUNT_NAMESPACE = re.compile(
     r"^(Protect(System|Home|Proc|Kernel\w+|ControlGroups)|ProcSubset|Private(Tmp|Devices|Mounts|IPC"
     r"|Users)|MountFlags|Mount\w+|\w+Paths|TemporaryFileSystem|Root\w+|Extension\w+|DynamicUser"
@@ -42,3 +52,59 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     unit.write_text(re.sub("^Documentation=.*", "", text, flags=re.MULTILINE))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_group_of_the_socket_is_what_sysusers_makes(tmp_path: Path) -> None:
+    """The file that is shipped, run by systemd's own program for a host in a folder."""
+    if shutil.which("systemd-sysusers") is None:
+        pytest.skip("needs systemd-sysusers")
+    (tmp_path / "etc").mkdir()
+    command = ["systemd-sysusers", f"--root={tmp_path}", ROOT / "systemd/vfd.sysusers"]
+    subprocess.run(command, check=True, capture_output=True)
+    made = (tmp_path / "etc/group").read_text().splitlines()
+    assert [line.split(":")[0] for line in made] == [GROUP]
+
+
+def test_a_nic_that_takes_its_time_is_waited_for_and_one_that_hangs_is_not(
+    service: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """To systemd's watchdog the daemon is alive meanwhile, for so long."""
+    service.stop()
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "100000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    monkeypatch.setattr(runner, "PATIENCE", 0.5)
+
+    async def life(notified: socket.socket) -> None:
+        def alive() -> int:
+            """How often it said so since this was last asked."""
+            count = 0
+            with suppress(BlockingIOError):
+                while message := notified.recv(4096):
+                    count += message == b"WATCHDOG=1"
+            return count
+
+        parsed = ParsedMain(service.main, ())
+        daemon = runner.Daemon(service, service.journal, lambda: parsed, lambda _: None)
+        await daemon.start()
+        busy = asyncio.create_task(daemon.call(time.sleep, 2))
+        await asyncio.sleep(0.4)
+        assert alive() >= 3
+        await asyncio.sleep(0.4)
+        alive()
+        await asyncio.sleep(0.4)
+        assert alive() == 0
+        await busy
+        await asyncio.sleep(0.3)
+        assert alive() >= 2
+        await daemon.stop()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(tmp_path / "notify"))
+        notified.setblocking(False)
+        asyncio.run(life(notified))
+    assert "the NIC thread has been busy" in caplog.text
+    assert "with sleep" in caplog.text

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfd.plan.changes import PfChange, VfChange
-from vfd.plan.plan import Observed, describe, owned, plan
+from vfd.plan.plan import Observed, field_values, owned, plan
 from vfd.policy.values import Mirror, NicPolicy, PfPolicy, VfPolicy, VfRules
 
 MACS = [f"02:00:00:00:00:{i:02x}" for i in range(1, 7)]
@@ -145,18 +145,16 @@ def test_the_number_of_vfs_is_the_nics_where_none_is_asked_for() -> None:
     assert plan(nic(pf=unset), shows(nic()), as_it_is) == ()
 
 
-def test_a_description_names_each_attribute_with_before_and_after() -> None:
+def test_a_change_is_told_by_each_attribute_with_before_and_after() -> None:
     before = vf(3, vlans=[10], mac_anti_spoof=False).rules
     after = before.model_copy(update={"vlans": (10, 20), "mirror": (Mirror(target=1),)})
-    assert describe(VfChange(3, before, after)) == (
-        "VF 3 changes",
-        "  vlans: [10] → [10, 20]",
-        '  mirror: [] → [{"target": 1, "direction": "all", "vlans": []}]',
-    )
-    assert describe(VfChange(3, before, None)) == ("VF 3 closes",)
-    assert describe(VfChange(3, None, before)) == (
-        "VF 3 opens",
-        "  vlans: null → [10]",
-        "  allow_untagged: null → true",
-        "  mac_anti_spoof: null → false",
-    )
+    assert list(field_values(VfChange(3, before, after))) == [
+        ("vlans", [10], [10, 20]),
+        ("mirror", [], [{"target": 1, "direction": "all", "vlans": []}]),
+    ]
+    assert list(field_values(VfChange(3, before, None))) == []
+    assert list(field_values(VfChange(3, None, before))) == [
+        ("vlans", None, [10]),
+        ("allow_untagged", None, True),
+        ("mac_anti_spoof", None, False),
+    ]

@@ -18,6 +18,8 @@ import vfd
 from vfd.api import errors, schema, views
 from vfd.api.gate import Gate
 from vfd.api.peers import Peer
+from vfd.config.main_file import alarm
+from vfd.daemon import pfs as pf_requests
 from vfd.daemon.journal import Listener
 from vfd.daemon.logs import set_level
 from vfd.daemon.runner import Daemon
@@ -145,8 +147,8 @@ def _daemon_routes(app: FastAPI, daemon: Daemon) -> None:
     @app.put("/v1/cpu_alarm", response_model=schema.Done, operation_id="cpu_alarm")
     async def cpu_alarm(body: schema.CpuAlarm) -> Response:
         """The daemon's own CPU use above which it warns, until it starts anew."""
-        daemon.cpu_alarm = body.percent / 100
-        told = f"warns above {body.percent} % of a CPU" if body.percent else "never warns"
+        daemon.cpu_alarm = alarm(body.percent / 100)
+        told = f"warns above {daemon.cpu_alarm:.0%} of a CPU" if body.percent else "never warns"
         return _json(schema.Done(detail=told))
 
 
@@ -175,21 +177,37 @@ def _pf_routes(app: FastAPI, daemon: Daemon) -> None:
     @app.patch(
         "/v1/pfs/{pf}",
         response_model=schema.PfApplied,
-        responses=errors.some(404, 422, 503),
+        responses=errors.some(404, 409, 422, 503),
         operation_id="set_pf",
     )
     async def set_pf(pf: PfId, body: schema.PfPatch) -> Response:
         """How many VFs there are. Refused while guests hold VFs that would go, unless forced."""
+        made = await daemon.set_vfs(pf, body.vfs, body.force)
 
-        def change() -> schema.PfApplied:
-            made = service.set_vfs(pf, body.vfs, force=body.force)
+        def told() -> schema.PfApplied:
             managed = service.nic(pf)
             warnings = views.pf(service, managed).warnings
             return schema.PfApplied(
                 pf=managed.id, changes=views.changes(managed.id, made), warnings=warnings
             )
 
-        return _json(await daemon.call(change))
+        return _json(await daemon.call(told))
+
+    @app.delete(
+        "/v1/pfs/{pf}",
+        response_model=schema.Done,
+        responses=errors.some(404, 422, 503),
+        operation_id="remove_pf",
+    )
+    async def remove_pf(
+        pf: PfId,
+        force: Annotated[
+            bool, Query(description="Although guests hold its VFs or files configure them.")
+        ] = False,
+    ) -> Response:
+        """Takes a software NIC away, from the host and from the main configuration."""
+        removed = await daemon.remove(pf, force)
+        return _json(schema.Done(detail=f"{removed} is removed, and no longer in vfd.cfg"))
 
     @app.get(
         "/v1/pfs/{pf}/caps",
@@ -239,7 +257,7 @@ def _vf_routes(app: FastAPI, daemon: Daemon) -> None:
     async def add(request: Request, body: schema.VfBody) -> Response:
         """Puts a VF's configuration in force, and keeps it."""
         peer = _peer(request)
-        made = await daemon.add(_source(body), peer.uid, peer.gid)
+        made = await daemon.call(service.add, _source(body), peer.uid, peer.gid)
         return _json(views.applied(made), 201)
 
     @app.put(
@@ -257,7 +275,7 @@ def _vf_routes(app: FastAPI, daemon: Daemon) -> None:
     @app.delete(
         "/v1/vfs/{name:path}",
         response_model=schema.Done,
-        responses=errors.some(404, 503),
+        responses=errors.some(404, 409, 503),
         operation_id="delete",
     )
     async def delete(name: VfName) -> Response:
@@ -329,7 +347,7 @@ def _table_routes(app: FastAPI, daemon: Daemon) -> None:
     )
     async def clear(body: schema.ClearBody) -> Response:
         """A new zero for the counters shown."""
-        await daemon.call(service.clear, body.pf, body.vf)
+        await daemon.call(pf_requests.clear, service, body.pf, body.vf)
         return _json(schema.Done(detail="counters start at zero"))
 
 

@@ -74,8 +74,8 @@ class Client:
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         return self.call("PATCH", path, body)
 
-    def delete(self, path: str) -> Any:
-        return self.call("DELETE", path)
+    def delete(self, path: str, **query: Any) -> Any:
+        return self.call("DELETE", path, query=query)
 
     def call(
         self,
@@ -115,6 +115,9 @@ class Client:
         sock.settimeout(timeout)
         try:
             sock.connect(self.path)
+        except PermissionError:
+            sock.close()
+            raise _forbidden(self.path) from None
         except OSError as error:
             sock.close()
             raise _no_daemon(self.path, error) from None
@@ -188,14 +191,22 @@ def _decode(status: int, raw: bytes) -> Any:
     raise ApiError(status, answer if isinstance(answer, dict) else {"detail": str(answer)})
 
 
+def _forbidden(path: str) -> ApiError:
+    """What the daemon itself would answer, had the kernel let us ask it."""
+    problem = {
+        "type": "forbidden",
+        "title": "this user may not use the API",
+        "status": 403,
+        "detail": f"{path}: permission denied: root and the members of the group vfd may ask",
+        "hint": f"Join the group with `usermod -aG vfd {os.environ.get('USER') or 'USER'}` and log"
+        " in again, or use sudo.",
+        "problems": [],
+        "exit": 3,
+    }
+    return ApiError(403, problem)
+
+
 def _no_daemon(path: str, error: OSError) -> NoDaemonError:
-    if isinstance(error, PermissionError):
-        return NoDaemonError(
-            path,
-            "permission denied",
-            "Only root and the members of the socket's group, vfd, may ask. Join it with"
-            f" `usermod -aG vfd {os.environ.get('USER') or 'USER'}` and log in again, or use sudo.",
-        )
     if isinstance(error, FileNotFoundError):
         reason = "there is no such socket"
     elif isinstance(error, ConnectionRefusedError):

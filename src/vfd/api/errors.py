@@ -14,7 +14,13 @@ from starlette.routing import Match
 
 from vfd.api import schema, views
 from vfd.config.errors import shown
-from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
+from vfd.daemon.failures import (
+    ConflictError,
+    ExistsError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+)
 from vfd.daemon.service import Service, Source
 from vfd.nic.protocol import NicError, UnsupportedError
 
@@ -28,7 +34,7 @@ _TITLES = {
     404: ("not-found", "there is no such thing"),
     405: ("bad-method", "the resource has no such method"),
     408: ("too-slow", "the body did not come"),
-    409: ("exists", "it exists already"),
+    409: ("exists", "it exists already, or another request changes it"),
     413: ("too-large", "the body is too large"),
     422: ("refused", "the policy is refused"),
     500: ("internal", "the daemon failed"),
@@ -148,6 +154,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ExistsError)
     async def exists(_: Request, error: ExistsError) -> Response:
         return answer(409, str(error))
+
+    @app.exception_handler(ConflictError)
+    async def conflict(_: Request, error: ConflictError) -> Response:
+        return answer(409, str(error), kind="conflict")
 
     @app.exception_handler(StorageError)
     async def storage(_: Request, error: StorageError) -> Response:

@@ -428,7 +428,7 @@ class EventAnswer(Answer):
     """Something that happened. One JSON object per line on the event stream."""
 
     seq: int
-    """Grows by one; starts anew with the daemon."""
+    """Grows by one, and over restarts of the daemon."""
     time: float
     kind: str
     """``granted``, ``refused``, ``link``, ``drift``, ``added`` …: docs/operating.md lists them."""

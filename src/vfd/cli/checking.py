@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from vfd.config.json_text import parse_object
 from vfd.config.main_file import MainConfig, parse_main
 from vfd.config.vf_file import parse_vf
 from vfd.policy.rules import Broken, check, check_names
-from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
+from vfd.policy.values import NicPolicy, PfPolicy, TrafficClass, VfPolicy
 
 LARGEST_MTU = 9710
 """Of ``values.Mtu``: what an unknown PF is taken to allow."""
@@ -28,7 +28,9 @@ class Findings:
 
     files: list[str] = field(default_factory=list)
     vfs: dict[str, VfPolicy] = field(default_factory=dict)
-    """The VFs' files that can be read, and what they state."""
+    """The VFs' files, and what they state as far as it can be read."""
+    unknown: dict[str, frozenset[str]] = field(default_factory=dict)
+    """By the VF's name, the fields that can't be."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
@@ -74,7 +76,7 @@ def checked(paths: Sequence[str], conf: str | None) -> Findings:
                 _folder(Path(config.config_dir), found)
         else:
             _vf(path, None, found)
-    _between(found, pfs, main_is_known)
+    between(found, pfs, main_is_known)
     return found
 
 
@@ -95,6 +97,9 @@ def _vf(path: Path, name: str | None, found: Findings) -> None:
         parsed = parse_vf(_read(path), file=file, name=name)
     except ConfigError as error:
         found.problems += error.problems
+        if error.readable is not None:
+            found.vfs[file] = error.readable.policy
+            found.unknown[error.readable.policy.name] = error.readable.unknown
         return
     found.vfs[file] = parsed.policy
     found.warnings += parsed.warnings
@@ -133,8 +138,8 @@ def _read(path: Path) -> bytes:
     return store.read(path).text
 
 
-def _between(found: Findings, pfs: dict[str, PfPolicy], main_is_known: bool) -> None:
-    """Conflicts of the VFs among each other and with their PFs."""
+def between(found: Findings, pfs: Mapping[str, PfPolicy], main_is_known: bool) -> None:
+    """Adds conflicts of the VFs among each other and with their PFs."""
     files = {vf.name: file for file, vf in found.vfs.items()}
     by_pf: dict[str, list[VfPolicy]] = defaultdict(list)
     for file, vf in found.vfs.items():
@@ -145,15 +150,18 @@ def _between(found: Findings, pfs: dict[str, PfPolicy], main_is_known: bool) -> 
     broken: list[Broken] = []
     for pciid, vfs in by_pf.items():
         pf = pfs.get(pciid) or _unknown(pciid)
-        broken += check(NicPolicy(pf=pf, vfs=tuple(vfs)), link_bps=pf.link_speed)
+        nic = NicPolicy(pf=pf, vfs=tuple(vfs))
+        broken += check(nic, link_bps=pf.link_speed, unknown=found.unknown)
     broken += check_names(found.vfs.values())
-    found.problems += _once(problems(broken, files))
+    told = {(one.file, one.field, one.rule) for one in found.problems}
+    found.problems += [
+        one
+        for one in dict.fromkeys(problems(broken, files))
+        if (one.file, one.field, one.rule) not in told
+    ]
 
 
 def _unknown(pciid: str) -> PfPolicy:
     """A PF of which nothing is known forbids nothing."""
-    return PfPolicy(id=pciid, mtu=LARGEST_MTU, vf_oversubscription=True)
-
-
-def _once(found: Iterable[Problem]) -> list[Problem]:
-    return list(dict.fromkeys(found))
+    classes = tuple(TrafficClass(pri=pri) for pri in range(8))
+    return PfPolicy(id=pciid, mtu=LARGEST_MTU, vf_oversubscription=True, tclasses=classes)

@@ -96,13 +96,32 @@ def _trace(line: str) -> None:
 def _socket_of(conf: str, must_read: bool = False) -> str | None:
     """The ``socket`` that a main configuration states, read without judging the rest of it."""
     try:
-        found = json.loads(Path(conf).read_text())
-    except (OSError, ValueError) as error:
+        found = _read(Path(conf).read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
         if must_read:
             raise click.UsageError(f"--conf {conf}: {error}") from None
         return None
+    except (OSError, ValueError, RecursionError) as error:
+        if must_read:
+            raise click.UsageError(f"--conf {conf}: {error}") from None
+        if "_IPLEX_COMPLETE" not in os.environ:
+            told = f"iplex: {conf} can't be read ({error}): asking at {DEFAULT_SOCKET}"
+            click.echo(told, err=True)
+        return None
     path = found.get("socket") if isinstance(found, dict) else None
-    return path if isinstance(path, str) and path else None
+    return path.strip() if isinstance(path, str) and path.strip() else None
+
+
+def _read(raw: bytes) -> Any:
+    """What the daemon reads in such a text, without its words about what is wrong with it."""
+    text = raw.decode().removeprefix("\ufeff")
+    try:
+        return json.loads(text, strict=False)
+    except json.JSONDecodeError:
+        # Few files need this.
+        from vfd.config.last_commas import blank_last_commas
+
+        return json.loads(blank_last_commas(text)[0], strict=False)
 
 
 def settings() -> Settings:

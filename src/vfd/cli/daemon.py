@@ -91,7 +91,7 @@ def log_level(text: str) -> str:
 @click.argument("percent")
 def cpu_alarm(percent: str) -> None:
     """Set the CPU use above which the daemon warns, in percent of one CPU, until it restarts;
-    vfd.cfg has the lasting value. 0: never. VFd's `0.15` is `15%`.
+    vfd.cfg has the lasting value. 0: never; 1 to 4 are 5. VFd's `0.15` is `15%`.
     """
     ask = settings()
     answer = ask.client().put("/v1/cpu_alarm", {"percent": as_percent(percent)})

@@ -91,10 +91,17 @@ def events(
 
 def _events(ask: Settings, follow: bool, past: bool) -> Iterator[Mapping[str, Any]]:
     client = ask.client()
-    if follow:
-        yield from client.stream("/v1/events", {"follow": True, "since": 0 if past else None})
-    else:
+    if not follow:
         yield from client.get("/v1/events")["events"]
+        return
+    since, dropped = 0 if past else None, True
+    while dropped:
+        dropped = False
+        for event in client.stream("/v1/events", {"follow": True, "since": since}):
+            if dropped := event["kind"] == "dropped":  # too slow: what waited is still kept
+                since = event["seq"]
+            else:
+                yield event
 
 
 def _line(event: Mapping[str, Any], ask: Settings) -> str:

@@ -140,11 +140,11 @@ def clear(port: str) -> None:
 @click.group(
     "pf",
     cls=LazyGroup,
-    homes={"Commands": {"set": "vfd.cli.pfs:pf_set"}},
-    short_help="Change a PF: how many VFs it has.",
+    homes={"Commands": {"set": "vfd.cli.pfs:pf_set", "remove": "vfd.cli.pfs:pf_remove"}},
+    short_help="Change a PF: how many VFs it has. Remove a software NIC.",
 )
 def pf() -> None:
-    """Change a PF."""
+    """Change a PF, or remove a software NIC."""
 
 
 @click.command(
@@ -175,3 +175,28 @@ def pf_set(pf: str, vfs: int, force: bool) -> None:
         return
     lines = [f"{answer['pf']} has {vfs} VFs", *change_lines(answer["changes"], ask.painted)]
     ask.out("\n".join(lines + warning_texts(answer["warnings"], ask.painted)))
+
+
+@click.command(
+    "remove",
+    cls=Command,
+    short_help="Remove a software NIC from this host.",
+    examples=[
+        Example("iplex pf remove soft0", "Refused while a guest holds a VF, or a file has one."),
+        Example("iplex pf remove soft0 --force", "Even so; the files stay."),
+    ],
+)
+@click.argument("pf", shell_complete=complete_pf)
+@click.option("--force", is_flag=True, help="Although guests hold its VFs or files configure them.")
+def pf_remove(pf: str, force: bool) -> None:
+    """Remove a software NIC from this host, with its VFs and counters, and from vfd.cfg. Its uplink
+    is an ordinary netdev again.
+
+    Refused (exit code 3) while guests hold VFs of it or files configure them, unless forced;
+    those files stay in config_dir, and come into force again if vfd.cfg lists such a NIC again. A
+    NIC that is hardware is let go by taking it out of vfd.cfg and a reload.
+    """
+    ask = settings()
+    client = ask.client()
+    answer = client.delete(f"/v1/pfs/{resolve_pf(client, pf)}", force=force)
+    ask.out_json(answer) if ask.json else ask.out(answer["detail"])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfd.config.errors import ConfigError, Problem
-from vfd.config.json_text import blank_last_commas, parse_object
+from vfd.config.json_text import parse_object
+from vfd.config.last_commas import blank_last_commas
 
 _BLANK = " \t\n\r"
 

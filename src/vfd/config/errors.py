@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vfd.policy.rules import Broken
+from vfd.policy.values import VfPolicy
 
 _SHOWN = 80
 
@@ -40,12 +41,30 @@ class Problem:
         return f"{where}{found}: {self.rule}{against}"
 
 
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """What can be read of a VF's bad configuration: enough to hold it against other VFs, the PF and
+    the NIC, so that all trouble is told at once."""
+
+    policy: VfPolicy
+    unknown: frozenset[str]
+    """Fields that could not be read: they have their defaults, and no rule about them is judged."""
+
+
 class ConfigError(Exception):
     """A configuration that breaks rules: all of them at once, in ``problems``."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], readable: Readable | None = None) -> None:
         self.problems = tuple(problems)
+        self.readable = readable
+        """Of a VF's configuration, where its PF and its VF can be read."""
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def not_told(found: Iterable[Problem], told: Iterable[Problem]) -> list[Problem]:
+    """Those of ``found`` that say something new, each once."""
+    known = {(one.field, one.rule) for one in told}
+    return [one for one in dict.fromkeys(found) if (one.field, one.rule) not in known]
 
 
 def _start(value: object) -> object:

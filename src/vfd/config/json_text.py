@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
 from vfd.config.errors import ConfigError, Problem, shown
+from vfd.config.last_commas import blank_last_commas
 
 _LEVELS = 8
 """Deeper than any configuration is."""
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])', re.DOTALL)
 
 
 def parse_object(text: str | bytes, *, file: str) -> tuple[dict[str, Any], tuple[Problem, ...]]:
@@ -117,28 +116,6 @@ def _without_last_commas(
     line = text.count("\n", 0, first) + 1
     rule = f"a comma before a closing bracket (line {line}) is not JSON: read as VFd read it"
     return data, (Problem(file, "", "", rule),)
-
-
-def blank_last_commas(text: str) -> tuple[str, int]:
-    """``text`` with a blank for each comma before a closing bracket, so that every place in it
-    stays where it was; and the place of the first, or -1."""
-    places: list[int] = []
-
-    def blank(found: re.Match[str]) -> str:
-        if found[0] != "," or _before(text, found.start()) in "[{,":
-            return found[0]
-        places.append(found.start())
-        return " "
-
-    return _TOKEN.sub(blank, text), places[0] if places else -1
-
-
-def _before(text: str, place: int) -> str:
-    """The last character before ``place`` that is not white space."""
-    place -= 1
-    while place >= 0 and text[place].isspace():
-        place -= 1
-    return text[place] if place >= 0 else "["
 
 
 def _around(text: str, position: int) -> str:

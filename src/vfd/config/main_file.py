@@ -33,7 +33,7 @@ from vfd.policy.values import (
 )
 
 LEAST_ALARM = 0.05
-"""Of one CPU: VFd raised a lower ``cpu_alarm`` to this, and so does vfd."""
+"""Of one CPU: VFd raised a lower ``cpu_alarm`` to this, and so does vfd; but 0 is never."""
 _SUN_PATH = 107
 """Longest path of a Unix socket, in bytes: sun_path less its NUL, linux/un.h."""
 
@@ -55,7 +55,7 @@ def _socket(path: str) -> str:
 def parse_cpu(value: Any) -> float:
     """A share of one CPU: 0.15, ``"15%"`` or ``"15"`` for the same; 1.05 is a CPU and a bit.
 
-    Raises ValueError for anything else. Less than 5 % becomes 5 %.
+    Raises ValueError for anything else.
     """
     share: float | None = None
     if isinstance(value, str):
@@ -66,7 +66,12 @@ def parse_cpu(value: Any) -> float:
         share = float(value)
     if share is None or not 0 <= share <= 1024:
         raise ValueError(f'{value!r} is not a share of a CPU: write 0.15 or "15%"')
-    return max(share, LEAST_ALARM)
+    return alarm(share)
+
+
+def alarm(share: float) -> float:
+    """The share of a CPU above which the daemon warns, where ``share`` was asked for. 0: never."""
+    return max(share, LEAST_ALARM) if share else 0.0
 
 
 def _text(value: Any) -> Any:
@@ -134,8 +139,8 @@ class MainConfig(Value):
     enable_flowcontrol: Flag = False
     """Read for old files, and reported: pause frames stay as the NIC has them (`ethtool -A`)."""
     cpu_alarm: Cpu = 0.10
-    """The share of one CPU above which the daemon warns of its own use: 0.15, `"15%"`; at least
-    5 %."""
+    """The share of one CPU above which the daemon warns of its own use: 0.15, `"15%"`; 0 is never,
+    and less than 5 % is 5 %."""
     cpu_alarm_type: str = "WRN:"
     """What that warning begins with."""
     huge_pages: Flag = True

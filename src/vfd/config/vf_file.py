@@ -1,4 +1,4 @@
-"""One VF's configuration file: text into policy, and policy into text."""
+"""One VF's configuration file: text into policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vfd.config.errors import ConfigError, Problem, problems, shown
+from vfd.config.errors import ConfigError, Problem, Readable, problems, shown
 from vfd.config.fields import VF_SHAPE, bad_fields, known_fields, plain, today, unknown_fields
 from vfd.config.json_text import parse_object, without_comments
 from vfd.policy.addresses import MAX_VID
@@ -20,7 +20,6 @@ from vfd.policy.values import Limits, VfPolicy
 _KNOWN = known_fields(VfPolicy, VF_SHAPE)
 ANY_NIC = Limits(max_vlans=MAX_VID, max_macs=2**16)
 """A file doesn't say how much room its NIC has: that is checked with the NIC (``rules.check``)."""
-_PLACEHOLDERS: Mapping[str, Any] = {"name": "unnamed", "pciid": "unknown", "vfid": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +53,6 @@ def parse_vf_object(
     return parse_vf(json.dumps(data), file=file, name=name, limits=limits)
 
 
-def render_vf(policy: VfPolicy) -> str:
-    """The text of a file that states what ``policy`` states and reads back as the same policy."""
-    stated = policy.model_dump(mode="json", include=policy.model_fields_set)
-    return json.dumps(stated, indent=2, ensure_ascii=False) + "\n"
-
-
 def _parsed(
     raw: Mapping[str, Any], file: str, name: str | None, limits: Room, warnings: list[Problem]
 ) -> ParsedVf:
@@ -78,25 +71,27 @@ def _parsed(
         )
     try:
         policy = VfPolicy.model_validate(data)
+        unknown: frozenset[str] = frozenset()
     except ValidationError as error:
         found += plain(error, data, file=file)
-        found += _other_rules(data, bad_fields(error), file, limits)
-        raise ConfigError(found) from None
-    found += problems(check_vf(policy, limits=limits), {policy.name: file})
+        policy, unknown = _rest(data, bad_fields(error), file)
+    found += problems(check_vf(policy, limits=limits, unknown=unknown), {policy.name: file})
     if found:
-        raise ConfigError(found)
+        lost = unknown & {"pciid", "vfid"}
+        raise ConfigError(found, None if lost else Readable(policy, unknown))
     warnings += problems(vf_remarks(policy), {policy.name: file})
     return ParsedVf(policy, tuple(warnings))
 
 
-def _other_rules(
-    data: Mapping[str, Any], bad: set[str], file: str, limits: Room
-) -> tuple[Problem, ...]:
-    """The rules between the fields that could be read, so that all trouble is told at once."""
+def _rest(data: Mapping[str, Any], bad: set[str], file: str) -> tuple[VfPolicy, frozenset[str]]:
+    """The fields that could be read, and the names of those that could not."""
     rest = {key: value for key, value in data.items() if key not in bad}
-    policy = VfPolicy.model_validate({**_PLACEHOLDERS, **rest})
-    missing = {key for key in _PLACEHOLDERS if key not in rest}
-    return problems(check_vf(policy, limits=limits, unknown=bad | missing), {policy.name: file})
+    stand_ins = {"name": "unnamed", "pciid": "unknown", "vfid": 0}
+    missing = {key for key in stand_ins if key not in rest}
+    policy = VfPolicy.model_validate({**stand_ins, **rest})
+    if "name" in missing:
+        policy = policy.model_copy(update={"name": f"<{file}>"})  # nobody else's
+    return policy, frozenset(bad | missing)
 
 
 def _stem(file: str) -> str:

@@ -12,8 +12,11 @@ import os
 import pwd
 import shlex
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
+from pathlib import Path
 from typing import Literal
 
 log = logging.getLogger("vfd.callback")
@@ -25,6 +28,7 @@ OUTPUT_LIMIT = 64 * 1024
 LAST_WORDS = 0.5
 """Seconds in which output is still read after the command has ended: what it started and left
 running may hold its output for ever."""
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -50,11 +54,45 @@ class Outcome:
     text: str
 
 
-def _account(uid: int) -> pwd.struct_passwd | None:
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """Who the owner is on this host, as far as it knows."""
+
+    user: str
+    home: str
+    gid: int
+    groups: tuple[int, ...]
+
+
+def _account(owner: Owner) -> _Account:
+    """Asks the host's name services, which may be a server somewhere: this may block."""
     try:
-        return pwd.getpwuid(uid)
+        known = pwd.getpwuid(owner.uid)
     except KeyError:
-        return None
+        return _Account(str(owner.uid), "/", owner.gid, ())
+    groups = tuple(os.getgrouplist(known.pw_name, known.pw_gid))
+    return _Account(known.pw_name, known.pw_dir, known.pw_gid, groups)
+
+
+@contextmanager
+def _not_spared() -> Iterator[None]:
+    """What is started in here isn't spared when memory runs out, as the daemon itself is.
+
+    The kernel lets a process raise its own score and take that back (which a callback can do, too,
+    if it means to). Set from outside afterwards, the child might have had children by then.
+    """
+    own = _OOM_SCORE.read_text()
+    if int(own) >= 0:
+        yield
+        return
+    _OOM_SCORE.write_text("0")
+    try:
+        yield
+    finally:
+        try:
+            _OOM_SCORE.write_text(own)
+        except OSError as error:
+            log.warning("the daemon is no longer spared when memory runs out: %s", error)
 
 
 async def run(
@@ -75,15 +113,13 @@ async def run(
             f"{which} was not run: others than uid {owner.uid} may write the VF's file"
             " (chmod go-w the file to allow it)",
         )
-    account = _account(owner.uid)
-    gid = account.pw_gid if account else owner.gid
-    groups = os.getgrouplist(account.pw_name, gid) if account else []
+    account = await asyncio.get_running_loop().run_in_executor(None, _account, owner)
     name, pf, vfid = vf
     environment = {
         "PATH": PATH,
         "LANG": "C.UTF-8",
-        "HOME": account.pw_dir if account else "/",
-        "USER": account.pw_name if account else str(owner.uid),
+        "HOME": account.home,
+        "USER": account.user,
         "VFD_EVENT": which,
         "VFD_NAME": name,
         "VFD_PF": pf,
@@ -92,19 +128,20 @@ async def run(
     # A pipe of our own: asyncio's would make its wait() last until everybody has closed it.
     readable, writable = os.pipe()
     try:
-        process = await asyncio.create_subprocess_exec(
-            *shlex.split(command),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=writable,
-            stderr=writable,
-            cwd="/",
-            env=environment,
-            user=owner.uid,
-            group=gid,
-            extra_groups=groups,
-            umask=0o077,
-            start_new_session=True,
-        )
+        with _not_spared():
+            process = await asyncio.create_subprocess_exec(
+                *shlex.split(command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=writable,
+                stderr=writable,
+                cwd="/",
+                env=environment,
+                user=owner.uid,
+                group=account.gid,
+                extra_groups=account.groups,
+                umask=0o077,
+                start_new_session=True,
+            )
     except (OSError, ValueError) as error:
         os.close(readable)
         return Outcome(False, f"{which} could not be run as uid {owner.uid}: {error}")

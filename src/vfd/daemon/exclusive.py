@@ -8,17 +8,19 @@ import grp
 import os
 import socket
 import stat
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
-LOCKS = Path("/run/lock/vfd")
-"""One file for each NIC that a daemon on this host holds."""
+LOCKS = Path("/run/vfd/locks")
+"""One file for each NIC and pid file that a daemon on this host holds. Root's alone: flock(2) asks
+no more than a descriptor, so whoever can read a lock's file can hold the lock."""
 GROUP = "vfd"
 BACKLOG = 128
 
 
 class InUseError(Exception):
-    """Another process has it. Says which, and what to do."""
+    """Another process has it, or may. Says which, and what to do."""
 
 
 class Lock:
@@ -26,8 +28,9 @@ class Lock:
 
     def __init__(self, path: Path, what: str, holder: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            os.fchmod(self.fd, 0o600)
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             who = os.pread(self.fd, 4096, 0).decode(errors="replace").strip() or "unknown"
@@ -49,7 +52,41 @@ class Lock:
 
 def lock_nic(nic_id: str, holder: str) -> Lock:
     """Raises InUseError where another daemon on this host has the NIC."""
-    return Lock(LOCKS / f"{quote(nic_id, safe=':.@')}.lock", f"NIC {nic_id}", holder)
+    return _lock_of(quote(nic_id, safe=":.@"), f"NIC {nic_id}", holder)
+
+
+def lock_pid_file(path: Path, holder: str) -> Lock:
+    """The right to write ``path`` and to remove it. Raises InUseError where another daemon on
+    this host has it."""
+    place = path.parent.resolve() / path.name
+    return _lock_of(f"pid-{sha256(bytes(place)).hexdigest()[:16]}", f"pid file {path}", holder)
+
+
+def _lock_of(name: str, what: str, holder: str) -> Lock:
+    try:
+        _make_roots_own(LOCKS)
+        return Lock(LOCKS / f"{name}.lock", what, holder)
+    except OSError as error:
+        raise InUseError(f"{what} can't be locked: {error}") from error
+
+
+def _make_roots_own(folder: Path) -> None:
+    """``folder`` exists and nobody else can open what is in it, or put something there.
+
+    Raises InUseError where somebody else made it, OSError where it can't be made.
+    """
+    folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for one in (folder.parent, folder):
+        about = one.lstat()
+        ours = stat.S_ISDIR(about.st_mode) and about.st_uid in (0, os.geteuid())
+        if not ours or (one != folder and about.st_mode & stat.S_IWOTH):
+            raise InUseError(
+                f"{one} is not root's own folder, so what is locked there may be anybody's lock:"
+                " remove it"
+            )
+    if stat.S_IMODE(about.st_mode) != 0o700:
+        folder.chmod(0o700)
 
 
 def group_id() -> int | None:

@@ -25,6 +25,10 @@ class ExistsError(Exception):
     """It is there already."""
 
 
+class ConflictError(Exception):
+    """Another request is changing it, or has just changed it. Nothing was changed by this one."""
+
+
 class StorageError(Exception):
     """The disk refused to keep the desired state. Nothing was changed."""
 

@@ -8,13 +8,9 @@ with half of one.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import re
-import secrets
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +18,15 @@ from typing import Any
 
 from vfd.config import store
 from vfd.config.edit import with_field
-from vfd.config.errors import ConfigError, Problem
+from vfd.config.errors import ConfigError, Problem, Readable
 from vfd.config.json_text import parse_object
 from vfd.config.main_file import MainConfig
+from vfd.config.store import Retired, Staged
 from vfd.config.vf_file import parse_vf, parse_vf_object
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.failures import ExistsError
 from vfd.daemon.managed import Configured
 
-_UNFINISHED = ".vfd-tmp"
 _PCIID = re.compile(r'"pciid"\s*:\s*"([^"]+)"')
 _VFID = re.compile(r'"vfid"\s*:\s*"?(\d{1,3})\b')
 
@@ -46,62 +42,7 @@ class BadFile:
     vfid: int | None = None
     name: str | None = None
     """The VF's name, where the file as such is good."""
-
-
-@dataclass(slots=True)
-class Staged:
-    """New content of a file, safe on disk but not yet in its place. Ends by one of its methods."""
-
-    root: Path
-    file: Path
-    """Below ``root``."""
-    fresh: str
-    folder: int
-    """A descriptor: what is done through it can't be led elsewhere by a link."""
-
-    def commit(self) -> None:
-        """Raises OSError, and then the old content is still in place."""
-        os.rename(self.fresh, self.file.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-        os.fsync(self.folder)
-        self._close()
-
-    def abandon(self) -> None:
-        """Does nothing once committed."""
-        if self.folder >= 0:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.fresh, dir_fd=self.folder)
-            self._close()
-            _remove_empty(self.root, self.file.parent)
-
-    def _close(self) -> None:
-        os.close(self.folder)
-        self.folder = -1
-
-
-@dataclass(slots=True)
-class Retired:
-    """A file out of its place, from where it can come back. Ends by one of its methods."""
-
-    root: Path
-    file: Path
-    aside: str
-    keep: bool
-    folder: int
-    """A descriptor, or -1: somebody had removed the file already."""
-
-    def restore(self) -> None:
-        if self.folder >= 0:
-            os.rename(self.aside, self.file.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-            os.close(self.folder)
-
-    def finish(self) -> None:
-        if self.folder >= 0:
-            if not self.keep:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.aside, dir_fd=self.folder)
-            os.fsync(self.folder)
-            os.close(self.folder)
-        _remove_empty(self.root, self.file.parent)
+    readable: Readable | None = None
 
 
 class Files:
@@ -114,6 +55,11 @@ class Files:
     def configure(self, main: MainConfig) -> None:
         self.folder = Path(main.config_dir)
         self.delete_keep = main.delete_keep
+
+    def sweep(self) -> None:
+        """Takes away what a daemon left that was killed while it wrote."""
+        store.sweep(self.folder)
+        store.sweep_beside(self.main_file.resolve())
 
     # Reading
 
@@ -130,13 +76,11 @@ class Files:
             try:
                 stored = store.read(path, inside=self.folder)
                 text = stored.text
-                mtime = path.stat().st_mtime_ns
-                good.append((mtime, file, self._parsed(file, stored)))
+                good.append((stored.mtime_ns, file, self._parsed(file, stored)))
             except ConfigError as error:
-                if os.path.lexists(path):  # else deleted while we looked
-                    bad.append(BadFile(file, error.problems, *_identity(text)))
-            except FileNotFoundError:
-                continue
+                if store.is_there(path, inside=self.folder):  # else deleted while we looked
+                    identity = _identity(text)
+                    bad.append(BadFile(file, error.problems, *identity, readable=error.readable))
         return [one for _, _, one in sorted(good, key=lambda entry: entry[:2])], bad
 
     def _listing(self, bad: list[BadFile]) -> Iterator[Path]:
@@ -150,10 +94,7 @@ class Files:
         for parent, folders, names in os.walk(self.folder, onerror=unreadable):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
-                if name.startswith("."):
-                    if name.endswith(_UNFINISHED):
-                        Path(parent, name).unlink(missing_ok=True)
-                elif name.endswith(".json"):
+                if name.endswith(".json") and not name.startswith("."):
                     yield Path(parent, name)
 
     def load(self, name: str) -> Configured:
@@ -163,7 +104,7 @@ class Files:
         """
         file = self.file_of(name)
         path = self._path(file)
-        if not os.path.lexists(path):
+        if not store.is_there(path, inside=self.folder):
             raise FileNotFoundError(f"there is no file {path}")
         return self._parsed(file, store.read(path, inside=self.folder))
 
@@ -200,20 +141,27 @@ class Files:
         Raises ConfigError, ExistsError where a file that isn't in force has its name, OSError.
         """
         called = replaces.file if replaces else f"{name or 'request'}.json"
-        parsed = parse_vf_object(
-            config, file=called, name=replaces.policy.name if replaces else name
-        )
-        if name is None and replaces is None and "name" not in config:
-            raise ConfigError([Problem(called, "name", "", "give the VF a name")])
+        nameless = name is None and replaces is None and "name" not in config
+        missing = [Problem(called, "name", "", "give the VF a name")] if nameless else []
+        try:
+            parsed = parse_vf_object(
+                config, file=called, name=replaces.policy.name if replaces else name
+            )
+        except ConfigError as error:
+            raise ConfigError([*error.problems, *missing], error.readable) from None
+        if missing:
+            nobody = parsed.policy.model_copy(update={"name": f"<{called}>"})
+            raise ConfigError(missing, Readable(nobody, frozenset({"name"})))
         file = replaces.file if replaces else f"{parsed.policy.name}.json"
         path = self._path(file)
-        if replaces is None and path.exists():
+        owner = Owner(uid, gid)
+        text = json.dumps(dict(config), indent=4, ensure_ascii=False) + "\n"
+        staged = self._stage(file, text, uid, gid, 0o640)
+        if replaces is None and staged.replaces():
+            staged.abandon()
             raise ExistsError(
                 f"{path} exists and is not in force: add it by its name, or delete it first"
             )
-        owner = Owner(uid, gid)
-        text = json.dumps(dict(config), indent=4, ensure_ascii=False) + "\n"
-        staged = _stage(self.folder, Path(file), text, uid, gid, 0o640)
         remarks = tuple(_words(w) for w in parsed.warnings)
         return Configured(parsed.policy, file, owner, remarks), staged
 
@@ -221,118 +169,35 @@ class Files:
         """The file with ``field`` changed and all else as it is. Raises ConfigError, OSError."""
         stored = store.read(self.folder / file, inside=self.folder)
         text = with_field(stored.text.decode(errors="replace"), field, value, file=file)
-        return _stage(self.folder, Path(file), text, stored.uid, stored.gid, stored.mode)
+        return self._stage(file, text, stored.uid, stored.gid, stored.mode)
 
-    def restage_pf(self, pf_id: str, fields: Mapping[str, Any]) -> Staged:
-        """The main configuration with ``fields`` of one PF changed."""
+    def _stage(self, file: str, text: str, uid: int, gid: int, mode: int) -> store.Staged:
+        """Its age is its rank: of conflicting files the older is in force."""
+        return store.stage(self.folder, Path(file), text, uid, gid, mode, keep_age=True)
+
+    def restage_pf(self, pf_id: str, fields: Mapping[str, Any] | None) -> Staged:
+        """The main configuration with ``fields`` of one PF changed; None: without that PF."""
         stored = store.read(self.main_file.resolve())
         raw, _ = parse_object(stored.text, file=str(self.main_file))
         entries = raw.get("pciids", [])
         for number, entry in enumerate(entries):
             pf = {"id": entry} if isinstance(entry, str) else entry
             if pf.get("id") == pf_id:
-                entries[number] = {**pf, **fields}
+                entries[number : number + 1] = [] if fields is None else [{**pf, **fields}]
                 text = stored.text.decode(errors="replace")
                 text = with_field(text, "pciids", entries, file=str(self.main_file))
                 where, file = stored.path.parent, Path(stored.path.name)
-                return _stage(where, file, text, stored.uid, stored.gid, stored.mode)
+                return store.stage(where, file, text, stored.uid, stored.gid, stored.mode)
         rule = f"{pf_id} is no longer listed: send SIGHUP first"
         raise ConfigError([Problem(str(self.main_file), "pciids", "", rule)])
 
     def retire(self, file: str) -> Retired:
         """Takes a file out of its place: with ``delete_keep`` under its name and a ``-``."""
-        where = Path(file)
-        if self.delete_keep:
-            aside = where.name + store.KEPT
-        else:
-            aside = f".{where.name[:200]}.{secrets.token_hex(4)}{_UNFINISHED}"
-        folder = -1
-        try:
-            folder = _open_folder(self.folder, where.parent)
-            os.rename(where.name, aside, src_dir_fd=folder, dst_dir_fd=folder)
-        except FileNotFoundError:  # somebody removed it by hand: the VF goes all the same
-            if folder >= 0:
-                os.close(folder)
-                folder = -1
-        except OSError:
-            if folder >= 0:
-                os.close(folder)
-            raise
-        return Retired(self.folder, where, aside, self.delete_keep, folder)
+        return store.retire(self.folder, Path(file), keep=self.delete_keep)
 
 
 def _words(warning: Problem) -> str:
     return f"{warning.field}: {warning.rule}" if warning.field else warning.rule
-
-
-def _stage(root: Path, file: Path, text: str, uid: int, gid: int, mode: int) -> Staged:
-    """Raises ConfigError where a link would lead out of ``root``, OSError with nothing left."""
-    fresh = f".{file.name[:200]}.{secrets.token_hex(4)}{_UNFINISHED}"
-    try:
-        folder = _open_folder(root, file.parent, make=True)
-    except OSError as error:
-        _remove_empty(root, file.parent)
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-            raise
-        rule = f"its folder is a link, or no folder: a VF's file is really below {root}"
-        raise ConfigError([Problem(str(root / file), "", "", rule)]) from None
-    staged = Staged(root, file, fresh, folder)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(fresh, flags, 0o600, dir_fd=folder)
-        with open(fd, "w", encoding="utf-8") as written:
-            written.write(text)
-            written.flush()
-            if (uid, gid) != (os.geteuid(), os.getegid()):
-                os.fchown(fd, uid, gid)
-            os.fchmod(fd, stat.S_IMODE(mode))
-            os.fsync(fd)
-    except OSError:
-        staged.abandon()
-        raise
-    return staged
-
-
-def _open_folder(root: Path, below: Path, *, make: bool = False) -> int:
-    """A descriptor of a folder below ``root``, found without following any link on the way.
-
-    Others may own folders there, and put links where folders were. Raises OSError.
-    """
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    if make:
-        root.mkdir(parents=True, exist_ok=True)
-    folder = os.open(root, flags)
-    for part in below.parts:
-        try:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(part, 0o755, dir_fd=folder)
-            inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=folder)
-        finally:
-            os.close(folder)
-        folder = inner
-    return folder
-
-
-def _remove_empty(root: Path, below: Path) -> None:
-    """Removes a folder below ``root``, and those above it, as far as they are empty."""
-    for folder in (below, *below.parents):
-        if not folder.parts:
-            return
-        try:
-            above = _open_folder(root, folder.parent)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return
-        try:
-            os.rmdir(folder.name, dir_fd=above)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return  # something else is in it
-        finally:
-            os.close(above)
 
 
 def _identity(text: bytes) -> tuple[str | None, int | None]:

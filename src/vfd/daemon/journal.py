@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ Level = Literal["info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """One event. ``seq`` grows by one and starts anew with the daemon; ``time`` is UTC."""
+    """One event. ``seq`` grows by one, and is larger than any of an earlier daemon; ``time`` is
+    UTC."""
 
     seq: int
     time: float
@@ -40,7 +41,8 @@ class Journal:
 
     def __init__(self) -> None:
         self._kept: deque[Happening] = deque(maxlen=KEPT)
-        self._seq = 0
+        # The clock's microseconds: no daemon tells a million events in each second of its life.
+        self._seq = time.time_ns() // 1000
         self._listeners: set[Listener] = set()
         self._in_loop: Callable[[Callable[[], None]], object] = lambda deliver: deliver()
 
@@ -80,14 +82,15 @@ class Journal:
         self._in_loop(deliver)
 
     def since(self, seq: int) -> list[Happening]:
-        """What is still kept of the events after ``seq``."""
+        """What is still kept of the events after ``seq``: all of them where that is still to come,
+        being an earlier daemon's whose clock was ahead."""
+        if seq > self._seq:
+            seq = 0
         return [event for event in self._kept if event.seq > seq]
 
     def listen(self, since: int | None = None) -> Listener:
         """Told of all later events and of those after ``since``, until it is forgotten."""
-        listener = Listener()
-        for event in self.since(since) if since is not None else ():
-            listener.queue.append(event)
+        listener = Listener(self.since(since) if since is not None else ())
         self._listeners.add(listener)
         return listener
 
@@ -104,22 +107,23 @@ class Journal:
 class Listener:
     """One reader's backlog. Never holds up the daemon: who falls too far behind is dropped."""
 
-    def __init__(self) -> None:
-        self.queue: deque[Happening] = deque()
+    def __init__(self, past: Iterable[Happening] = ()) -> None:
+        self.queue = deque(past)
+        self._room = len(self.queue) + BACKLOG
         self._more = asyncio.Event()
         self._ended = False
 
     def offer(self, event: Happening) -> bool:
         """False: the reader was too slow and gets no more than a notice of that."""
-        if len(self.queue) >= BACKLOG:
+        if len(self.queue) >= self._room:
             self.queue.append(
                 Happening(
-                    event.seq,
+                    self.queue[-1].seq,
                     event.time,
                     "dropped",
                     "warning",
-                    f"{BACKLOG} events were waiting for this reader: it was dropped. Connect"
-                    " again with since= the last event's seq",
+                    f"{len(self.queue)} events were waiting for this reader: it was dropped."
+                    " Connect again with since= this event's seq, which is the last one's",
                 )
             )
             self.end()

@@ -7,6 +7,7 @@ all others go on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 def load(
     service: Service, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
-) -> list[Configured]:
-    """Reads every VF file and makes the NICs follow. Returns the VFs that were opened.
+) -> None:
+    """Reads every VF file and makes the NICs follow.
 
     A file that is bad is reported and leaves its VF as it is; the others go on.
     """
@@ -32,12 +33,13 @@ def load(
         problem = Problem(str(service.files.folder), "", "", f"can't be read: {error.strerror}")
         service.journal.emit("bad-file", str(problem), level="error", file=problem.file)
         if not starting:
-            return []  # what was in force stays in force
+            return  # what was in force stays in force
         good, bad = [], [BadFile(problem.file, (problem,))]
     known = {p for b in service.bad.values() for p in b.problems}
     service.bad = {b.file: b for b in bad}
+    if starting:
+        good.sort(key=lambda one: not _is_enforced(service, one))
     _refuse_names_in_use(service, good)
-    opened: list[Configured] = []
     homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in service.nics}
     for one in good:
         home = service.home(one.policy.pciid)
@@ -48,13 +50,26 @@ def load(
     for pf_id, managed in service.nics.items():
         if managed.nic is not None:
             pf = (pfs or {}).get(pf_id, managed.pf)
-            opened += _follow(service, managed, pf, homes[pf_id], starting=starting)
+            _follow(service, managed, pf, homes[pf_id], starting=starting)
+    _tell_conflicts(service)
     for problem in (p for b in service.bad.values() for p in b.problems):
         if problem not in known:
             service.journal.emit(
                 "bad-file", str(problem), level="error", file=problem.file, field=problem.field
             )
-    return opened
+
+
+def _is_enforced(service: Service, one: Configured) -> bool:
+    home = service.home(one.policy.pciid)
+    return home is not None and home.shows(one.policy)
+
+
+def _tell_conflicts(service: Service) -> None:
+    """What bad files would be refused for once they are corrected."""
+    in_force = {one.file: one for managed in service.nics.values() for one in managed.vfs.values()}
+    for bad in tuple(service.bad.values()):
+        if more := service.conflicts(bad.file, bad.problems, bad.readable, in_force.get(bad.file)):
+            service.bad[bad.file] = replace(bad, problems=(*bad.problems, *more))
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:
@@ -93,7 +108,7 @@ def why_homeless(service: Service, one: Configured, home: Managed | None) -> Pro
 
 def _follow(
     service: Service, managed: Managed, pf: PfPolicy, wanted: list[Configured], *, starting: bool
-) -> list[Configured]:
+) -> None:
     """Aims at as many of ``wanted`` as agree with each other, and at the VFs of files that
     were good and became bad; then converges."""
     before = dict(managed.vfs)
@@ -110,11 +125,11 @@ def _follow(
             again = _without_offenders(service, managed, candidates, refused, old_of)
             if again is None:
                 managed.condition, managed.detail = Condition.FAILED, str(refused)
+                managed.refused = str(refused)
                 service.journal.emit("failed", str(refused), level="error", pf=managed.id)
-                return []
+                return
             candidates = again
-    was_closed = {vfid for vfid in aim.vfs if managed.is_closed(vfid)}
-    managed.aim, managed.pf = aim, pf
+    managed.aim, managed.pf, managed.refused = aim, pf, ""
     service.converge(managed)
     for vfid in managed.kept:
         service.journal.emit(
@@ -125,7 +140,6 @@ def _follow(
             pf=managed.id,
             vfid=vfid,
         )
-    return [one for vfid, one in aim.vfs.items() if vfid in was_closed]
 
 
 def _is_bad(service: Service, file: str) -> bool:

@@ -102,11 +102,13 @@ def set_level(level: int | str) -> None:
 
 
 def set_up(log_dir: str, keep_days: int, log_level: int) -> None:
-    """Sends the log to stderr and to ``log_dir``. A folder that can't be written is warned of."""
+    """Sends the log to stderr and to ``log_dir``, and no longer to where it went before. A folder
+    that can't be written is warned of."""
     logging.raiseExceptions = False
     root = logging.getLogger()
     for handler in root.handlers[:]:
         root.removeHandler(handler)
+        handler.close()
     root.setLevel(logging.WARNING)
     set_level(level_of(log_level))
     stderr = logging.StreamHandler(sys.stderr)

@@ -13,15 +13,15 @@ from enum import StrEnum
 from vfd.config.errors import Problem, shown
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.door import admit, pf_shortfalls
-from vfd.daemon.exclusive import Lock, lock_nic
+from vfd.daemon.exclusive import InUseError, Lock, lock_nic
 from vfd.daemon.failures import RefusedError
-from vfd.nic.discovery import address_of, open_nic
-from vfd.nic.protocol import Link, Nic, NicError, NicGoneError, NicState, Support, VfState
+from vfd.nic.discovery import address_of, open_nic, remove_nic
+from vfd.nic.protocol import Nic, NicError, NicGoneError, NicState, Support, VfState
 from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.plan.plan import PF_FIELDS, Observed, plan
 from vfd.policy.remarks import remarks
 from vfd.policy.resolve import resolve
-from vfd.policy.rules import Broken, check
+from vfd.policy.rules import NOTHING_UNKNOWN, Broken, check
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
 
 log = logging.getLogger("vfd.nic")
@@ -66,6 +66,8 @@ class Aim:
     """What guarantees were multiplied with, being more than the link."""
     class_scale: Mapping[int, float]
     """The same for the shares in each traffic class that had more than 100 %."""
+    link_bps: int | None
+    """The link's speed that shares were worked out for; None: nobody knew it."""
     warnings: Mapping[int | None, tuple[str, ...]]
     """By vfid; None: of the PF."""
     short: Mapping[int, tuple[str, ...]]
@@ -82,12 +84,15 @@ class Managed:
     detail: str = "not opened yet"
     nic: Nic | None = None
     lock: Lock | None = None
+    _locked: str = ""
     seen: NicState | None = None
     aim: Aim | None = None
     kept: dict[int, VfRules] = field(default_factory=dict)
     """VFs that stay open as they were found, because the file that may be theirs can't be read."""
     unmet: dict[int | None, str] = field(default_factory=dict)
     """What the NIC doesn't enforce as asked although it was told to, with the reason."""
+    refused: str = ""
+    """Why the PF's own configuration is not in force."""
 
     @property
     def id(self) -> str:
@@ -100,7 +105,8 @@ class Managed:
 
     def is_called(self, device: str) -> bool:
         """Whether a VF file's ``pciid`` means this PF."""
-        if device in (self.pf.id, self.nic.identity.address if self.nic else None):
+        nic = self.nic
+        if device in (self.pf.id, nic.identity.address if nic else None):
             return True
         return address_of(device).lower() == address_of(self.pf.id).lower()
 
@@ -108,11 +114,14 @@ class Managed:
 
     def open(self, holder: str) -> None:
         """Takes the NIC for this daemon and looks at it. Raises InUseError, NicError."""
-        if self.lock is None:
-            self.lock = lock_nic(address_of(self.pf.id), holder)
+        self._lock(address_of(self.pf.id), holder)
         try:
             self.nic = open_nic(self.pf)
+            self._lock(self.nic.identity.address, holder)
             self.seen = self.nic.observe()
+        except InUseError:
+            self._let_go_of_nic()
+            raise
         except (NicError, OSError) as error:
             self._let_go_of_nic()
             self.fail(error)
@@ -121,12 +130,30 @@ class Managed:
             raise NicError(f"{self.pf.id} can't be opened: {error}") from error
         self.condition, self.detail = Condition.OK, ""
 
+    def _lock(self, address: str, holder: str) -> None:
+        """Locked is the device: while its driver is away, a netdev's name doesn't lead to it."""
+        if self.lock is None or self._locked != address:
+            lock = lock_nic(address, holder)
+            if self.lock is not None:
+                self.lock.close()
+            self.lock, self._locked = lock, address
+
     def close(self) -> None:
         """Lets go of the NIC, which goes on enforcing."""
         self._let_go_of_nic()
         if self.lock is not None:
             self.lock.close()
             self.lock = None
+
+    def remove(self) -> None:
+        """Takes the software NIC away, with its VFs and counters. Raises NicError."""
+        shown = self.seen.pf if self.seen else None
+        kinds = {self.pf.guest, "veth", *([shown.guest] if shown else [])}
+        self._let_go_of_nic()
+        self.fail(NicError("it is being removed"))
+        for guest in sorted(kinds):  # its configuration may state another kind than it has
+            remove_nic(self.pf.model_copy(update={"guest": guest}))
+        self.close()
 
     def _let_go_of_nic(self) -> None:
         if self.nic is not None:
@@ -141,6 +168,11 @@ class Managed:
         self.condition = Condition.LOST if gone else Condition.FAILED
         self.detail = str(error)
 
+    def doubt(self, why: str) -> None:
+        """What it enforces is to be looked at again."""
+        if self.condition is Condition.OK:
+            self.condition, self.detail = Condition.DRIFTED, why
+
     def working(self) -> Nic:
         """The NIC, or NicError with the reason why there is none."""
         if self.nic is None:
@@ -151,23 +183,34 @@ class Managed:
 
     def link_bps(self) -> int | None:
         """The link's speed; the last one known while it is down."""
-        link: Link | None = self.seen.link if self.seen else None
-        return (link.speed_bps if link else None) or self.pf.link_speed
+        now = self.seen.link.speed_bps if self.seen else None
+        return now or (self.aim.link_bps if self.aim else None) or self.pf.link_speed
 
-    def aim_at(self, pf: PfPolicy, vfs: Mapping[int, Configured] | Sequence[Configured]) -> Aim:
+    def aim_at(
+        self,
+        pf: PfPolicy,
+        vfs: Mapping[int, Configured] | Sequence[Configured],
+        *,
+        unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
+    ) -> Aim:
         """Checks the whole state that is asked for, by every rule and against the NIC.
 
         A sequence may hold two configurations for one VF, which is then what it is refused for.
+        ``unknown``: by the VF's name, fields that could not be read, about which no rule is judged.
         Raises RefusedError; changes nothing.
         """
         nic = self.working()
         everyone = list(vfs.values() if isinstance(vfs, Mapping) else vfs)
         files = {c.policy.name: c.file for c in everyone}
         asked = NicPolicy.model_construct(
-            pf=self._counted(pf), vfs=(*self._kept_policies(), *(c.policy for c in everyone))
+            pf=self._counted(pf),
+            vfs=(*self._kept_policies(everyone), *(c.policy for c in everyone)),
         )
-        capabilities, link_bps = nic.capabilities, self.link_bps()
-        broken = [*check(asked, link_bps=link_bps, limits=capabilities)]
+        capabilities, link_bps = nic.capabilities, pf.link_speed or self.link_bps()
+        in_force = self._in_force(everyone)
+        broken = check(
+            asked, link_bps=link_bps, limits=capabilities, in_force=in_force, unknown=unknown
+        )
         problems = [self._problem(one, files) for one in broken]
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
@@ -192,7 +235,9 @@ class Managed:
             )
             short[one.policy.vfid] = verdict.warnings
             problems += [
-                Problem(one.file, s.field, shown(s.value), s.rule) for s in verdict.refused
+                Problem(one.file, s.field, shown(s.value), s.rule)
+                for s in verdict.refused
+                if s.field not in unknown.get(one.policy.name, ())
             ]
         if problems:
             raise RefusedError(problems)
@@ -208,6 +253,7 @@ class Managed:
             resolved.nic,
             resolved.scale,
             resolved.class_scale,
+            link_bps,
             {
                 vfid: tuple(dict.fromkeys(texts)) if texts else ()
                 for vfid, texts in warnings.items()
@@ -226,14 +272,26 @@ class Managed:
             if vf.vfid in self.aim.vfs and _same(old.get(vf.vfid), vf)
         }
 
+    def _in_force(self, asked: Sequence[Configured]) -> list[VfPolicy]:
+        """The VFs' policies until now: at start, those of the VFs that are open already."""
+        known = list(self.vfs.values())
+        if self.aim is None:
+            known = [one for one in asked if not self.is_closed(one.policy.vfid)]
+        return [*self._kept_policies(known), *(one.policy for one in known)]
+
     def _counted(self, pf: PfPolicy) -> PfPolicy:
         """With the number of VFs that the NIC has, where the configuration leaves it open."""
         if pf.vfs is None and self.seen is not None:
             return pf.model_copy(update={"vfs": len(self.seen.vfs)})
         return pf
 
-    def _kept_policies(self) -> list[VfPolicy]:
-        return [_without_file(self.pf, vfid, rules) for vfid, rules in self.kept.items()]
+    def _kept_policies(self, configured: Collection[Configured]) -> list[VfPolicy]:
+        claimed = {one.policy.vfid for one in configured}
+        return [
+            _without_file(self.pf, vfid, rules)
+            for vfid, rules in self.kept.items()
+            if vfid not in claimed
+        ]
 
     def _problem(self, broken: Broken, files: Mapping[str, str]) -> Problem:
         file = files.get(broken.vf, self.main_file if not broken.vf else broken.vf)
@@ -412,6 +470,17 @@ class Managed:
         if state is None or state.rules is None:
             return True
         return self.nic is not None and state.rules == self.nic.expressible(vfid, None)
+
+    def shows(self, policy: VfPolicy) -> bool:
+        """Whether the NIC enforces this policy now, as far as that doesn't hang on other VFs."""
+        state = self.vf_state(policy.vfid)
+        if self.nic is None or state is None or state.rules is None:
+            return False
+        alone = NicPolicy.model_construct(pf=self._counted(self.pf), vfs=(policy,))
+        wanted = resolve(alone, self.link_bps() or DEFAULT_LINK).nic.vfs[0].rules
+        expected = self.nic.expressible(policy.vfid, wanted)
+        shared = {name: getattr(state.rules, name) for name in ("min_rate", "queues")}
+        return expected is not None and expected.model_copy(update=shared) == state.rules
 
 
 def _before(desired: NicPolicy, changes: Sequence[Change]) -> NicPolicy:

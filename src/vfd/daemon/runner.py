@@ -6,28 +6,35 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vfd.config.errors import ConfigError
-from vfd.config.main_file import MainConfig
-from vfd.daemon import callbacks, stats
-from vfd.daemon.exclusive import InUseError
-from vfd.daemon.failures import NotFoundError
+from vfd.config.main_file import MainConfig, ParsedMain
+from vfd.daemon import callbacks, pfs, stats
+from vfd.daemon.failures import ConflictError, NotFoundError
 from vfd.daemon.journal import Journal
 from vfd.daemon.managed import Configured
 from vfd.daemon.notify import notify, watchdog_seconds
-from vfd.daemon.service import Made, Service, Source
+from vfd.daemon.service import Made, Service
 from vfd.daemon.watch import handle
+from vfd.plan.changes import Change
 
 log = logging.getLogger("vfd.daemon")
 
-HEARTBEAT = 30.0
-"""Seconds between looks at the daemon itself, where systemd doesn't want them oftener."""
-RETRY = 30.0
-"""Seconds until a NIC that could not be opened is tried again."""
+LOOK = 30.0
+"""Seconds between looks at the daemon itself."""
+RETRY, RETRY_AT_LAST = 1.0, 30.0
+"""Seconds until a NIC in trouble is tried again: at first, and after some doublings."""
+PATIENCE = 300.0
+"""Seconds for which a NIC may keep the NIC thread busy before systemd's watchdog takes the daemon
+for dead: a driver that makes many VFs takes a minute or two."""
+STARTING = 8
+"""``start_cb`` that run at a time: after a start there may be as many to run as there are VFs."""
 REPAIRS, REPAIR_WINDOW = 20, 10.0
 """Who undoes our repairs oftener than this (in seconds) is answered only once a second: two
 programs that fight over a NIC must not take the whole CPU."""
@@ -39,61 +46,100 @@ class Daemon:
     """Joins the service with the event loop. ``call`` is the only way to the service."""
 
     def __init__(
-        self, service: Service, journal: Journal, read_main: Callable[[], MainConfig]
+        self,
+        service: Service,
+        journal: Journal,
+        read_main: Callable[[], ParsedMain],
+        log_as: Callable[[MainConfig], None],
     ) -> None:
+        """``log_as`` has the log kept as a new main configuration says."""
         self.service = service
         self.journal = journal
         self.cpu_alarm = service.main.cpu_alarm
         self.ready = False
         self.stopped = asyncio.Event()
+        self._started_with = service.main
         self._read_main = read_main
+        self._log_as = log_as
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="nic")
         self._watched: dict[str, int] = {}
         self._repairs: deque[float] = deque(maxlen=REPAIRS)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._mending = False
+        self._doing = ""
+        self._stopping: set[str] = set()
+        self._starting = asyncio.Semaphore(STARTING)
         self._loop = asyncio.get_running_loop()
         journal.attach(self._loop)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Runs ``function`` in the writing thread, after all that was asked before."""
-        return await self._loop.run_in_executor(self._writer, function, *args)
+        """Runs ``function`` in the writing thread, after all that was asked before. VFs that it
+        brought into force get their ``start_cb``, for which nobody waits."""
+
+        def noting() -> T:
+            self._doing = getattr(getattr(function, "func", function), "__qualname__", "")
+            try:
+                return function(*args)
+            finally:
+                if opened := self.service.came_into_force():
+                    self._loop.call_soon_threadsafe(self._start_callbacks, opened)
+
+        try:
+            return await self._loop.run_in_executor(self._writer, noting)
+        finally:
+            self._mind()
 
     # Life
 
     async def start(self) -> None:
         """NICs adopted and brought to what the files say. Raises InUseError."""
-        opened = await self.call(self.service.start)
+        await self.call(self.service.start)
         self._watch()
-        self._later(self._heartbeat())
-        self._later(self._retry())
-        self.start_callbacks(opened)
+        if watchdog := watchdog_seconds():
+            self.later(self._heartbeat(watchdog / 2))
+        self.later(self._look_after())
         self.ready = True
+        self._mind()
 
     async def reload(self) -> None:
         """SIGHUP: all configuration is read again; a bad ``vfd.cfg`` changes nothing."""
         notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
-            main = self._read_main()
-            opened = await self.call(self.service.reload, main)
+            await self._reload()
         except ConfigError as error:
             for problem in error.problems:
                 self.journal.emit("bad-file", str(problem), level="error", file=problem.file)
-        except (InUseError, OSError) as error:
+        except Exception as error:
+            log.exception("reload")
             self.journal.emit("failed", f"reload: {error}", level="error")
-        else:
-            self.cpu_alarm = main.cpu_alarm
-            self.start_callbacks(opened)
-            self.journal.emit("reloaded", "the configuration was read again")
         self._watch()
         notify(READY="1", STATUS=self.status())
+
+    async def _reload(self) -> None:
+        parsed = self._read_main()
+        main, old = parsed.config, self.service.main
+        if (main.log_dir, main.log_keep, main.log_level) != (
+            old.log_dir,
+            old.log_keep,
+            old.log_level,
+        ):
+            self._log_as(main)
+        told = [str(warning) for warning in parsed.warnings]
+        for field in ("socket", "pid_fname"):
+            if (now := getattr(main, field)) != (then := getattr(self._started_with, field)):
+                told.append(f"{field} = {now}: it stays {then} until the daemon is restarted")
+        for warning in told:
+            self.journal.emit("warning", warning, level="warning")
+        self._unwatch(self._watched.keys() - {pf.id for pf in main.nics})
+        await self.call(self.service.reload, main)
+        self.cpu_alarm = main.cpu_alarm
+        self.journal.emit("reloaded", "the configuration was read again")
 
     async def stop(self) -> None:
         """Lets go of everything; the NICs go on enforcing."""
         self.ready = False
         notify(STOPPING="1")
-        for fd in self._watched.values():
-            self._loop.remove_reader(fd)
-        self._watched.clear()
+        self._unwatch(list(self._watched))
         self.journal.close()
         for task in self._tasks:
             task.cancel()
@@ -112,7 +158,8 @@ class Daemon:
         text += f", in trouble: {', '.join(troubled)}" if troubled else ""
         return text + (f", {len(self.service.bad)} bad files" if self.service.bad else "")
 
-    def _later(self, work: Any) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does ``work`` beside all else; it ends with the daemon."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -121,19 +168,22 @@ class Daemon:
 
     def _watch(self) -> None:
         """Listens to the NICs that are open now, and no longer to those that aren't."""
-        now = {m.id: m.nic.fileno() for m in list(self.service.nics.values()) if m.nic is not None}
-        for pf_id, fd in list(self._watched.items()):
-            if now.get(pf_id) != fd:
-                self._loop.remove_reader(fd)
-                del self._watched[pf_id]
+        nics = [(m.id, m.nic) for m in list(self.service.nics.values())]
+        now = {pf_id: nic.fileno() for pf_id, nic in nics if nic is not None}
+        self._unwatch([pf_id for pf_id, fd in self._watched.items() if now.get(pf_id) != fd])
         for pf_id, fd in now.items():
             if self._watched.get(pf_id) != fd:
                 self._watched[pf_id] = fd
                 self._loop.add_reader(fd, self._readable, pf_id, fd)
 
+    def _unwatch(self, pf_ids: Collection[str]) -> None:
+        """To be called before a NIC is closed: its descriptor's number is soon somebody else's."""
+        for pf_id in pf_ids:
+            self._loop.remove_reader(self._watched.pop(pf_id))
+
     def _readable(self, pf_id: str, fd: int) -> None:
         self._loop.remove_reader(fd)
-        self._later(self._handle(pf_id, fd))
+        self.later(self._handle(pf_id, fd))
 
     async def _handle(self, pf_id: str, fd: int) -> None:
         managed = self.service.nics.get(pf_id)
@@ -142,6 +192,8 @@ class Daemon:
                 repairs = await self.call(handle, self.service, managed)
             except Exception:
                 log.exception("handling events of %s", pf_id)
+                managed.doubt("its events could not be handled: the daemon's log says more")
+                self._mind()
                 repairs = REPAIRS
             if repairs:
                 now = time.monotonic()
@@ -151,64 +203,120 @@ class Daemon:
         if self._watched.get(pf_id) == fd:
             self._loop.add_reader(fd, self._readable, pf_id, fd)
 
-    async def _retry(self) -> None:
-        """NICs that could not be opened are tried again; nothing wakes up while there are none."""
-        while any(managed.nic is None for managed in self.service.nics.values()):
-            await asyncio.sleep(RETRY)
+    def _mind(self) -> None:
+        """NICs in trouble are tried again; nothing wakes up while there are none."""
+        if self.ready and not self._mending and self.service.in_trouble():
+            self._mending = True
+            self.later(self._mend())
+
+    async def _mend(self) -> None:
+        wait = RETRY
+        while self.service.in_trouble():
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, RETRY_AT_LAST)
             try:
-                self.start_callbacks(await self.call(self.service.retry))
-            except InUseError as error:
-                log.warning("%s", error)
+                await self.call(self.service.retry)
+            except Exception:
+                log.exception("trying NICs in trouble again")
             self._watch()
+        self._mending = False
 
     # The daemon itself
 
-    async def _heartbeat(self) -> None:
-        """Tells systemd that the writing thread is alive, and minds the daemon's own CPU use."""
-        watchdog = watchdog_seconds()
-        interval = min(HEARTBEAT, watchdog / 2) if watchdog else HEARTBEAT
-        cpu, wall = time.process_time(), time.monotonic()
+    async def _heartbeat(self, interval: float) -> None:
+        """Tells systemd that the NIC thread is alive: that it answers, or that what it does has not
+        taken too long yet."""
         while True:
             await asyncio.sleep(interval)
-            await self.call(int)
-            notify(WATCHDOG="1", STATUS=self.status())
+            answer = asyncio.create_task(self.call(int))
+            began = time.monotonic()
+            while not (await asyncio.wait([answer], timeout=interval))[0]:
+                busy = time.monotonic() - began
+                log.warning("the NIC thread has been busy for %.3g s with %s", busy, self._doing)
+                if busy < PATIENCE:
+                    notify(WATCHDOG="1")
+            notify(WATCHDOG="1")
+
+    async def _look_after(self) -> None:
+        """Every 30 s: counters are written where somebody wants them, and the daemon's own CPU use
+        is minded. Nothing that fails here ends it."""
+        cpu, wall = time.process_time(), time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                if self.service.main.stats_path:
+                    await self.call(stats.write, self.service, Path(self.service.main.stats_path))
+            except Exception:
+                log.exception("writing the counters")
+            notify(STATUS=self.status())
             now_cpu, now_wall = time.process_time(), time.monotonic()
-            if self.service.main.stats_path:
-                await self.call(stats.write, self.service, Path(self.service.main.stats_path))
-            used = (now_cpu - cpu) / (now_wall - wall)
+            used, over = (now_cpu - cpu) / (now_wall - wall), now_wall - wall
             cpu, wall = now_cpu, now_wall
             if self.cpu_alarm and used > self.cpu_alarm:
                 self.journal.emit(
                     "cpu-alarm",
                     f"{self.service.main.cpu_alarm_type} the daemon used {used:.0%} of a CPU over"
-                    f" {interval:g} s, more than cpu_alarm ({self.cpu_alarm:.0%})",
+                    f" {over:.3g} s, more than cpu_alarm ({self.cpu_alarm:.0%})",
                     level="warning",
                     used=round(used, 3),
                 )
 
     # Requests that run callbacks
 
-    async def add(self, source: Source, uid: int, gid: int) -> Made:
-        made = await self.call(self.service.add, source, uid, gid)
-        self.start_callbacks([self.service.find(made.name)[1]])
-        return made
-
     async def delete(self, name: str) -> Made | None:
         """``stop_cb`` has ended, or its time has, before the VF closes."""
         try:
             _, one = await self.call(self.service.find, name)
-        except NotFoundError:
-            pass  # perhaps a bad file: the service knows
-        else:
-            if one.policy.stop_cb:
-                await self._run("stop_cb", one.policy.stop_cb, one)
-        return await self.call(self.service.delete, name)
+        except NotFoundError:  # perhaps a bad file: the service knows
+            return await self.call(self.service.delete, name)
+        async with self._stopped([one]):
+            return await self.call(self.service.delete, name, one)
 
-    def start_callbacks(self, opened: Iterable[Configured]) -> None:
-        """``start_cb`` of VFs that have just come into force; nobody waits for it."""
+    async def set_vfs(self, pf_id: str, vfs: int, force: bool) -> tuple[Change, ...]:
+        """The same for the VFs that go."""
+        how = {"force": force}
+        gone = await self.call(partial(pfs.going, self.service, pf_id, vfs, **how))
+        async with self._stopped(gone):
+            return await self.call(partial(pfs.set_vfs, self.service, pf_id, vfs, **how))
+
+    async def remove(self, pf_id: str, force: bool) -> str:
+        """The same for all VFs of a PF that is removed; its id."""
+        how = {"force": force}
+        gone = await self.call(partial(pfs.removal, self.service, pf_id, **how))
+        async with self._stopped(gone):
+            self._unwatch(self._watched.keys() & {self.service.nic(pf_id).id})
+            try:
+                return await self.call(partial(pfs.remove, self.service, pf_id, **how))
+            finally:
+                self._watch()
+
+    @asynccontextmanager
+    async def _stopped(self, closing: Collection[Configured]) -> AsyncIterator[None]:
+        """Their ``stop_cb`` have run, and run for no other request. Raises ConflictError."""
+        names = {one.policy.name for one in closing}
+        if twice := self._stopping & names:
+            raise ConflictError(f"{', '.join(twice)} is being closed: its stop_cb is running")
+        self._stopping |= names
+        try:
+            await asyncio.gather(
+                *(
+                    self._run("stop_cb", one.policy.stop_cb, one)
+                    for one in closing
+                    if one.policy.stop_cb
+                )
+            )
+            yield
+        finally:
+            self._stopping -= names
+
+    def _start_callbacks(self, opened: Iterable[Configured]) -> None:
         for one in opened:
             if one.policy.start_cb:
-                self._later(self._run("start_cb", one.policy.start_cb, one))
+                self.later(self._start(one.policy.start_cb, one))
+
+    async def _start(self, command: str, one: Configured) -> None:
+        async with self._starting:
+            await self._run("start_cb", command, one)
 
     async def _run(self, which: Any, command: str, one: Configured) -> None:
         policy = one.policy
@@ -222,12 +330,3 @@ class Daemon:
             vfid=policy.vfid,
             name=policy.name,
         )
-
-
-def write_pid(path: Path, pid: int) -> None:
-    """The file that ``pid_fname`` names. A disk that is full is no reason not to start."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{pid}\n")
-    except OSError as error:
-        log.warning("%s can't be written: %s", path, error)

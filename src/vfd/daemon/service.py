@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from vfd.config import store
-from vfd.config.errors import ConfigError, Problem, shown
+from vfd.config.errors import ConfigError, Problem, Readable, not_told, shown
 from vfd.config.main_file import MainConfig
+from vfd.config.store import Staged
+from vfd.daemon.callbacks import Owner
+from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import (
+    ConflictError,
     ExistsError,
     NotFoundError,
     RefusedError,
     StorageError,
     not_stored,
 )
-from vfd.daemon.files import BadFile, Files, Staged
+from vfd.daemon.files import BadFile, Files
 from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
 from vfd.daemon.loading import load, still_kept, why_homeless
-from vfd.daemon.managed import Condition, Configured, Managed, differences
+from vfd.daemon.managed import Aim, Condition, Configured, Managed, differences
+from vfd.daemon.openings import Openings
 from vfd.daemon.zero import Zero
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change, VfChange
+from vfd.policy.rules import NOTHING_UNKNOWN
 from vfd.policy.values import Mirror, PfPolicy
 
 log = logging.getLogger("vfd.service")
@@ -77,35 +82,45 @@ class Service:
         }
         self.bad: dict[str, BadFile] = {}
         self.flood = Flood()
+        self.openings = Openings()
         self.started = time.time()
 
     # Start, reload, stop
 
-    def start(self) -> list[Configured]:
-        """Opens the NICs and brings them to what the files say. Returns the VFs that it opened.
+    def start(self) -> None:
+        """Opens the NICs and brings them to what the files say.
 
         Raises InUseError where another daemon has one of them.
         """
-        store.sweep(self.files.folder)
+        self.files.sweep()
         for managed in self.nics.values():
-            self._open(managed)
-        return self.load(starting=True)
+            self._open(managed, starting=True)
+        self.load(starting=True)
 
-    def _open(self, managed: Managed) -> None:
+    def _open(self, managed: Managed, *, starting: bool = False) -> None:
         known = managed.detail
         try:
             managed.open(self.holder)
-        except NicError as error:
+        except (InUseError, NicError) as error:
+            if starting and isinstance(error, InUseError):
+                raise
+            managed.fail(error)
             if str(error) != known:  # told once, not at every attempt
                 self.journal.emit("failed", str(error), level="error", pf=managed.id)
+        else:
+            self.openings.adopt(managed)
 
     def stop(self) -> None:
         """Lets go of the NICs. They go on enforcing."""
         for managed in self.nics.values():
             managed.close()
 
-    def reload(self, main: MainConfig) -> list[Configured]:
-        """Takes over a new main configuration and reads all VF files again."""
+    def reload(self, main: MainConfig) -> None:
+        """Takes over a new main configuration and reads all VF files again.
+
+        A PF that can't be opened, or that another daemon has, is told and tried again later; all
+        others go on.
+        """
         self.main = main
         self.files.configure(main)
         wanted = {pf.id: pf for pf in main.nics}
@@ -117,25 +132,36 @@ class Service:
             if managed.nic is None:
                 managed.pf = pf
                 self._open(managed)
-        return self.load(pfs=wanted)
+        self.load(pfs=wanted)
 
-    def retry(self) -> list[Configured]:
-        """Tries again the NICs that could not be opened. Returns the VFs that this opened."""
+    def in_trouble(self) -> bool:
+        """Whether ``retry`` has something to try."""
+        return any(m.nic is None or _may_be_mended(m) for m in list(self.nics.values()))
+
+    def retry(self) -> None:
+        """Tries again what NICs could not do, or could not be opened for."""
         closed = [managed for managed in self.nics.values() if managed.nic is None]
         for managed in closed:
             self._open(managed)
-        return self.load(starting=True) if any(m.nic is not None for m in closed) else []
+        if any(managed.nic is not None for managed in closed):
+            self.load(starting=True)
+        for managed in self.nics.values():
+            if _may_be_mended(managed):
+                unknown = not managed.unmet  # what is wrong may be what can't be observed
+                self.converge(managed, found="it could not be done before", repair=unknown)
 
-    def load(
-        self, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
-    ) -> list[Configured]:
-        """Reads every VF file and makes the NICs follow. Returns the VFs that were opened."""
-        return load(self, starting=starting, pfs=pfs)
+    def came_into_force(self) -> list[Configured]:
+        """The VFs that were opened since this was last asked."""
+        return self.openings.news(self.nics.values())
+
+    def load(self, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None) -> None:
+        """Reads every VF file and makes the NICs follow."""
+        load(self, starting=starting, pfs=pfs)
 
     def home(self, device: str) -> Managed | None:
-        """The PF that a VF file's ``pciid`` means."""
+        """The PF that a VF file's ``pciid`` means. Any thread may ask."""
         exact = self.nics.get(device)
-        return exact or next((m for m in self.nics.values() if m.is_called(device)), None)
+        return exact or next((m for m in list(self.nics.values()) if m.is_called(device)), None)
 
     # Requests
 
@@ -145,34 +171,33 @@ class Service:
         return self._put(one, staged, None)
 
     def update(self, name: str, source: Source, uid: int, gid: int) -> Made:
-        """Changes what differs. The VF stays on its PF. Raises NotFoundError."""
-        managed, old = self.find(name)
+        """Changes what differs. The VF stays on its PF and in its file. Raises NotFoundError."""
+        _, old = self.find(name)
         one, staged = self._read(source, uid, gid, replaces=old)
-        if self.home(one.policy.pciid) is not managed:
-            rule = f"an update leaves a VF on its PF, which is {managed.id}: delete it and add it"
-            raise RefusedError([Problem(one.file, "pciid", shown(one.policy.pciid), rule)])
         return self._put(one, staged, old)
 
     def plan_of(self, source: Source, uid: int, gid: int) -> tuple[str, Made]:
-        """What adding or updating would do: ("add", "update" or "none", the changes)."""
+        """What adding or updating would do: ("add", "update" or "none", the changes).
+
+        Raises what adding or updating would raise.
+        """
         old = self._replaced(source)
         one, staged = self._read(source, uid, gid, replaces=old)
         if staged is not None:
             staged.abandon()
-        if old is None:
-            found = self._by_name(one.policy.name)
-            old = found[1] if found else None
-        managed = self._home_or_refuse(one)
+        if old is None and (found := self._by_name(one.policy.name)):
+            old = found[1]
+        managed, aim = self._judge(one, old)
         assert managed.seen is not None
-        aim = managed.aim_at(managed.pf, self._with(managed, one, old))
         changes = managed.changes(aim, managed.seen)
         action = "add" if old is None else "update" if changes else "none"
         warnings = aim.warnings.get(one.policy.vfid, ())
         return action, Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings)
 
     def _replaced(self, source: Source) -> Configured | None:
-        for name in (source.name, source.file):
-            if name and (found := self._by_name(name)):
+        stated = source.config.get("name") if source.config else None
+        for name in (stated, source.name, source.file):
+            if isinstance(name, str) and name and (found := self._by_name(name)):
                 return found[1]
         return None
 
@@ -191,9 +216,58 @@ class Service:
         except FileNotFoundError as error:
             raise NotFoundError(str(error)) from None
         except ConfigError as error:
-            raise RefusedError(error.problems) from None
+            told = error.problems
+            file = replaces.file if replaces else told[0].file
+            more = self.conflicts(file, told, error.readable, replaces)
+            raise RefusedError([*told, *more]) from None
         except OSError as error:
             raise not_stored(self.files.folder, error) from error
+
+    def conflicts(
+        self, file: str, told: Sequence[Problem], readable: Readable | None, old: Configured | None
+    ) -> list[Problem]:
+        """What is wrong with a bad configuration beside ``told``: with other VFs, the PF, the NIC.
+
+        ``old``: what is in force in its place.
+        """
+        if readable is None:
+            return []
+        one = Configured(readable.policy, file, Owner(0, 0))
+        try:
+            self._judge(one, old, {one.policy.name: readable.unknown})
+        except RefusedError as refused:
+            return not_told(refused.problems, told)
+        except (ExistsError, NicError) as other:
+            log.debug("%s: not held against other VFs: %s", file, other)
+        return []
+
+    def _judge(
+        self,
+        one: Configured,
+        old: Configured | None,
+        unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
+    ) -> tuple[Managed, Aim]:
+        """By all rules for a VF that is added, or takes the place of ``old``.
+
+        Raises RefusedError, ExistsError, and NicError where the PF isn't working.
+        """
+        managed = self._home_or_refuse(one)
+        if old is not None and managed is not self.home(old.policy.pciid):
+            home = self.home(old.policy.pciid)
+            rule = f"an update leaves a VF on its PF, which is {home.id if home else 'gone'}"
+            problem = Problem(
+                one.file, "pciid", shown(one.policy.pciid), f"{rule}: delete it and add it"
+            )
+            raise RefusedError([problem])
+        if old is not None and one.file != old.file:
+            rule = f"{one.policy.name} is in force from {old.file}: change that, or delete it first"
+            raise RefusedError([Problem(one.file, "", "", rule, old.policy.name)])
+        if (found := self._by_name(one.policy.name)) and found[1] is not old:
+            raise ExistsError(
+                f"{one.policy.name} is in force on VF {found[1].policy.vfid} of {found[0].id}:"
+                " update it, or delete it first"
+            )
+        return managed, managed.aim_at(managed.pf, self._with(managed, one, old), unknown=unknown)
 
     def _home_or_refuse(self, one: Configured) -> Managed:
         managed = self.home(one.policy.pciid)
@@ -210,27 +284,15 @@ class Service:
 
     def _put(self, one: Configured, staged: Staged | None, old: Configured | None) -> Made:
         try:
-            managed = self._home_or_refuse(one)
-            if (found := self._by_name(one.policy.name)) and found[1] is not old:
-                raise ExistsError(
-                    f"{one.policy.name} is in force on VF {found[1].policy.vfid} of {found[0].id}:"
-                    " update it, or delete it first"
-                )
-            kept = dict(managed.kept)
-            managed.kept.pop(one.policy.vfid, None)
+            managed, aim = self._judge(one, old)
             before = managed.aim
             assert before is not None
-            try:
-                aim = managed.aim_at(managed.pf, self._with(managed, one, old))
-                changes = managed.go(aim)
-            except (RefusedError, NicError):
-                managed.kept = kept
-                raise
+            changes = managed.go(aim)
+            doubts: tuple[str, ...] = ()
             if staged is not None:
                 try:
-                    staged.commit()
+                    doubts = staged.commit()
                 except OSError as error:
-                    managed.kept = kept
                     managed.go(before)
                     raise StorageError(
                         f"{one.file} can't be kept: {error}. It was undone"
@@ -239,13 +301,14 @@ class Service:
         finally:
             if staged is not None:
                 staged.abandon()
+        managed.kept.pop(one.policy.vfid, None)
         self._no_longer_bad(one.file)
         made = Made(
             one.policy.name,
             managed.id,
             one.policy.vfid,
             changes,
-            aim.warnings.get(one.policy.vfid, ()),
+            aim.warnings.get(one.policy.vfid, ()) + doubts,
         )
         self._tell(made, "added" if old is None else "updated")
         return made
@@ -261,17 +324,23 @@ class Service:
                 "warning", warning, level="warning", pf=made.pf, vfid=made.vfid, name=made.name
             )
 
-    def delete(self, name: str) -> Made | None:
+    def delete(self, name: str, expected: Configured | None = None) -> Made | None:
         """Closes the VF and takes its file away (or aside, with ``delete_keep``).
 
         The VF of a PF that is lost or fails closes when the PF is back. None: it was a file that is
-        not in force. Raises NotFoundError.
+        not in force. Raises NotFoundError, and ConflictError where the VF is no longer as
+        ``expected``.
         """
         found = self._by_name(name)
         if found is None:
             self._delete_bad(name)
             return None
         managed, one = found
+        if expected is not None and (one.policy, one.file) != (expected.policy, expected.file):
+            raise ConflictError(
+                f"{name} was changed while its stop_cb ran: it is in force as it is now. Delete it"
+                " again if it is to go"
+            )
         try:
             retired = self.files.retire(one.file)
         except OSError as error:
@@ -280,14 +349,19 @@ class Service:
         try:
             aim = managed.aim_at(managed.pf, rest)
             changes = managed.go_or_aim(aim)
-        except (NicError, RefusedError):
-            retired.restore()
+        except (NicError, RefusedError) as error:
+            try:
+                retired.restore()
+            except OSError as second:
+                raise StorageError(
+                    f"{error}. Its file {one.file} could not be put back: {second}"
+                ) from error
             raise
-        retired.finish()
+        doubts = retired.finish()
         self._no_longer_bad(one.file)
         later = managed.condition in (Condition.LOST, Condition.FAILED)
         warnings = (f"{managed.id} isn't working: the VF closes once it is",) if later else ()
-        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings)
+        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings + doubts)
         self._tell(made, "deleted")
         return made
 
@@ -298,14 +372,19 @@ class Service:
         if not file:
             raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
         try:
-            self.files.retire(file).finish()
+            doubts = self.files.retire(file).finish()
         except OSError as error:
             raise StorageError(f"{file} can't be removed: {error}") from error
         self._no_longer_bad(file)
         self.journal.emit("deleted", f"{file}, which was not in force, is deleted", name=name)
+        for doubt in doubts:
+            self.journal.emit("warning", doubt, level="warning", name=name)
 
     def _no_longer_bad(self, file: str) -> None:
-        """VFs left open for this file's sake close, unless another bad file may be theirs."""
+        """VFs left open for this file's sake close, unless another bad file may be theirs.
+
+        What the request asked for is done by now: what fails here is an event, not its answer.
+        """
         if self.bad.pop(file, None) is None:
             return
         for managed in self.nics.values():
@@ -314,7 +393,12 @@ class Service:
             kept = still_kept(self, managed, managed.vfs.values())
             if kept != managed.kept:
                 managed.kept = kept
-                managed.go(managed.aim_at(managed.pf, managed.vfs))
+                try:
+                    managed.aim = managed.aim_at(managed.pf, managed.vfs)
+                except (NicError, RefusedError) as error:
+                    self.journal.emit("failed", str(error), level="error", pf=managed.id)
+                else:
+                    self.converge(managed)
 
     def mirror(self, pf_id: str, vfid: int, direction: str, target: int | None) -> Made:
         """Sets, changes or (``off``) ends the mirror of a VF to ``target``; its file follows."""
@@ -344,88 +428,6 @@ class Service:
         except OSError as error:
             raise not_stored(one.file, error) from error
         return self._put(one, staged, old)
-
-    def set_vfs(self, pf_id: str, vfs: int, *, force: bool) -> tuple[Change, ...]:
-        """Changes how many VFs there are, and keeps the number in the main configuration."""
-        managed = self.nic(pf_id)
-        managed.seen = managed.working().observe()  # who holds a VF may have changed unheard
-        if not force and (problems := self._in_the_way(managed, vfs)):
-            raise RefusedError(problems)
-        pf = managed.pf.model_copy(update={"vfs": vfs})
-        going = [one for one in managed.vfs.values() if one.policy.vfid >= vfs]
-        staying = [one for one in managed.vfs.values() if one.policy.vfid < vfs]
-        before = managed.aim
-        aim = managed.aim_at(pf, staying)
-        try:
-            staged = self.files.restage_pf(managed.pf.id, {"vfs": vfs})
-        except ConfigError as error:
-            raise RefusedError(error.problems) from None
-        except OSError as error:
-            raise not_stored(self.files.main_file, error) from error
-        try:
-            changes = managed.go(aim, force=force)
-            staged.commit()
-        except OSError as error:
-            if before is not None:
-                managed.go(before, force=force)
-            raise StorageError(f"{self.files.main_file} can't be kept: {error}") from error
-        finally:
-            staged.abandon()
-        self.journal.emit("pf", f"{pf_id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
-        for one in going:
-            rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
-            problem = Problem(one.file, "vfid", str(one.policy.vfid), rule)
-            self.bad[one.file] = BadFile(
-                one.file, (problem,), managed.id, one.policy.vfid, one.policy.name
-            )
-        self._admit_waiting(managed)
-        return changes
-
-    def _admit_waiting(self, managed: Managed) -> None:
-        """Files whose VF was missing come into force where it is there now."""
-        assert managed.seen is not None
-        for bad in tuple(self.bad.values()):
-            if bad.device and self.home(bad.device) is managed and bad.vfid in managed.seen.vfs:
-                try:
-                    self._put(self.files.load(bad.file), None, None)
-                except (ConfigError, RefusedError, ExistsError, NicError, OSError) as error:
-                    log.info("%s stays out of force: %s", bad.file, error)
-
-    def _in_the_way(self, managed: Managed, vfs: int) -> list[Problem]:
-        assert managed.seen is not None
-        problems = []
-        takes_all = managed.working().capabilities.count_takes_all and vfs != len(managed.seen.vfs)
-        for vfid, state in managed.seen.vfs.items():
-            if vfid < vfs and not (takes_all and state.held):
-                continue
-            one = managed.vfs.get(vfid)
-            if state.held:
-                why = "go" if vfid >= vfs else "go and come back, as all VFs of this NIC do"
-                rule = f"VF {vfid} would {why}, and {state.guest or 'a guest'} holds it"
-            elif one is not None:
-                rule = f"VF {vfid} would go, and {one.policy.name} configures it"
-            else:
-                continue
-            problems.append(
-                Problem(
-                    "request",
-                    "vfs",
-                    str(vfs),
-                    rule + ": free it first, or force it",
-                    one.policy.name if one else f"{managed.id}:{vfid}",
-                )
-            )
-        return problems
-
-    def clear(self, pf_id: str, vfid: int | None) -> None:
-        """A new zero for the counters that are shown; those behind it stay monotonic."""
-        managed = self.nic(pf_id)
-        counters = managed.working().counters()
-        if vfid is not None and vfid not in counters:
-            raise NotFoundError(f"{pf_id} has no VF {vfid}")
-        self.zero.set(pf_id, counters if vfid is None else {vfid: counters[vfid]})
-        whom = f"VF {vfid} of {pf_id}" if vfid is not None else f"{pf_id} and its VFs"
-        self.journal.emit("cleared", f"counters of {whom} start at zero", pf=pf_id, vfid=vfid)
 
     # Finding
 
@@ -463,12 +465,16 @@ class Service:
         """
         if managed.nic is None or managed.aim is None:
             return 0
+        known, unmet = managed.detail, managed.unmet
         try:
             done, failed = managed.converge(repair=repair)
         except NicError as error:
             kind = "lost" if managed.condition is Condition.LOST else "failed"
-            self.journal.emit(kind, str(error), level="error", pf=managed.id)
+            if str(error) != known:  # told once, not at every attempt
+                self.journal.emit(kind, str(error), level="error", pf=managed.id)
             return 0
+        if managed.refused and managed.condition is Condition.OK:
+            managed.condition, managed.detail = Condition.FAILED, managed.refused
         for change in done if found is not None else ():
             self.journal.emit(
                 "drift",
@@ -477,6 +483,8 @@ class Service:
                 **self._whose(managed, change),
             )
         for change, reason in failed:
+            if unmet.get(change.vfid if isinstance(change, VfChange) else None) == reason:
+                continue  # told before
             self.journal.emit(
                 "failed",
                 f"not enforced as asked: {reason}",
@@ -492,3 +500,12 @@ class Service:
     def name_of(self, managed: Managed, vfid: int | None) -> str | None:
         one = managed.vfs.get(vfid) if vfid is not None else None
         return one.policy.name if one else None
+
+
+def _may_be_mended(managed: Managed) -> bool:
+    return (
+        managed.condition in (Condition.FAILED, Condition.DRIFTED)
+        and managed.nic is not None
+        and managed.aim is not None
+        and not managed.refused
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from vfd.daemon.failures import RefusedError
 from vfd.daemon.journal import Level
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.service import Service
@@ -43,12 +45,18 @@ def handle(service: Service, managed: Managed) -> int:
         events = [Event(EventKind.OVERRUN, text=str(error))]
     if not events:
         return 0
+    changed: set[int] = set()
     for are_requests, run in groupby(events, key=lambda event: event.request is not None):
         if are_requests:
+            if changed:  # what a guest that is gone was granted may be asked for by another
+                _look(service, managed, changed)
+                changed = set()
             _answer(service, managed, [e.request for e in run if e.request is not None])
             continue
         for event in run:
             _tell(service, managed, event)
+            if event.kind in (EventKind.GUEST_GONE, EventKind.VF_RESET) and event.vfid is not None:
+                changed.add(event.vfid)
     kinds = {event.kind for event in events}
     if EventKind.LOST in kinds and EventKind.BACK not in kinds:
         return 0
@@ -96,7 +104,7 @@ _WORDS = {
 
 def _look_again(service: Service, managed: Managed, kinds: set[EventKind]) -> int:
     if EventKind.LINK in kinds:
-        _follow_speed(managed)
+        _follow_speed(service, managed)
     if EventKind.DRIFT in kinds:
         found = "somebody else changed what the NIC enforces"
     elif EventKind.OVERRUN in kinds:
@@ -108,14 +116,32 @@ def _look_again(service: Service, managed: Managed, kinds: set[EventKind]) -> in
     return max(made, 1) if repair else made
 
 
-def _follow_speed(managed: Managed) -> None:
-    """Shares of the link follow its speed."""
+def _follow_speed(service: Service, managed: Managed) -> None:
+    """Shares of the link follow its speed; guarantees that no longer fit are scaled."""
     if managed.nic is None or managed.aim is None or managed.seen is None:
         return
-    link = managed.nic.link()
-    if link.speed_bps not in (None, managed.link_bps()):
-        managed.seen = managed.nic.observe()
-        managed.aim = managed.aim_at(managed.aim.pf, managed.aim.vfs)
+    before = managed.aim
+    try:
+        link = managed.nic.link()
+        if link.speed_bps in (None, before.link_bps):
+            return
+        managed.seen = replace(managed.seen, link=link)
+        managed.aim = managed.aim_at(before.pf, before.vfs)
+    except (NicError, RefusedError) as error:
+        text = f"rates stay as they were for the link's last speed: {error}"
+        service.journal.emit("failed", text, level="error", pf=managed.id)
+        return
+    for vfid, warnings in managed.aim.warnings.items():
+        for warning in warnings:
+            if warning not in before.warnings.get(vfid, ()):
+                service.journal.emit(
+                    "warning",
+                    warning,
+                    level="warning",
+                    pf=managed.id,
+                    vfid=vfid,
+                    name=service.name_of(managed, vfid),
+                )
 
 
 def _come_back(service: Service, managed: Managed) -> int:

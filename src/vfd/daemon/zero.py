@@ -39,6 +39,9 @@ class Zero:
         """From now on, these ports' counters show what comes on top of these values."""
         zeros = self._zeros.setdefault(pf, {})
         zeros.update({port: dict(values) for port, values in counters.items()})
+        self._keep()
+
+    def _keep(self) -> None:
         fresh = self._path.with_name(f".{self._path.name}.new")
         try:
             fresh.write_text(json.dumps(self._zeros))
@@ -49,7 +52,9 @@ class Zero:
     def shown(self, pf: str, port: int, values: Mapping[str, int]) -> dict[str, int]:
         """The counters of a port as they are shown."""
         zero = self._zeros.get(pf, {}).get(port, {})
-        # A counter below its zero was made anew (the host's or the VF's): then it counts in full.
-        return {
-            k: v - zero[k] if zero.get(k, 0) <= v and k in zero else v for k, v in values.items()
-        }
+        if any(value < zero.get(name, 0) for name, value in values.items()):
+            # The port was made anew, by its host or its driver: all its counters began at 0 then.
+            del self._zeros[pf][port]
+            self._keep()
+            zero = {}
+        return {name: value - zero.get(name, 0) for name, value in values.items()}

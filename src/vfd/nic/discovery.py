@@ -54,3 +54,16 @@ def open_nic(pf: PfPolicy) -> Nic:
     except (ImportError, AttributeError) as error:
         raise NicError(f'{pf.id}: this vfd has no backend "{backend}" ({error})') from error
     return cast(Nic, opener(pf))
+
+
+def remove_nic(pf: PfPolicy) -> None:
+    """Takes a software NIC away, with its VFs and counters. Close it first; harmless where there is
+    nothing. Raises NicError, and for a NIC that nobody made by software."""
+    backend = backend_of(pf)
+    destroy = getattr(importlib.import_module(f"vfd.nic.{backend}"), "destroy", None)
+    if destroy is None:
+        raise NicError(f"{pf.id} is no software NIC ({backend}): it can't be removed by software")
+    try:
+        destroy(pf)
+    except OSError as error:
+        raise NicError(f"{pf.id} can't be removed: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -173,22 +172,6 @@ def _split(needs: _Needs) -> tuple[VfChange, VfChange]:
             }
         )
     return VfChange(change.vfid, change.before, middle), VfChange(change.vfid, middle, change.after)
-
-
-def describe(change: Change) -> tuple[str, ...]:
-    """The change in lines for a person: what it is, then an attribute per line."""
-    if isinstance(change, PfChange):
-        return ("the PF changes", *_field_lines(change))
-    if change.after is None:
-        return (f"VF {change.vfid} closes",)
-    if change.before is None:
-        return (f"VF {change.vfid} opens", *_field_lines(change))
-    return (f"VF {change.vfid} changes", *_field_lines(change))
-
-
-def _field_lines(change: Change) -> Iterator[str]:
-    for field, before, after in field_values(change):
-        yield f"  {field}: {json.dumps(before)} → {json.dumps(after)}"
 
 
 def field_values(change: Change) -> Iterator[tuple[str, object, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vfd.policy.memo import by_identity
+from vfd.policy.rate import bps_text
 from vfd.policy.rules import Broken
 from vfd.policy.values import NicPolicy, VfPolicy
 
@@ -46,6 +47,9 @@ def _on_pf(vf: VfPolicy, enable_qos: bool, link_bps: int | None) -> tuple[Broken
         if link_bps and rate.on(link_bps) > link_bps:
             rule = "faster than the link: it limits nothing"
             found.append(Broken(vf.name, path, str(rate), rule))
+    if link_bps and vf.rate and vf.min_rate.on(link_bps) > vf.rate.on(link_bps):
+        rule = f"above rate, which is {bps_text(vf.rate.on(link_bps))} on this link: held to that"
+        found.append(Broken(vf.name, "min_rate", str(vf.min_rate), rule))
     return tuple(found)
 
 
@@ -60,6 +64,14 @@ def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...
         if tc.latency:
             rule = "kept for old files; it has no effect"
             found.append(Broken("", f"tclasses[{number}].latency", True, rule))
+    wanted = sum(vf.min_rate.on(link_bps) for vf in nic.vfs) if link_bps else 0
+    if link_bps and wanted > link_bps and not pf.vf_oversubscription:
+        rule = (
+            f"the guarantees of the PF's VFs add up to {wanted / link_bps:.4g} times the link of"
+            f" {bps_text(link_bps)}: each is scaled by {link_bps / wanted:.4g}, until the link is"
+            " faster or they are lowered"
+        )
+        found.append(Broken("", "min_rate", wanted, rule))
     configured = {vf.vfid for vf in nic.vfs}
     for vf in nic.vfs:
         found += _on_pf(vf, pf.enable_qos, link_bps)

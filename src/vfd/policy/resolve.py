@@ -20,7 +20,8 @@ class Resolved:
     nic: NicPolicy
     """Rates in bits per second, an MTU for every VF, shares in every class where classes are on."""
     scale: float = 1.0
-    """What each guarantee (min_rate) was multiplied with: below 1 under oversubscription."""
+    """What each guarantee (min_rate) was multiplied with: below 1 under oversubscription, and on a
+    link that has become too slow for them."""
     class_scale: Mapping[int, float] = field(default_factory=dict)
     """The same for the shares in each traffic class that was scaled."""
 
@@ -28,13 +29,12 @@ class Resolved:
 def resolve(nic: NicPolicy, link_bps: int) -> Resolved:
     """``nic`` with nothing left to look up: docs/semantics.md, "Rates and traffic classes".
 
-    Resolving what is resolved changes nothing. ``nic`` has passed ``rules.check``.
+    Resolving what is resolved changes nothing. ``nic`` has passed ``rules.check``, perhaps when
+    its link was faster.
     """
     pf = nic.pf
     wanted = sum(vf.min_rate.on(link_bps) for vf in nic.vfs if vf.min_rate is not NONE)
-    scale = 1.0
-    if pf.vf_oversubscription and wanted > link_bps:
-        scale = link_bps / wanted
+    scale = link_bps / wanted if wanted > link_bps else 1.0
     shares, class_scale = _shares(nic)
     mtu, part = min(pf.default_mtu, pf.mtu), None if scale >= 1 else (link_bps, wanted)
     vfs = tuple(
@@ -54,11 +54,13 @@ def _resolved(
 ) -> VfPolicy:
     """One VF. ``part``: numerator and denominator of what is left of its guarantee; rounded down to
     a whole number, so that the sum fits the link and need not be scaled again."""
-    guarantee = vf.min_rate.on(link_bps)
+    guarantee, limit = vf.min_rate.on(link_bps), vf.rate.on(link_bps)
+    if part:
+        guarantee = guarantee * part[0] // part[1]
     return vf.model_copy(
         update={
-            "rate": _bps(vf.rate.on(link_bps)),
-            "min_rate": _bps(guarantee * part[0] // part[1] if part else guarantee),
+            "rate": _bps(limit),
+            "min_rate": _bps(min(guarantee, limit) if limit else guarantee),
             "max_rx_rate": _bps(vf.max_rx_rate.on(link_bps)),
             "mtu": mtu if vf.mtu is None else vf.mtu,
             "queues": queues,

@@ -7,7 +7,7 @@ Every function here is pure and reports all that is broken at once; nothing rais
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -64,26 +64,41 @@ class Room(Protocol):
 
 
 NO_LIMITS = Limits()
+_NOTHING: frozenset[str] = frozenset()
+NOTHING_UNKNOWN: Mapping[str, frozenset[str]] = {}
 
 
 def check(
-    nic: NicPolicy, *, link_bps: int | None = None, limits: Room = NO_LIMITS
+    nic: NicPolicy,
+    *,
+    link_bps: int | None = None,
+    limits: Room = NO_LIMITS,
+    in_force: Iterable[VfPolicy] = (),
+    unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
 ) -> tuple[Broken, ...]:
     """Every rule that ``nic`` breaks: within each VF, between its VFs, and with its PF.
 
     ``link_bps``: the link's speed; None while it is unknown, and then rates in bits per second
     are not held against it. Where VFs are in conflict, the later one of ``nic.vfs`` is the one
     that breaks the rule, and the earlier one is ``other_vf``: put a newcomer last.
+
+    ``in_force``: the VFs' policies until now. Guarantees among them that fitted a faster link break
+    no rule by staying or becoming smaller; ``resolve`` scales them.
+    ``unknown``: by the VF's name, fields that could not be read and have their defaults here.
     """
     broken = list(check_pf(nic.pf, limits=limits))
     room = _room(limits.max_vfs, limits.max_vlans, limits.max_macs, limits.max_mirrors)
+    before = {vf.vfid: vf for vf in in_force}
     for vf in nic.vfs:
-        broken += _alone(vf, nic.pf, link_bps, room)
+        found = _alone(vf, nic.pf, link_bps, room, unknown.get(vf.name, _NOTHING))
+        if found and _no_further_above(vf, before.get(vf.vfid), link_bps):
+            found = tuple(one for one in found if one.field != "min_rate")
+        broken += found
     broken += check_names(nic.vfs)
     broken += _vfids(nic.vfs)
     broken += _owners(nic.vfs)
     if not nic.pf.vf_oversubscription:
-        broken += _guarantees(nic.vfs, link_bps)
+        broken += _guarantees(nic.vfs, link_bps, before)
     broken += _shares(nic)
     return tuple(broken)
 
@@ -94,9 +109,12 @@ def _room(max_vfs: int, max_vlans: int, max_macs: int, max_mirrors: int | None) 
 
 
 @by_identity
-def _alone(vf: VfPolicy, pf: PfPolicy, link_bps: int | None, room: Limits) -> tuple[Broken, ...]:
+def _alone(
+    vf: VfPolicy, pf: PfPolicy, link_bps: int | None, room: Limits, unknown: frozenset[str]
+) -> tuple[Broken, ...]:
     """The rules that a VF keeps or breaks whatever the other VFs are."""
-    return (*check_vf(vf, link_bps=link_bps, limits=room), *_vf_on_pf(vf, pf, room))
+    within = check_vf(vf, link_bps=link_bps, limits=room, unknown=unknown)
+    return (*within, *_vf_on_pf(vf, pf, room))
 
 
 def check_names(vfs: Iterable[VfPolicy]) -> tuple[Broken, ...]:
@@ -325,29 +343,45 @@ def _owners(vfs: Sequence[VfPolicy]) -> Iterator[Broken]:
                 yield Broken(vf.name, path, mac, rule, other.name)
 
 
-def _guarantees(vfs: Sequence[VfPolicy], link_bps: int | None) -> Iterator[Broken]:
-    """The sum of min_rate, blamed on the VF whose guarantee no longer fits."""
+def _no_further_above(vf: VfPolicy, before: VfPolicy | None, link_bps: int | None) -> bool:
+    """Whether a guarantee above the VF's limit was so before, by as much: a limit that is a share
+    of the link falls with it."""
+    if before is None or link_bps is None:
+        return False
+    return _excess(vf, link_bps) <= _excess(before, link_bps)
+
+
+def _excess(vf: VfPolicy, link_bps: int) -> int:
+    return vf.min_rate.on(link_bps) - vf.rate.on(link_bps) if vf.rate else 0
+
+
+def _guarantees(
+    vfs: Sequence[VfPolicy], link_bps: int | None, before: Mapping[int, VfPolicy]
+) -> Iterator[Broken]:
+    """The sum of min_rate, blamed on the first VF that has more than ``before`` and no longer
+    fits: into the link, or into what the sum was where that is above the link already."""
+    had = {vfid: _part(vf.min_rate, link_bps) or 0.0 for vfid, vf in before.items()}
     link = link_bps or 1.0
-    total = 0.0
-    blamed: VfPolicy | None = None
-    largest: tuple[float, VfPolicy] | None = None
-    for vf in vfs:
-        part = _part(vf.min_rate, link_bps)
-        if part is None or part <= 0:
-            continue
-        total += part
-        if blamed is None and total > link * SLACK:
-            blamed = vf
-        if blamed is None and (largest is None or part > largest[0]):
-            largest = part, vf
-    if blamed is None:
+    room = max(link, sum(had.values())) * SLACK
+    parts = [(part, vf) for vf in vfs if (part := _part(vf.min_rate, link_bps))]
+    total = sum(part for part, _ in parts)
+    if total <= room:
         return
+    fitting: list[tuple[float, VfPolicy]] = []
+    grown: list[tuple[float, VfPolicy]] = []
+    for part, vf in parts:
+        (grown if part > had.pop(vf.vfid, 0.0) else fitting).append((part, vf))
+    running = sum(part for part, _ in fitting)
+    while len(grown) > 1 and running + grown[0][0] <= room:
+        running += grown[0][0]
+        fitting.append(grown.pop(0))
+    blamed = grown[0][1]
     rule = (
         f"the guarantees of the PF's VFs add up to {total / link:.4g} times the link"
         + (f" of {bps_text(link_bps)}" if link_bps else "")
         + ": lower them, or set vf_oversubscription on the PF, which scales them"
     )
-    other = largest[1].name if largest else None
+    other = max(fitting, key=lambda entry: entry[0])[1].name if fitting else None
     yield Broken(blamed.name, "min_rate", str(blamed.min_rate), rule, other)
 
 

@@ -84,7 +84,8 @@ class Datapath:
 
     def attach(self, switch: Switch) -> None:
         """Puts the programs in force on the ports' and the shaper's blocks, in one step each. The
-        shaper's first: no frame may come to it that it doesn't know."""
+        shaper's first: no frame may come to it that it doesn't know. A NIC without any port has no
+        block for them: ``attach_again`` comes after the first."""
         programs = (
             (switch.shaper_block, self._veb.shaped),
             (switch.block, self._veb.ingress),

@@ -11,12 +11,15 @@ Layout and meaning of every field: ``bpf/veb.h``; of the maps: ``bpf/maps.h``.
 from __future__ import annotations
 
 import ctypes
+import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from vfd.nic.protocol import UnsupportedError
+from pydantic import ValidationError
+
+from vfd.nic.protocol import NicError, UnsupportedError
 from vfd.nic.soft import layout
 from vfd.nic.soft.layout import VebMac, VebMirror, VebPort
 from vfd.policy.addresses import mac_bytes, mac_text
@@ -365,11 +368,24 @@ def decode(tables: Tables) -> NicTables:
     }
     wire = VebPort.from_buffer_copy(tables.ports.get(layout.WIRE, bytes(VebPort())))
     return NicTables(
-        pf=PfPolicy.model_validate_json(tables.note) if tables.note else None,
+        pf=_noted(tables.note) if tables.note else None,
         vfs=vfs,
         wire=wire.ifindex or None,
         wire_up=bool(wire.flags & layout.PORT_UP),
     )
+
+
+def _noted(note: bytes) -> PfPolicy:
+    """The PF's attributes. Those that this vfd doesn't know or understand, as another version wrote
+    them, are left out: the NIC is adopted, and then they differ from what is asked."""
+    try:
+        return PfPolicy.model_validate_json(note)
+    except ValidationError as error:
+        foreign = {one["loc"][0] for one in error.errors() if one["loc"]}
+        if not foreign:
+            raise NicError(f"the NIC's note of its PF can't be read: {error}") from error
+    known = {field: value for field, value in json.loads(note).items() if field not in foreign}
+    return PfPolicy.model_validate_json(json.dumps(known))
 
 
 @lru_cache(maxsize=4 * MAX_VFS)

@@ -1,0 +1,171 @@
+"""What is asked of a PF itself: how many VFs it has, whether it is there, where counters start."""
+
+from __future__ import annotations
+
+import logging
+
+from vfd.config.errors import ConfigError, Problem
+from vfd.daemon.failures import (
+    ExistsError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+    not_stored,
+)
+from vfd.daemon.files import BadFile
+from vfd.daemon.managed import Configured, Managed
+from vfd.daemon.service import Service, Source
+from vfd.nic.protocol import NicError
+from vfd.plan.changes import Change
+
+log = logging.getLogger("vfd.service")
+
+
+def going(service: Service, pf_id: str, vfs: int, *, force: bool) -> list[Configured]:
+    """The configured VFs that ``set_vfs`` would take away. Raises RefusedError where it would."""
+    managed = service.nic(pf_id)
+    managed.look()  # who holds a VF may have changed unheard
+    if not force and (problems := _in_the_way(managed, vfs)):
+        raise RefusedError(problems)
+    return [one for one in managed.vfs.values() if one.policy.vfid >= vfs]
+
+
+def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Change, ...]:
+    """Changes how many VFs there are, and keeps the number in the main configuration."""
+    gone = going(service, pf_id, vfs, force=force)
+    managed = service.nic(pf_id)
+    pf = managed.pf.model_copy(update={"vfs": vfs})
+    before = managed.aim
+    aim = managed.aim_at(pf, [one for one in managed.vfs.values() if one.policy.vfid < vfs])
+    try:
+        staged = service.files.restage_pf(managed.pf.id, {"vfs": vfs})
+    except ConfigError as error:
+        raise RefusedError(error.problems) from None
+    except OSError as error:
+        raise not_stored(service.files.main_file, error) from error
+    try:
+        changes = managed.go(aim, force=force)
+        doubts = staged.commit()
+    except OSError as error:
+        if before is not None:
+            managed.go(before, force=force)
+        raise StorageError(f"{service.files.main_file} can't be kept: {error}") from error
+    finally:
+        staged.abandon()
+    service.journal.emit("pf", f"{managed.id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
+    for doubt in doubts:
+        service.journal.emit("warning", doubt, level="warning", pf=managed.id)
+    rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
+    for one in gone:
+        _park(service, managed, one, "vfid", str(one.policy.vfid), rule)
+    _admit_waiting(service, managed)
+    return changes
+
+
+def _park(
+    service: Service, managed: Managed, one: Configured, field: str, value: str, rule: str
+) -> None:
+    """The file stays and is in force again when its VF is."""
+    problem = Problem(one.file, field, value, rule)
+    service.bad[one.file] = BadFile(
+        one.file, (problem,), managed.id, one.policy.vfid, one.policy.name
+    )
+
+
+def _admit_waiting(service: Service, managed: Managed) -> None:
+    """Files whose VF was missing come into force where it is there now."""
+    assert managed.seen is not None
+    for bad in tuple(service.bad.values()):
+        if bad.device and service.home(bad.device) is managed and bad.vfid in managed.seen.vfs:
+            try:
+                service.add(Source(file=bad.file), 0, 0)
+            except (RefusedError, NotFoundError, ExistsError, NicError, StorageError) as error:
+                log.info("%s stays out of force: %s", bad.file, error)
+
+
+def _in_the_way(managed: Managed, vfs: int) -> list[Problem]:
+    assert managed.seen is not None
+    problems = []
+    takes_all = managed.working().capabilities.count_takes_all and vfs != len(managed.seen.vfs)
+    for vfid, state in managed.seen.vfs.items():
+        if vfid < vfs and not (takes_all and state.held):
+            continue
+        one = managed.vfs.get(vfid)
+        if state.held:
+            why = "go" if vfid >= vfs else "go and come back, as all VFs of this NIC do"
+            rule = f"VF {vfid} would {why}, and {state.guest or 'a guest'} holds it"
+        elif one is not None:
+            rule = f"VF {vfid} would go, and {one.policy.name} configures it"
+        else:
+            continue
+        problems.append(
+            Problem(
+                "request",
+                "vfs",
+                str(vfs),
+                rule + ": free it first, or force it",
+                one.policy.name if one else f"{managed.id}:{vfid}",
+            )
+        )
+    return problems
+
+
+def removal(service: Service, pf_id: str, *, force: bool) -> list[Configured]:
+    """The configured VFs that ``remove`` would take away. Raises RefusedError where it would."""
+    managed = service.nic(pf_id)
+    if managed.pf.backend != "soft":
+        rule = (
+            "only a software NIC can be removed; vfd leaves another one alone once pciids in"
+            f" {service.files.main_file} no longer lists it (reload)"
+        )
+        raise RefusedError([Problem("request", "pf", managed.id, rule)])
+    if force:
+        return list(managed.vfs.values())
+    if managed.nic is None:
+        rule = f"who holds its VFs can't be told, because it isn't working ({managed.detail})"
+        raise RefusedError([Problem("request", "pf", managed.id, f"{rule}: force it")])
+    managed.look()
+    if problems := _in_the_way(managed, 0):
+        raise RefusedError(problems)
+    return []
+
+
+def remove(service: Service, pf_id: str, *, force: bool) -> str:
+    """Takes a software NIC away, from the host and from the main configuration; its id. Files of
+    its VFs stay, out of force."""
+    gone = removal(service, pf_id, force=force)
+    managed = service.nic(pf_id)
+    try:
+        staged = service.files.restage_pf(managed.pf.id, None)
+    except ConfigError as error:
+        raise RefusedError(error.problems) from None
+    except OSError as error:
+        raise not_stored(service.files.main_file, error) from error
+    try:
+        managed.remove()
+        doubts = staged.commit()
+    except OSError as error:
+        raise StorageError(
+            f"{service.files.main_file} can't be kept: {error}. {managed.id} is made anew, empty"
+        ) from error
+    finally:
+        staged.abandon()
+    del service.nics[managed.id]
+    service.journal.emit("pf", f"{managed.id} is removed", pf=managed.id)
+    for doubt in doubts:
+        service.journal.emit("warning", doubt, level="warning", pf=managed.id)
+    for one in gone:
+        rule = f"{managed.id} was removed: in force again once pciids lists it"
+        _park(service, managed, one, "pciid", managed.id, rule)
+    return managed.id
+
+
+def clear(service: Service, pf_id: str, vfid: int | None) -> None:
+    """A new zero for the counters that are shown; those behind it stay monotonic."""
+    managed = service.nic(pf_id)
+    counters = managed.working().counters()
+    if vfid is not None and vfid not in counters:
+        raise NotFoundError(f"{managed.id} has no VF {vfid}")
+    service.zero.set(managed.id, counters if vfid is None else {vfid: counters[vfid]})
+    whom = f"VF {vfid} of {managed.id}" if vfid is not None else f"{managed.id} and its VFs"
+    service.journal.emit("cleared", f"counters of {whom} start at zero", pf=managed.id, vfid=vfid)

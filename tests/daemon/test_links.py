@@ -1,0 +1,138 @@
+"""A link that changes its speed: guarantees are scaled, requests go on, nobody is cut off."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from vfd.daemon.failures import RefusedError
+from vfd.daemon.managed import Managed
+from vfd.daemon.service import Service, Source
+from vfd.daemon.watch import handle
+from vfd.nic.protocol import Event, EventKind
+from vfd.policy.requests import Request, RequestKind
+
+from .harness import Vfd
+from .plain_nic import add, config, nic_of, restarted
+
+
+def guaranteed(service: Service) -> list[int]:
+    """What the NIC guarantees each open VF, in Mbit/s."""
+    return [r.min_rate.on(0) // 10**6 for r in nic_of(service).rules.values() if r is not None]
+
+
+def four_of_600(service: Service) -> Managed:
+    for vfid in range(4):
+        add(service, f"vm{vfid}", vfid, min_rate="600Mbps")
+    [managed] = service.nics.values()
+    return managed
+
+
+def slower(service: Service, managed: Managed) -> None:
+    nic_of(service).link_is(10**9)
+    handle(service, managed)
+
+
+def update(service: Service, vfid: int, **fields: object) -> None:
+    service.update(f"vm{vfid}", Source(config=config(service, vfid, **fields)), 0, 0)
+
+
+def test_a_link_that_becomes_slower_scales_guarantees_and_says_so(service: Service) -> None:
+    managed = four_of_600(service)
+    nic = nic_of(service)
+    request = Request(0, RequestKind.MTU, mtu=1400)
+    nic.told.append(Event(EventKind.REQUEST, 0, request=request))
+    slower(service, managed)
+    assert guaranteed(service) == [250, 250, 250, 250]
+    assert nic.answered == 1
+    assert managed.condition == "ok"
+    assert managed.aim is not None
+    assert managed.aim.scale == pytest.approx(1 / 2.4)
+    [warning] = managed.aim.warnings[None]
+    assert "2.4 times the link of 1Gbps" in warning
+    assert [e.level for e in service.journal.since(0) if e.text == warning] == ["warning"]
+    nic.link_is(10**10)
+    handle(service, managed)
+    assert guaranteed(service) == [600, 600, 600, 600]
+    assert managed.aim.warnings[None] == ()
+
+
+def test_what_does_not_make_a_slow_link_worse_is_done(service: Service) -> None:
+    managed = four_of_600(service)
+    slower(service, managed)
+    service.mirror(managed.id, 0, "in", 1)
+    update(service, 1, min_rate="600Mbps", vlans=[7])
+    update(service, 2, min_rate="300Mbps")
+    service.delete("vm3")
+    assert guaranteed(service) == [400, 400, 200]
+    with pytest.raises(RefusedError, match=r"vm2.*min_rate"):
+        update(service, 2, min_rate="400Mbps")
+    with pytest.raises(RefusedError, match=r"vm3.*min_rate"):
+        add(service, "vm3", 3, min_rate="1Mbps")
+    add(service, "vm3", 3)
+    assert guaranteed(service) == [400, 400, 200, 0]
+
+
+def test_a_guarantee_is_held_to_a_limit_that_falls_below_it(service: Service) -> None:
+    add(service, "vm0", 0, min_rate="600Mbps", rate="50%")
+    [managed] = service.nics.values()
+    slower(service, managed)
+    assert guaranteed(service) == [500]
+    assert managed.aim is not None
+    assert any("min_rate" in warning for warning in managed.aim.warnings[0])
+    update(service, 0, min_rate="600Mbps", rate="50%", vlans=[7])
+    with pytest.raises(RefusedError, match="min_rate"):
+        update(service, 0, min_rate="600Mbps", rate="40%")
+
+
+def test_a_link_that_is_down_keeps_its_last_speed(service: Service) -> None:
+    managed = four_of_600(service)
+    slower(service, managed)
+    nic = nic_of(service)
+    nic.link_is(None)
+    handle(service, managed)
+    assert guaranteed(service) == [250, 250, 250, 250]
+    service.mirror(managed.id, 0, "in", 1)
+    assert guaranteed(service) == [250, 250, 250, 250]
+    nic.link_is(10**9)
+    handle(service, managed)
+    assert guaranteed(service) == [250, 250, 250, 250]
+
+
+def test_a_restart_on_a_slow_link_cuts_nobody_off(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    managed = four_of_600(service)
+    slower(service, managed)
+    late = service.files.folder / "late.json"
+    service.delete("vm3")
+    late.write_text((service.files.folder / "vm2.json").read_text().replace(": 2,", ": 3,"))
+    os.utime(late, (1, 1))
+    again = restarted(service, monkeypatch)
+    try:
+        again.start()
+        assert guaranteed(again) == [333, 333, 333]
+        assert set(again.bad) == {"late.json"}
+    finally:
+        again.stop()
+
+
+def test_shares_follow_the_speed_that_a_reload_gives_a_software_nic(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    [pf] = vfd.main["pciids"]
+    pf["link_speed"] = "10Gbps"
+    vfd.write_main()
+    vfd.start()
+    vfd.add("vm0", vfd.vf(0, rate=0.5, min_rate="600Mbps"))
+    vfd.add("vm1", vfd.vf(1, min_rate="900Mbps"))
+    pf["link_speed"] = "1Gbps"
+    vfd.write_main()
+    vfd.reload()
+    rows = [vfd.row(vfid)["extended"] for vfid in (0, 1)]
+    assert rows[0]["rate"] == 500_000_000
+    assert [row["min_rate"] for row in rows] == [400_000_000, 600_000_000]
+    assert vfd.get("/v1/health")["status"] == "ok"

@@ -1,0 +1,133 @@
+"""SIGHUP: all that can follow the files follows them, and the rest is said and tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import threading
+from collections.abc import Callable
+
+from vfd.api.views import health
+from vfd.config.main_file import parse_main
+from vfd.daemon import exclusive, runner
+from vfd.daemon.service import Service
+from vfd.policy.values import PfPolicy
+
+from .harness import Vfd, wait_for
+from .plain_nic import nic_of
+
+
+def soft(pf: str, vfs: int = 2) -> dict[str, object]:
+    return {"id": pf, "backend": "soft", "vfs": vfs}
+
+
+def states(vfd: Vfd) -> dict[str, str]:
+    return {pf["id"]: pf["state"] for pf in vfd.get("/v1/health")["pfs"]}
+
+
+def test_a_nic_that_another_daemon_has_is_told_at_a_reload_and_all_else_follows(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    holder, vfd = make_vfd(), make_vfd()
+    last = f"{vfd.pf}b"
+    vfd.look_every(0.3)
+    holder.start()
+    vfd.start()
+    vfd.main["pciids"] = [soft(vfd.pf), soft(holder.pf), soft(last)]
+    vfd.put_file("comes", {"pciid": last, "vfid": 1, "vlans": [7]})
+    vfd.write_main()
+    vfd.reload()
+    assert states(vfd) == {vfd.pf: "ok", holder.pf: "failed", last: "ok"}
+    assert vfd.get("/v1/vfs/comes")["state"] == "ok"
+    [told] = vfd.events("failed")
+    assert f"NIC {holder.pf} is in use by another daemon" in told["text"]
+    holder.stop()
+    wait_for(lambda: states(vfd)[holder.pf] == "ok")
+    assert len(vfd.events("failed")) == 1, "told once, not at every attempt"
+
+
+def test_what_only_a_restart_can_change_is_said(vfd: Vfd) -> None:
+    vfd.main.update(pid_fname=str(vfd.folder / "other"), socket=str(vfd.folder / "s2"))
+    vfd.write_main()
+    vfd.reload()
+    told = [event["text"] for event in vfd.events("warning")]
+    assert [text.split(" = ")[0] for text in told] == ["socket", "pid_fname"]
+    assert all("until the daemon is restarted" in text for text in told)
+
+
+def test_warnings_about_the_main_file_are_told_at_a_reload_too(vfd: Vfd) -> None:
+    vfd.main["fifo"] = "/run/vfd/fifo"
+    vfd.write_main()
+    vfd.reload()
+    [told] = vfd.events("warning")
+    assert "fifo" in told["text"]
+    assert "replaced by the socket" in told["text"]
+
+
+def test_a_nic_is_let_go_of_while_its_events_are_handled(service: Service) -> None:
+    """Its descriptor's number may be anybody's by the time when they have been."""
+    service.stop()
+    without = parse_main(
+        json.dumps({"config_dir": str(service.files.folder), "pciids": []}), file="vfd.cfg"
+    )
+    mistakes: list[object] = []
+
+    async def life() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: mistakes.append(context))
+        daemon = runner.Daemon(service, service.journal, lambda: without, lambda _: None)
+        await daemon.start()
+        nic = nic_of(service)
+        nic.slow = 0.2
+        nic.ring()
+        await asyncio.sleep(0.1)
+        await daemon.reload()
+        assert service.nics == {}
+        await asyncio.sleep(0.1)
+        await daemon.stop()
+
+    asyncio.run(life())
+    gc.collect()
+    assert mistakes == []
+
+
+def test_health_is_told_while_nics_come_and_go(service: Service) -> None:
+    """It is the one answer that doesn't wait for its turn."""
+    pf = next(iter(service.nics))
+    (service.files.folder / "vm.json").write_text('{"pciid": "elsewhere", "vfid": 0, "vlans": [1]}')
+    service.load()
+    mains = [
+        service.main.model_copy(
+            update={"nics": tuple(PfPolicy(id=f"{pf}{n}") for n in range(count))}
+        )
+        for count in (3, 0)
+    ]
+    told: list[str] = []
+    done = threading.Event()
+    failed: list[Exception] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                told.append(health(service).status)
+            except Exception as error:
+                failed.append(error)
+
+    asking = threading.Thread(target=ask)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    asking.start()
+    try:
+        for number in range(100):
+            service.reload(mains[number % 2])
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        asking.join()
+    service.reload(mains[1])
+    for lock in exclusive.LOCKS.glob(f"{pf}?.lock"):
+        lock.unlink()
+    assert failed == []
+    assert told

@@ -8,6 +8,7 @@ with a newer program puts it in place of the old one with the old one's maps, in
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -84,16 +85,22 @@ class Datapath:
 
     def attach(self, switch: Switch) -> None:
         """Puts the programs in force on the ports' and the shaper's blocks, in one step each. The
-        shaper's first: no frame may come to it that it doesn't know. A NIC without any port has no
-        block for them: ``attach_again`` comes after the first."""
+        shaper's first: no frame may come to it that it doesn't know. A NIC of taps that has none
+        yet has no block for ports: once it has one, the next ``write`` comes here again."""
         programs = (
             (switch.shaper_block, self._veb.shaped),
             (switch.block, self._veb.ingress),
         )
-        switch.netlink.send(
-            [rtnl.bpf_filter(block, program.fd, program_version()) for block, program in programs]
-        )
-        self._attached = True
+        filters = [
+            rtnl.bpf_filter(block, program.fd, program_version()) for block, program in programs
+        ]
+        try:
+            switch.netlink.send(filters)
+        except NetlinkError as e:
+            if switch.ports or e.errno != errno.EINVAL:
+                raise
+        else:
+            self._attached = True
 
     def look(self, switch: Switch) -> None:
         """Notices where the programs are no longer in force: the next ``write`` attaches them."""

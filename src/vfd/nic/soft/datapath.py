@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 
+from vfd.nic.netlink import NetlinkError
 from vfd.nic.protocol import PF_PORT
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.libbpf import BpfMap, BpfProgram

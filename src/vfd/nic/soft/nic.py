@@ -479,5 +479,5 @@ class SoftNic:
             self._homes.set_mac(nsid, index, vf.vm_mac)
         if opened:
             self._follow(self._state, vfid, place)
-            self._watch.add(self._watch.sync(vfid))
+            self._watch.add(self._watch.sync(vfid, opened=True))
         return []

@@ -134,7 +134,7 @@ def test_a_guests_netdev_that_is_called_like_the_lost_uplink_is_not_taken_for_it
     with world() as w:
         uplink, far = w.wire()
         w.apply(w.vf(0), pf=with_uplink(w, uplink))
-        w.guest(0)
+        w.guest(0, up=False)
         w.settle()
         ip("-n", far, "link", "del", "eth0")
         w.until(lambda e: e.kind is EventKind.LINK and not w.nic.link().up)

@@ -184,12 +184,12 @@ class Guests:
                 del home.joined[index]
 
     def keep_groups(self, vfid: int) -> None:
-        """The groups granted before count as joined: the kernel can't say whether they still
-        are, and a guest reports a group only once."""
-        guest = self._guests[vfid]
+        """The IPv4 groups granted before count as joined: this kernel can't say whether they
+        still are, and a guest reports a group only once."""
         nsid, index = self._of[vfid]
-        if guest.groups:
-            self._homes[nsid].joined.setdefault(index, set()).update(guest.groups)
+        groups = {m for m in self._guests[vfid].groups if m.startswith(_GROUP_MACS[AF_INET])}
+        if groups:
+            self._homes[nsid].joined.setdefault(index, set()).update(groups)
 
     def link(self, nsid: int | None, link: Link) -> list[Request]:
         """A link as it is now."""
@@ -245,8 +245,10 @@ class Guests:
             if self._vf((nsid, index)) == vfid
             for mac in groups
         }
-        guest.unicast = {mac for mac in macs if not is_multicast(mac)} - above
-        guest.multicast = {mac for mac in macs if is_multicast(mac)} - joined
+        unicast = {mac for mac in macs if not is_multicast(mac)} - above
+        multicast = {mac for mac in macs if is_multicast(mac)} - joined
+        guest.unicast = set(sorted(unicast)[:_MOST_ADDRESSES])
+        guest.multicast = set(sorted(multicast)[:_MOST_ADDRESSES])
 
     def membership(
         self, nsid: int | None, members: Iterable[Membership], joined: bool

@@ -505,5 +505,5 @@ class SoftNic:
         if opened or (vf is not None and vf.vm_mac is None and worn[0] != mac):
             # also where a MAC is no longer forced: what the guest's interface shows is its wish
             self._follow(self._state, vfid, place)
-            self._watch.add(self._watch.sync(vfid))
+            self._watch.add(self._watch.sync(vfid, opened=opened))
         return []

@@ -198,8 +198,9 @@ class Watch:
             yield from self._placed(vfid, found.guest)
         yield from self.sync_all()
 
-    def sync(self, vfid: int) -> list[Event]:
-        """What the VF's guest shows that nobody told, as requests."""
+    def sync(self, vfid: int, *, opened: bool = False) -> list[Event]:
+        """What the VF's guest shows that nobody told, as requests. ``opened``: the VF has a
+        configuration now; addresses set on the interface under another one are not asked for."""
         place = self._guests.place(vfid)
         if place is None or self._switch.tap:
             return []
@@ -210,7 +211,7 @@ class Watch:
         self._guests.hush([vfid])
         requests = self._guests.link(nsid, link)
         if nsid != self._root:
-            requests += self._list(nsid, [vfid])
+            requests += self._list(nsid, [] if opened else [vfid])
         if nsid not in self._torn:
             requests += self._guests.ask([vfid])
         self._owner.guest_changed()

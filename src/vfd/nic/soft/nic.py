@@ -313,7 +313,8 @@ class SoftNic:
         if before.guest != after.guest:
             raise NicError(
                 f"{self._switch.id}: its guests are {before.guest}s and can't become {after.guest}s"
-                " while the NIC exists: remove the NIC, then add it with the other kind"
+                " while the NIC exists: remove the NIC (`iplex pf remove`), then add it with the"
+                " other kind"
             )
 
     def _rewrite(self, after: State, what: str) -> None:

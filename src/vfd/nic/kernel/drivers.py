@@ -36,6 +36,9 @@ class Driver:
     """After the PF was down and up, VFs show a link and pass nothing until they were, too."""
     rate_needs_link: bool = False
     """A rate is refused while the link is down."""
+    vendors: str = ""
+    """The vendor's own version of the driver, where that offers a sysfs interface, which is there
+    only while there are VFs."""
     bridge_modes: bool = False
     """The PF's bridge is VEB or VEPA, as asked (``ndo_bridge_setlink``)."""
     notes: tuple[str, ...] = ()
@@ -72,6 +75,7 @@ DRIVERS = {
     ),
     "i40e": Driver(
         "drivers/net/ethernet/intel/i40e/i40e_virtchnl_pf.c",
+        vendors="Intel's out-of-tree i40e",
         bridge_modes=True,
         notes=(
             (
@@ -108,6 +112,7 @@ DRIVERS = {
     ),
     "mlx5_core": Driver(
         "drivers/net/ethernet/mellanox/mlx5/core/esw/legacy.c",
+        vendors="MLNX_OFED's mlx5_core",
         spoofchk_vlan=False,
         min_tx_rate=True,
         bridge_modes=True,

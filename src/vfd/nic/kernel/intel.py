@@ -36,6 +36,14 @@ _NEUTRAL = VfFiles(promisc=frozenset({"mcast"}))
 """An open VF of which nothing is asked: it gets the multicast that policies allow by default."""
 
 
+_PF_CLASSES = ("enable_qos", "tclasses")
+_NOT_YET = Capability(
+    Support.LIMITED,
+    by=NAME,
+    limit="known once the PF has VFs, and in force with them: Intel's driver shows its interface"
+    " only then",
+)
+
 OPTIONAL_FILES = ("vlan_anti_spoof", "allow_bcast")
 """Files, named as the attributes, that older versions of the driver lack."""
 
@@ -75,6 +83,13 @@ class IntelSysfs:
         """Whether the driver offers the interface now."""
         return any((self._root / f"{vfid}/trunk").exists() for vfid in vf_numbers(self._root)[:1])
 
+    def _may_come(self) -> bool:
+        """There are no VFs, with which the interface would be there."""
+        try:
+            return read(self._root.parent / "sriov_numvfs") == "0"
+        except OSError:
+            return False
+
     def capabilities(self) -> Mapping[str, Capability]:
         if not self.present():
             return {}
@@ -91,7 +106,8 @@ class IntelSysfs:
 
     def express(self, assigned: Assignment) -> Shown:
         files = self._target(_NEUTRAL, assigned)
-        return self._shown(files, files.macs, None, self._outer_tpid())
+        service = assigned.rules is not None and assigned.rules.strip_stag
+        return self._shown(files, files.macs, None, self._wanted_tpid() if service else C_TAG)
 
     def read(self) -> Mapping[int, Shown]:
         outer = self._outer_tpid()
@@ -101,6 +117,8 @@ class IntelSysfs:
         }
 
     def write(self, wanted: Mapping[int, Assignment]) -> None:
+        if not self.present():
+            return  # the kernel's own i40e: nothing was assigned to this surface
         before = self._files()
         if missing := wanted.keys() - before.keys():
             raise NicError(
@@ -237,7 +255,7 @@ class IntelSysfs:
     def _shown(
         self, files: VfFiles, macs: frozenset[str], listed: frozenset[str] | None, outer: int
     ) -> Shown:
-        """Files as attributes of VfRules."""
+        """Files as attributes of VfRules. A list of S-tags that are not stripped is no policy's."""
         if not files.enable:
             return {"link_status": LinkStatus.OFF}
         shown: dict[str, Any] = {
@@ -246,7 +264,7 @@ class IntelSysfs:
             "allow_mcast": "mcast" in files.promisc,
             "allow_un_ucast": "ucast" in files.promisc,
         }
-        if files.trunk:
+        if files.trunk and (files.vlan_strip or outer == C_TAG):
             shown["vlans"] = tuple(sorted(files.trunk - {0}))
             shown["allow_untagged"] = files.allow_untagged
             shown["strip_stag"] = files.vlan_strip and outer == S_TAG
@@ -268,12 +286,22 @@ class IntelSysfs:
             return "i40e's sysfs strips tags but inserts none: that is rtnetlink's port VLAN"
         if not rules.vlans:
             return "i40e's trunk without a VLAN lets every VLAN pass: name at least one"
-        outer = self._outer_tpid()
+        outer = self._wanted_tpid()
         if not rules.strip_stag and outer != C_TAG:
             return (
                 f"the PF's tpid is {outer:#x}, and i40e has one TPID for the lists of all its VFs"
             )
         return ""
+
+    def _has_tpid(self) -> bool:
+        try:
+            return bool(read(self._root / "tpid"))
+        except OSError:
+            return False
+
+    def _wanted_tpid(self) -> int:
+        """What VLAN lists will be about once the PF is as its policy says."""
+        return self._pf.tpid if self._has_tpid() else C_TAG
 
     def _outer_tpid(self) -> int:
         """The TPID that VLAN lists are about. Where the device has none to set: 0x8100."""
@@ -286,29 +314,28 @@ class IntelSysfs:
 
     def pf_capabilities(self) -> Mapping[str, Capability]:
         if not self.present():
-            return {}
+            return dict.fromkeys(_PF_CLASSES, _NOT_YET) if self._may_come() else {}
+        classes = Capability(
+            Support.LIMITED,
+            by=self.name,
+            limit="pri, lsp and max_bw in steps of 50 Mbit/s; not min_bw, bsp or bw_grps;"
+            " a change restarts all VFs of the PF, and classes stay until the driver is loaded"
+            " anew",
+        )
         offers = {
             "enable_loopback": Capability(Support.ENFORCED, by=self.name),
-            "tclasses": Capability(
-                Support.LIMITED,
-                by=self.name,
-                limit="pri, lsp and max_bw in steps of 50 Mbit/s; not min_bw, bsp or bw_grps;"
-                " a change restarts all VFs of the PF, and 8 classes stay until the driver is"
-                " loaded anew",
-            ),
+            **dict.fromkeys(_PF_CLASSES, classes),
         }
-        try:
-            read(self._root / "tpid")
-        except OSError:
-            reason = "this device's outer TPID can't be set (X722)"
-            offers["tpid"] = Capability(
-                Support.ABSENT, reason=reason, consequence="service tags are 0x8100"
-            )
-        else:
+        if self._has_tpid():
             offers["tpid"] = Capability(
                 Support.LIMITED,
                 by=self.name,
                 limit="of the whole device; a change restarts all VFs",
+            )
+        else:
+            reason = "this device's outer TPID can't be set (X722)"
+            offers["tpid"] = Capability(
+                Support.ABSENT, reason=reason, consequence="service tags are 0x8100"
             )
         return offers
 
@@ -322,7 +349,7 @@ class IntelSysfs:
             shown["enable_qos"] = False
         return shown
 
-    def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:
+    def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:  # noqa: ARG002
         """Raises NicError; the caller then writes the old policy again."""
         self._pf = after
         if not self.present():
@@ -333,7 +360,7 @@ class IntelSysfs:
             for vfid, is_on in self._loopback().items()
             if is_on != after.enable_loopback
         ]
-        if after.tpid != now.tpid and after.tpid != self._outer_tpid():
+        if after.tpid != self._outer_tpid() and self._has_tpid():
             writes.append(Write(self._root / "tpid", f"{after.tpid:x}"))
         if after.enable_qos:
             wanted = restrictions(after, self._link_mbps())

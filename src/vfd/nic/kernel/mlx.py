@@ -65,6 +65,8 @@ class MlxSysfs:
         return {vfid: _shown(trunk) for vfid, trunk in self._trunks().items()}
 
     def write(self, wanted: Mapping[int, Assignment]) -> None:
+        if not self.present():
+            return  # the kernel's own mlx5: nothing was assigned to this surface
         before = self._trunks()
         if missing := wanted.keys() - before.keys():
             raise NicError(

@@ -72,12 +72,14 @@ class KernelNic:
     MACs it forced (see ``Rtnetlink``) and what it last saw, to tell drift from its own echo.
     """
 
-    def __init__(self, pf: PfPolicy, device: PciPf, find: FindSurfaces) -> None:
+    def __init__(
+        self, pf: PfPolicy, device: PciPf, find: FindSurfaces, netlink: Netlink | None = None
+    ) -> None:
         self._pf = pf
         self._device = device
         self._find = find
         self._source = EventSource()
-        self._netlink = Netlink()
+        self._netlink = netlink or Netlink()
         self._seen: Mapping[int, VfRules | None] | None = None
         self._held: dict[int, bool] = {}
         """VFs whose netdev is in use, as last seen."""
@@ -128,6 +130,7 @@ class KernelNic:
             max_groups=MAX_GROUPS,
             closed=_closing(offers.get("link_status")),
             count_takes_all=True,
+            more_with_vfs=bool(self._driver.vendors) and not self._device.num_vfs(),
         )
 
     def link(self) -> Link:
@@ -164,6 +167,7 @@ class KernelNic:
                     forced, was_up = change.force, self.link().up
                     new = self._settings.apply(self._pf, change.after, force=change.force)
                     self._pf = change.after
+                    self._expressed.clear()
                     if new:
                         self._take_up()  # what was known of the old VFs is no longer true
                         steps = self._as_new(desired)

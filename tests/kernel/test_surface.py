@@ -9,7 +9,7 @@ import pytest
 from vfd.nic.kernel.drivers import driver_named
 from vfd.nic.kernel.rtnl import Rtnetlink
 from vfd.nic.kernel.surface import CONSEQUENCES, NEEDS_NOBODY, Assignment, assign
-from vfd.nic.kernel.vfinfo import VfSettings, differ, parse_link, set_vfs
+from vfd.nic.kernel.vfinfo import Step, VfSettings, parse_link, set_vfs
 from vfd.nic.netlink import Netlink
 from vfd.policy.rate import Rate
 from vfd.policy.values import C_TAG, S_TAG, VfRules
@@ -77,7 +77,7 @@ PLAIN = VfSettings(mac="02:00:00:00:00:01", spoofchk=True, trust=False, link_sta
     ],
 )
 def test_what_is_sent_reads_back_as_it_was_meant(wanted: VfSettings) -> None:
-    message = set_vfs(7, {3: (VfSettings(mac="ff:ff:ff:ff:ff:ff"), wanted)})
+    [message] = set_vfs(7, [Step(3, VfSettings(mac="ff:ff:ff:ff:ff:ff"), wanted)])
     link = parse_link(message)
     assert link.index == 7
     got = link.vfs[3]
@@ -88,6 +88,5 @@ def test_what_is_sent_reads_back_as_it_was_meant(wanted: VfSettings) -> None:
 
 
 def test_settings_that_stay_are_not_sent() -> None:
-    assert not differ(PLAIN, PLAIN)
-    assert not differ(PLAIN, replace(PLAIN, mac=None, spoofchk=None, trust=None, link_state=None))
-    assert len(set_vfs(7, {3: (PLAIN, PLAIN)})) == len(set_vfs(7, {}))
+    nothing = replace(PLAIN, mac=None, spoofchk=None, trust=None, link_state=None)
+    assert set_vfs(7, [Step(3, PLAIN, PLAIN), Step(4, PLAIN, nothing)]) == ()

@@ -24,7 +24,7 @@ from tests.lab.daemon import LabDaemon, ip, kernel_shows, netdev_of, until
 from vfd.nic import kernel
 from vfd.nic.kernel.rtnl import read_link
 from vfd.nic.kernel.sriov import PciPf, bind
-from vfd.nic.kernel.vfinfo import RTM_SETLINK, VfSettings, set_vfs
+from vfd.nic.kernel.vfinfo import RTM_SETLINK, Step, VfSettings, set_vfs
 from vfd.nic.netlink import Message, Netlink
 from vfd.nic.protocol import NicError
 from vfd.policy.values import PfPolicy
@@ -219,7 +219,7 @@ def test_settings_changed_by_hand_are_repaired_within_200_ms_and_reported(vfd: L
 
 def _repair(netlink: Netlink, index: int, right: VfSettings, wrong: VfSettings) -> float:
     """Makes VF 2's settings wrong; seconds until they are right again."""
-    message = Message(RTM_SETLINK, set_vfs(index, {2: (right, wrong)}))
+    message = Message(RTM_SETLINK, set_vfs(index, [Step(2, right, wrong)])[0])
     before = time.monotonic()
     netlink.send([message])
     while read_link(netlink, index).vfs[2] != right:

@@ -6,7 +6,7 @@ from vfd.nic.kernel.drivers import Driver
 from vfd.nic.kernel.rtnl import read_link
 from vfd.nic.kernel.vfinfo import VF_COUNTERS
 from vfd.nic.netlink import Netlink
-from vfd.nic.protocol import PF_PORT, Counters
+from vfd.nic.protocol import PF_PORT, Counters, NicError, NicGoneError
 
 
 def names(driver: Driver) -> frozenset[str]:
@@ -17,9 +17,15 @@ def names(driver: Driver) -> frozenset[str]:
 def read(netlink: Netlink, index: int, driver: Driver) -> Counters:
     """All VFs' counters and the PF's. Raises NicError, NicGoneError.
 
-    Drivers that leave IFLA_VF_STATS at 0 have no VF counters here: absent, not 0.
+    Drivers that leave IFLA_VF_STATS at 0 have no VF counters here: absent, not 0. Nor have VFs
+    that are too many for the kernel's answer once it has counters in it.
     """
-    link = read_link(netlink, index, stats=driver.statistics)
+    try:
+        link = read_link(netlink, index, stats=driver.statistics)
+    except NicGoneError:
+        raise
+    except NicError:
+        link = read_link(netlink, index)
     found = {vfid: link.vf_counters.get(vfid, {}) for vfid in link.vfs}
     found[PF_PORT] = link.counters
     return found

@@ -15,13 +15,13 @@ from functools import cache
 from typing import Any
 
 from vfd.nic.kernel.drivers import Driver
+from vfd.nic.kernel.rtnl_order import in_order
 from vfd.nic.kernel.surface import Assignment, Shown
 from vfd.nic.kernel.vfinfo import (
     RTM_GETLINK,
     RTM_SETLINK,
     LinkInfo,
     VfSettings,
-    differ,
     parse_link,
     request,
     set_vfs,
@@ -122,10 +122,22 @@ class Rtnetlink:
             raise
         except NicError:
             now = self.settings()
-            self._send({vfid: (now[vfid], before[vfid]) for vfid in after.keys() & now.keys()})
+            self._send(
+                {
+                    vfid: (now[vfid], self._as_before(vfid, now[vfid], before[vfid]))
+                    for vfid in after.keys() & now.keys()
+                }
+            )
             raise
         for vfid, settings in after.items():
             self._forced[vfid] = None if settings.mac in (None, ZERO_MAC) else settings.mac
+
+    def _as_before(self, vfid: int, now: VfSettings, before: VfSettings) -> VfSettings:
+        """What to put back. A MAC that the guest chose is not forced on it: igb would then let it
+        choose no other (IGB_VF_FLAG_PF_SET_MAC). It is free to choose again."""
+        if vfid not in self._forced or self._forced[vfid] is not None:
+            return before
+        return replace(before, mac=None if now.mac == before.mac else ZERO_MAC)
 
     def _settings(self, vfid: int | None, assigned: Assignment) -> VfSettings:
         """What is assigned, in rtnetlink's terms; neutral where nothing is."""
@@ -163,14 +175,14 @@ class Rtnetlink:
         )
 
     def _send(self, changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> None:
-        """All the changes in one message."""
-        changes = {vfid: change for vfid, change in changes.items() if differ(*change)}
-        if not changes:
+        """All the changes in one message, or as few as they fit."""
+        bodies = set_vfs(self._index, in_order(changes))
+        if not bodies:
             return
-        vfs = ", ".join(map(str, sorted(changes)))
-        message = Message(RTM_SETLINK, set_vfs(self._index, changes), what=f"settings of VF {vfs}")
+        vfs = ", ".join(str(vfid) for vfid, (old, new) in sorted(changes.items()) if old != new)
+        what = f"settings of VF {vfs}"
         try:
-            self._netlink.send([message])
+            self._netlink.send([Message(RTM_SETLINK, body, what=what) for body in bodies])
         except NetlinkError as error:
             if error.errno == errno.ENODEV:
                 raise NicGoneError("the PF's netdev is gone") from error
@@ -222,11 +234,17 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
 def read_link(netlink: Netlink, index: int, *, stats: bool = False) -> LinkInfo:
     """The PF's netdev with its VFs, in one request. Raises NicError, NicGoneError."""
     try:
-        return parse_link(netlink.get(RTM_GETLINK, request(index, stats=stats), "the PF's VFs"))
+        link = parse_link(netlink.get(RTM_GETLINK, request(index, stats=stats), "the PF's VFs"))
     except NetlinkError as error:
         if error.errno == errno.ENODEV:
             raise NicGoneError("the PF's netdev is gone") from error
         raise NicError(f"reading the PF's VFs: {os.strerror(error.errno or 0)}") from error
+    if len(link.vfs) < link.num_vfs:
+        raise NicError(
+            f"{link.name} has {link.num_vfs} VFs, and the kernel's answer has room for"
+            f" {len(link.vfs)}: give the PF fewer VFs"
+        )
+    return link
 
 
 def _asked(changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> tuple[str, ...]:

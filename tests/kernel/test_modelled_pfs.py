@@ -244,3 +244,22 @@ def test_a_vlan_list_that_a_reloaded_tpid_takes_away_is_refused_and_its_vf_close
         assert "one TPID for the lists" in str(service.bad["a.json"].problems[0])
         assert (managed.condition, managed.detail) == (Condition.OK, "")
         assert [vf["enable"] for vf in model.state()["vfs"]] == [False, False, True, False]
+
+
+def test_an_mtu_is_refused_where_it_is_stated_and_warned_of_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest chooses its MTU itself: no driver lets the host say."""
+    with (
+        plain_pf("ice", PlainVfs([VfSeen() for _ in range(2)])) as device,
+        daemon_on(device, tmp_path, monkeypatch) as (service, managed),
+    ):
+        with pytest.raises(RefusedError, match=r"mtu = 1400.*a software NIC"):
+            add(service, "a", vfid=0, vlans=[5], strip_ctag=True, mtu=1400)
+        with pytest.raises(RefusedError, match=r"allow_un_ucast = true.*set trust"):
+            add(service, "a", vfid=0, vlans=[5], strip_ctag=True, allow_un_ucast=True)
+        add(service, "a", vfid=0, vlans=[5], strip_ctag=True, trust=True)
+        assert managed.aim
+        [mtu] = [text for text in managed.aim.warnings[0] if text.startswith("mtu")]
+        assert "this guest chooses its MTU" in mtu
+        assert any(text.startswith("allow_un_ucast") for text in managed.aim.warnings[0])

@@ -34,10 +34,11 @@ def find_surfaces(
 ) -> tuple[list[Surface], list[PfSurface]]:
     """The control surfaces that the PF has now, strongest first; those that also set the PF."""
     driver = device.driver()
-    eswitch = find_eswitch(pf, device, netlink, index, driver_named(driver))
+    facts = driver_named(driver, device.ids()[1])
+    eswitch = find_eswitch(pf, device, netlink, index, facts)
     if eswitch is not None:
         return eswitch
-    surfaces: list[Surface] = [Rtnetlink(netlink, index, driver_named(driver))]
+    surfaces: list[Surface] = [Rtnetlink(netlink, index, facts)]
     pf_surfaces: list[PfSurface] = []
     # The vendors' files come and go with the VFs, so these surfaces look for them at each call.
     if driver == "i40e":

@@ -102,6 +102,9 @@ class IntelSysfs:
             short = dict.fromkeys(TAGGING, Capability(Support.ABSENT, reason=reason))
         if reason := _no_mirror(rules):
             short["mirror"] = Capability(Support.ABSENT, reason=reason)
+        if rules.trust and not rules.allow_un_ucast:
+            reason = "i40e gives it to a trusted guest that asks for promiscuous mode"
+            short["allow_un_ucast"] = Capability(Support.ABSENT, reason=reason)
         return short
 
     def express(self, assigned: Assignment) -> Shown:

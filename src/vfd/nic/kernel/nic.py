@@ -13,12 +13,12 @@ from vfd.nic.kernel.guests import guest_of, is_on_netdev, is_up, rebind_for_mac
 from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf, VfDevice
 from vfd.nic.kernel.surface import (
-    CONSEQUENCES,
     TAGGING,
     Assignment,
     PfSurface,
     Shown,
     Surface,
+    absent,
     assign,
 )
 from vfd.nic.netlink import Netlink
@@ -93,7 +93,7 @@ class KernelNic:
     def _take_up(self) -> None:
         """Finds the PF's netdev and its surfaces: at the start, and when the PF is back, with
         another netdev, index and perhaps driver. Raises NicError, NicGoneError."""
-        self._driver: Driver = driver_named(self._device.driver())
+        self._driver: Driver = driver_named(self._device.driver(), self._device.ids()[1])
         self._netdev, self._index = self._device.uplink()
         surfaces, pf_surfaces = self._find(self._pf, self._device, self._netlink, self._index)
         self._surfaces = tuple(surfaces)
@@ -121,7 +121,7 @@ class KernelNic:
     def capabilities(self) -> Capabilities:
         offers = _strongest(surface.capabilities() for surface in self._surfaces)
         return Capabilities(
-            vf={name: offers.get(name) or _absent(name) for name in VfRules.model_fields},
+            vf={name: offers.get(name) or absent(name) for name in VfRules.model_fields},
             pf=self._settings.capabilities(),
             counters=counters.names(self._driver),
             max_vfs=self._device.total_vfs(),
@@ -361,14 +361,6 @@ class KernelNic:
             text = f"{address} is there again, as {self._netdev}"
             return [Event(EventKind.BACK, text=text)]
         return []
-
-
-def _absent(attribute: str) -> Capability:
-    return Capability(
-        Support.ABSENT,
-        reason=f"no control surface of this NIC's driver offers {attribute}",
-        consequence=CONSEQUENCES[attribute],
-    )
 
 
 def _closing(link_status: Capability | None) -> Capability:

@@ -63,7 +63,7 @@ class Rtnetlink:
         if rules.access_vid is None:
             trunk = (
                 "rtnetlink offers one VLAN per VF, inserted and stripped by the NIC: set strip_ctag"
-                " and one VLAN, or use a NIC with a VLAN list (i40e's sysfs, VGT+, switchdev)"
+                " and one VLAN"
             )
             if rules.vlans:
                 lacks("vlans", trunk)
@@ -80,6 +80,13 @@ class Rtnetlink:
                 "strip_stag",
                 "this driver inserts 802.1Q tags only (EPROTONOSUPPORT for 802.1ad)",
             )
+        if reason := _no_unknown_unicast(rules, self._driver):
+            lacks("allow_un_ucast", reason)
+        least = self._driver.rates.least
+        for attribute in ("rate", "min_rate"):
+            rate: Rate = getattr(rules, attribute)
+            if rate.bps and rate.bps < least * MBPS and least > 1:
+                lacks(attribute, f"this driver enforces no less than {least} Mbit/s")
         return short
 
     def express(self, assigned: Assignment) -> Shown:
@@ -169,8 +176,8 @@ class Rtnetlink:
             tpid=tpid,
             spoofchk=on if has.spoofchk else None,
             trust=trust if has.trust else None,
-            max_tx_mbps=_mbps(maximum),
-            min_tx_mbps=_mbps(minimum),
+            max_tx_mbps=_mbps(maximum, has.rates.step),
+            min_tx_mbps=_mbps(minimum, has.rates.step),
             link_state=_LINK_STATES[status] if has.link_state else None,
         )
 
@@ -207,9 +214,6 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
             Support.LIMITED, by=Rtnetlink.name, limit="refused in access modes only"
         ),
         "vlan_anti_spoof": access,
-        "mtu": Capability(
-            Support.LIMITED, by=Rtnetlink.name, limit="the PF's MTU is the most that a VF gets"
-        ),
     }
     if S_TAG in has.vlan_tpids:
         offers["strip_stag"] = access
@@ -220,10 +224,13 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
         offers["allow_un_ucast"] = Capability(
             Support.LIMITED,
             by=Rtnetlink.name,
-            limit="refused: without trust the driver gives a VF no unknown unicast",
+            limit="as the driver has it: unknown unicast is given to a trusted guest that asks for"
+            " promiscuous mode"
+            if has.unicast_promisc
+            else "as the driver has it: no guest is given unknown unicast",
         )
     if has.max_tx_rate:
-        offers["rate"] = Capability(Support.LIMITED, by=Rtnetlink.name, limit="steps of 1 Mbit/s")
+        offers["rate"] = Capability(Support.LIMITED, by=Rtnetlink.name, limit=str(has.rates))
     if has.min_tx_rate:
         offers["min_rate"] = offers["rate"]
     if has.link_state:
@@ -259,10 +266,21 @@ def _asked(changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> tuple[str, .
     )
 
 
-def _mbps(rate: Rate) -> int:
-    """Whole Mbit/s, at least 1 where there is a rate at all (0 means none to the kernel)."""
+def _no_unknown_unicast(rules: VfRules, driver: Driver) -> str:
+    """Why ``allow_un_ucast`` doesn't hold: what a driver gives a VF follows from its trust."""
+    if rules.allow_un_ucast and not driver.unicast_promisc:
+        return "this driver gives no VF unicast that nobody owns"
+    if rules.allow_un_ucast and not rules.trust:
+        return "a driver gives unicast that nobody owns to a trusted guest only: set trust"
+    if rules.trust and not rules.allow_un_ucast and driver.unicast_promisc:
+        return "a trusted guest that asks for promiscuous mode is given unicast that nobody owns"
+    return ""
+
+
+def _mbps(rate: Rate, step: int) -> int:
+    """Mbit/s in whole steps, at least one where there is a rate at all (0: none to the kernel)."""
     bps = rate.bps or 0
-    return max(1, round(bps / MBPS)) if bps else 0
+    return max(step, round(bps / MBPS) // step * step) if bps else 0
 
 
 def _shown(settings: VfSettings, driver: Driver) -> Shown:

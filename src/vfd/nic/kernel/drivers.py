@@ -138,11 +138,13 @@ DRIVERS = {
     "mlx5_core": Driver(
         "drivers/net/ethernet/mellanox/mlx5/core/esw/legacy.c",
         vendors="MLNX_OFED's mlx5_core",
+        mac_needs_rebind=True,
         spoofchk_vlan=False,
         min_tx_rate=True,
         bridge_modes=True,
         notes=(
-            "802.1Q only (mlx5e_set_vf_vlan); 802.1ad with MLNX_OFED",
+            "802.1Q only (mlx5e_set_vf_vlan)",
+            "a VF's driver asks for its MAC when it binds (en_main.c, mlx5e_set_netdev_dev_addr)",
             "spoof check is of the default MAC alone (esw_acl_ingress_lgcy_setup)",
             "in switchdev mode none of these (mlx5_eswitch_set_vport_vlan: EOPNOTSUPP)",
             "VEB or VEPA for the whole PF (mlx5e_bridge_setlink)",

@@ -58,6 +58,15 @@ def daemon_on(
         (LOCKS / f"{ADDRESS}.lock").unlink(missing_ok=True)
 
 
+def reload(service: Service, folder: Path, **pf: Any) -> None:
+    """The daemon reads its main file again, in which the PF is now another."""
+    main_file = folder / "vfd.cfg"
+    main = json.loads(main_file.read_text())
+    main["pciids"][0] |= pf
+    main_file.write_text(json.dumps(main))
+    service.reload(parse_main(main_file.read_text(), file=str(main_file)).config)
+
+
 def vf(**config: Any) -> dict[str, Any]:
     return {"pciid": ADDRESS, **config}
 
@@ -236,11 +245,7 @@ def test_a_vlan_list_that_a_reloaded_tpid_takes_away_is_refused_and_its_vf_close
     device, model = x710
     files = {"a": {"vfid": 1, "vlans": [5, 6]}, "b": {"vfid": 2, "vlans": [7], "strip_ctag": True}}
     with daemon_on(device, tmp_path, monkeypatch, files, vfs=4) as (service, managed):
-        main_file = tmp_path / "vfd.cfg"
-        main = json.loads(main_file.read_text())
-        main["pciids"][0]["tpid"] = "0x88a8"
-        main_file.write_text(json.dumps(main))
-        service.reload(parse_main(main_file.read_text(), file=str(main_file)).config)
+        reload(service, tmp_path, tpid="0x88a8")
         assert "one TPID for the lists" in str(service.bad["a.json"].problems[0])
         assert (managed.condition, managed.detail) == (Condition.OK, "")
         assert [vf["enable"] for vf in model.state()["vfs"]] == [False, False, True, False]
@@ -263,3 +268,46 @@ def test_an_mtu_is_refused_where_it_is_stated_and_warned_of_where_not(
         [mtu] = [text for text in managed.aim.warnings[0] if text.startswith("mtu")]
         assert "this guest chooses its MTU" in mtu
         assert any(text.startswith("allow_un_ucast") for text in managed.aim.warnings[0])
+
+
+def test_service_access_on_connectx_with_ofed_pushes_802_1ad_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"a": {"vfid": 1, "vlans": [9], "strip_stag": True}}
+    with (
+        modelled_pf("mellanox", vfs=0) as (device, model),
+        daemon_on(device, tmp_path, monkeypatch, files, vfs=2, tpid="0x88a8") as (service, managed),
+    ):
+        assert not service.bad
+        assert (managed.condition, managed.detail) == (Condition.OK, "")
+        assert (model.vf(1)["vlan"], model.vf(1)["proto"]) == (9, "802.1ad")
+        assert managed.seen
+        assert managed.seen.vfs[1].rules.strip_stag is True
+
+
+def test_service_access_needs_the_pfs_tpid_and_comes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port VLAN of 0x8100 is customer access: it takes no guest's own tags along."""
+    vfs = PlainVfs([VfSeen() for _ in range(2)])
+    files = {"a": {"vfid": 0, "vlans": [9], "strip_stag": True}}
+    with (
+        plain_pf("ice", vfs) as device,
+        daemon_on(device, tmp_path, monkeypatch, files) as (service, managed),
+    ):
+        assert "tpid" in str(service.bad["a.json"].problems[0])
+        reload(service, tmp_path, tpid="0x88a8")
+        assert not service.bad
+        assert (managed.condition, managed.detail) == (Condition.OK, "")
+        assert (vfs.seen[0].vlan, vfs.seen[0].proto) == (9, "802.1ad")
+
+
+def test_a_tpid_that_the_driver_cannot_insert_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        plain_pf("ixgbe", PlainVfs([VfSeen()])) as device,
+        daemon_on(device, tmp_path, monkeypatch, tpid="0x88a8") as (_, managed),
+    ):
+        assert "tpid" in managed.detail
+        assert "a software NIC" in managed.detail

@@ -54,7 +54,9 @@ def test_a_vlan_list_is_lacking_and_says_what_would_provide_it(igb: Rtnetlink) -
 def test_service_access_needs_a_driver_with_802_1ad(igb: Rtnetlink, ice: Rtnetlink) -> None:
     rules = VfRules(vlans=(5,), strip_stag=True)
     assert "strip_stag" in assign(rules, [igb])[1]
-    assert "strip_stag" not in assign(rules, [ice])[1]
+    assert "0x88a8" in assign(rules, [ice])[1]["strip_stag"].reason
+    service = Rtnetlink(Netlink(), 1, driver_named("ice"), pf_tpid=S_TAG)
+    assert "strip_stag" not in assign(rules, [service])[1]
 
 
 def test_what_is_expressed_is_the_rules_in_steps_of_1_mbit(igb: Rtnetlink) -> None:

@@ -113,11 +113,11 @@ def _intel(vf: Mapping[str, Any]) -> VfSeen:
 
 
 def _mellanox(vf: Mapping[str, Any]) -> VfSeen:
+    """The 802.1ad of a port VLAN is in the ``config`` file only."""
     return VfSeen(
         mac=vf["mac"],
         vlan=vf["vlan"],
         qos=vf["qos"],
-        proto=vf["proto"],
         spoofchk=vf["spoofcheck"],
         trust=vf["trust"],
         link_state=("Follow", "Up", "Down").index(vf["link_state"]),

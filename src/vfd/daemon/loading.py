@@ -110,6 +110,7 @@ def _follow(
         managed.make_vfs(pf)
     except NicError as error:  # converging tries again, and tells what becomes of it
         log.warning("%s: %s", managed.id, error)
+    bad = dict(service.bad)
     aim = _agreed(service, managed, pf, candidates, old_of)
     if aim is None:
         return []
@@ -117,8 +118,9 @@ def _follow(
     is_new_pf = managed.aim is not None and managed.aim.pf != pf
     managed.aim, managed.pf = aim, pf
     service.converge(managed)
-    if is_new_pf:  # as it is now, the PF may enforce less of its VFs' policies
-        aim = _agreed(service, managed, pf, [*aim.vfs.values()], {}, anew=True)
+    if is_new_pf:  # as it is now, the PF may enforce less of its VFs' policies, or more
+        service.bad = bad
+        aim = _agreed(service, managed, pf, candidates, old_of, anew=True)
         if aim is None:
             return []
         managed.aim = aim

@@ -317,7 +317,7 @@ class IntelSysfs:
 
     def pf_capabilities(self) -> Mapping[str, Capability]:
         if not self.present():
-            return dict.fromkeys(_PF_CLASSES, _NOT_YET) if self._may_come() else {}
+            return dict.fromkeys((*_PF_CLASSES, "tpid"), _NOT_YET) if self._may_come() else {}
         classes = Capability(
             Support.LIMITED,
             by=self.name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -29,23 +29,35 @@ from vfd.nic.kernel.vfinfo import (
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
 from vfd.policy.rate import NONE, Rate
-from vfd.policy.values import C_TAG, S_TAG, LinkStatus, VfRules
+from vfd.policy.values import C_TAG, S_TAG, LinkStatus, PfPolicy, VfRules
 
 ZERO_MAC = "00:00:00:00:00:00"
 MBPS = 10**6
+_C_TAGS_ONLY = "this driver inserts 802.1Q tags only (EPROTONOSUPPORT for 802.1ad)"
 _LINK_STATES = {LinkStatus.AUTO: 0, LinkStatus.ON: 1, LinkStatus.OFF: 2}
 _LINK_STATUS = {number: status for status, number in _LINK_STATES.items()}
 
 
 class Rtnetlink:
-    """The surface. ``index`` is the PF's netdev, in the namespace of the socket."""
+    """The surface. ``index`` is the PF's netdev, in the namespace of the socket; ``pf_tpid`` the
+    PF's ``tpid``; ``shown_tpid`` tells the TPID of a VF's port VLAN where netlink doesn't."""
 
     name = "rtnetlink"
 
-    def __init__(self, netlink: Netlink, index: int, driver: Driver) -> None:
+    def __init__(
+        self,
+        netlink: Netlink,
+        index: int,
+        driver: Driver,
+        *,
+        pf_tpid: int = C_TAG,
+        shown_tpid: Callable[[int], int] | None = None,
+    ) -> None:
         self._netlink = netlink
         self._index = index
         self._driver = driver
+        self._pf_tpid = pf_tpid
+        self._shown_tpid = shown_tpid
         self._forced: dict[int, str | None] = {}
         """The MAC that was forced on each VF, None where none was. A MAC that a guest chose looks
         the same in IFLA_VF_MAC as one that was forced; where this process has not yet written to
@@ -76,9 +88,12 @@ class Rtnetlink:
                     lacks(attribute, "stripping without inserting is not offered: name one VLAN")
             lacks("allow_untagged", trunk)
         elif rules.strip_stag and S_TAG not in self._driver.vlan_tpids:
+            lacks("strip_stag", _C_TAGS_ONLY)
+        elif rules.strip_stag and self._pf_tpid != S_TAG:
             lacks(
                 "strip_stag",
-                "this driver inserts 802.1Q tags only (EPROTONOSUPPORT for 802.1ad)",
+                "the PF's tpid is 0x8100, and a port VLAN of that kind is customer-tag access, for"
+                " guests that send no tags: set the PF's tpid to 0x88a8",
             )
         if reason := _no_unknown_unicast(rules, self._driver):
             lacks("allow_un_ucast", reason)
@@ -114,9 +129,25 @@ class Rtnetlink:
                 # Not ours where another surface sets the same rates (devlink).
                 max_tx_mbps=settings.max_tx_mbps if self._driver.max_tx_rate else 0,
                 min_tx_mbps=settings.min_tx_mbps if self._driver.min_tx_rate else 0,
+                tpid=self._shown_tpid(vfid)
+                if self._shown_tpid and settings.vlan
+                else settings.tpid,
             )
             for vfid, settings in read_link(self._netlink, self._index).vfs.items()
         }
+
+    def pf_capabilities(self) -> Mapping[str, Capability]:
+        if S_TAG in self._driver.vlan_tpids:
+            return {}
+        reason = f"{_C_TAGS_ONLY}; switchdev mode, ice, bnxt_en or a software NIC has others"
+        consequence = "service tags are 0x8100"
+        return {"tpid": Capability(Support.ABSENT, reason=reason, consequence=consequence)}
+
+    def observe_pf(self, wanted: PfPolicy) -> Shown:  # noqa: ARG002
+        return {}  # it is a setting of each VF
+
+    def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:  # noqa: ARG002
+        self._pf_tpid = after.tpid
 
     def write(self, wanted: Mapping[int, Assignment]) -> None:
         before = self.settings()

@@ -86,7 +86,7 @@ def test_traffic_classes_and_shares_come_into_force_on_the_x710(
 ) -> None:
     device, model = x710
     shares = [{"priority": tc, "share": 30} for tc in range(4)]
-    files = {"a": {"vfid": 0, "vlans": [5, 6], "queues": shares}}
+    files = {"a": {"vfid": 0, "vlans": [5, 6], "queues": shares, "rate": "230Mbps"}}
     with daemon_on(
         device, tmp_path, monkeypatch, files, enable_qos=True, tclasses=CLASSES, vfs=4
     ) as (service, managed):
@@ -95,6 +95,8 @@ def test_traffic_classes_and_shares_come_into_force_on_the_x710(
         assert model.text("qos/1/priority") == "2,3,"
         assert model.text("qos/1/max_bw") == "5000"
         assert model.vf(0)["applied_share"][:4] == [30, 30, 30, 30]
+        assert model.vf(0)["tc_rate"] == [200, 200, 200, 200, 0, 0, 0, 0]
+        assert model.vf(0)["max_tx_rate"] == 0
         by = managed.working().capabilities.pf["enable_qos"].by
         assert by == "sysfs:i40e"
 
@@ -104,12 +106,15 @@ def test_traffic_classes_that_are_switched_on_later_are_written(
 ) -> None:
     """Also where what the NIC can't enforce is accepted: it must not count as that."""
     device, model = x710
-    with daemon_on(device, tmp_path, monkeypatch, vfs=4, strict=False) as (service, managed):
-        assert model.text("0/qos/0/share") == "0"
+    files = {"a": {"vfid": 1, "vlans": [5, 6], "rate": "1Gbps"}}
+    with daemon_on(device, tmp_path, monkeypatch, files, vfs=4, strict=False) as (service, managed):
+        assert model.vf(1)["max_tx_rate"] == 1000
         assert managed.condition is Condition.OK
         after = managed.pf.model_copy(update={"enable_qos": True})
         managed.go(managed.aim_at(after, managed.vfs))
         assert model.text("qos/3/priority") == "6,7,"
+        assert model.vf(1)["tc_rate"][:4] == [1000, 1000, 1000, 1000]
+        assert model.vf(1)["max_tx_rate"] == 0
         assert not service.bad
 
 
@@ -311,3 +316,30 @@ def test_a_tpid_that_the_driver_cannot_insert_is_refused(
     ):
         assert "tpid" in managed.detail
         assert "a software NIC" in managed.detail
+
+
+def test_what_the_x710s_files_count_is_among_the_counters(
+    x710: tuple[ModelledPf, Modelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, model = x710
+    with daemon_on(device, tmp_path, monkeypatch) as (_, managed):
+        model.act("count", "2 tx_errors 7")
+        model.act("count", "2 rx_packets 5")
+        nic = managed.working()
+        assert nic.counters()[2]["tx_errors"] == 7
+        assert nic.counters()[2]["rx_packets"] == 5
+        assert nic.capabilities.counters >= nic.counters()[2].keys()
+        assert not [path for path, _, _ in model.log() if path.endswith("reset_stats")]
+
+
+def test_guarantees_of_classes_are_refused_on_the_x710(
+    x710: tuple[ModelledPf, Modelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, _ = x710
+    classes = [{"pri": pri, "min_bw": 10} for pri in range(4)]
+    with daemon_on(device, tmp_path, monkeypatch, vfs=4, enable_qos=True, tclasses=classes) as (
+        _,
+        managed,
+    ):
+        assert "min_bw" in managed.detail
+        assert "software NIC" in managed.detail

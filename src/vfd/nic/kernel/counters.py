@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from vfd.nic.kernel.drivers import Driver
 from vfd.nic.kernel.rtnl import read_link
 from vfd.nic.kernel.vfinfo import VF_COUNTERS
@@ -14,8 +16,14 @@ def names(driver: Driver) -> frozenset[str]:
     return VF_COUNTERS if driver.statistics else frozenset()
 
 
-def read(netlink: Netlink, index: int, driver: Driver) -> Counters:
-    """All VFs' counters and the PF's. Raises NicError, NicGoneError.
+def read(
+    netlink: Netlink,
+    index: int,
+    driver: Driver,
+    more: Iterable[Mapping[int, Mapping[str, int]]] = (),
+) -> Counters:
+    """All VFs' counters and the PF's; ``more``: what other surfaces count. Raises NicError,
+    NicGoneError.
 
     Drivers that leave IFLA_VF_STATS at 0 have no VF counters here: absent, not 0. Nor have VFs
     that are too many for the kernel's answer once it has counters in it.
@@ -26,6 +34,12 @@ def read(netlink: Netlink, index: int, driver: Driver) -> Counters:
         raise
     except NicError:
         link = read_link(netlink, index)
-    found = {vfid: link.vf_counters.get(vfid, {}) for vfid in link.vfs}
+    found: dict[int, Mapping[str, int]] = {
+        vfid: {
+            **link.vf_counters.get(vfid, {}),
+            **{name: n for counted in more for name, n in counted.get(vfid, {}).items()},
+        }
+        for vfid in link.vfs
+    }
     found[PF_PORT] = link.counters
     return found

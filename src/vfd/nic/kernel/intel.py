@@ -1,10 +1,11 @@
 """Intel's SR-IOV hypervisor management interface: ``/sys/class/net/PF/device/sriov/``.
 
 Offered by Intel's out-of-tree i40e. This surface takes what rtnetlink has no words for: VLAN
-lists, further MACs, mirrors, broadcast, multicast and unknown unicast, shares of traffic classes,
-and a VF that is truly off. The default MAC, spoof check, trust, rate and link state stay
-rtnetlink's: the same functions of the driver stand behind both, rtnetlink sets all VFs in one
-message, and the ``link_state`` file does not tell ``auto`` from ``enable``.
+lists, further MACs, mirrors, broadcast, multicast and unknown unicast, shares of traffic classes
+and rates within them, and a VF that is truly off. The default MAC, spoof check, trust, the rate
+without classes and link state stay rtnetlink's: the same functions of the driver stand behind both,
+rtnetlink sets all VFs in one message, and the ``link_state`` file does not tell ``auto`` from
+``enable``. docs/decisions.md says why other files are left alone.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from vfd.nic.kernel.attributes import Write, read, run, vf_numbers
-from vfd.nic.kernel.intel_files import VfFiles, changes, read_vf
-from vfd.nic.kernel.intel_qos import class_map, classes_in_use, restrictions
+from vfd.nic.kernel.intel_files import COUNTERS, VfFiles, changes, read_counters, read_vf
+from vfd.nic.kernel.intel_qos import STEP_MBPS, class_map, classes_in_use, restrictions
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
+from vfd.policy.rate import Rate
 from vfd.policy.values import (
     C_TAG,
     S_TAG,
@@ -31,6 +33,7 @@ from vfd.policy.values import (
 )
 
 NAME = "sysfs:i40e"
+MBPS = 10**6
 _LINK = {LinkStatus.AUTO: "auto", LinkStatus.ON: "enable", LinkStatus.OFF: "disable"}
 _NEUTRAL = VfFiles(promisc=frozenset({"mcast"}))
 """An open VF of which nothing is asked: it gets the multicast that policies allow by default."""
@@ -44,8 +47,26 @@ _NOT_YET = Capability(
     " only then",
 )
 
+_NO_GUARANTEES = Capability(
+    Support.ABSENT,
+    reason="this driver's traffic classes have pri, lsp and max_bw, but neither min_bw nor bsp; a"
+    " software NIC's have",
+    consequence="no class has a guarantee or goes first in its group",
+)
+
 OPTIONAL_FILES = ("vlan_anti_spoof", "allow_bcast")
 """Files, named as the attributes, that older versions of the driver lack."""
+
+
+RATE_IN_CLASSES = Capability(
+    Support.LIMITED,
+    by=NAME,
+    limit=f"holds in each traffic class; steps of {STEP_MBPS} Mbit/s, at least {STEP_MBPS}",
+)
+"""``rate`` under ``enable_qos``: README: with classes ``max_tx_rate`` is ignored, and a VF has a
+``max_tc_tx_rate`` in each."""
+_MIXED = Rate(bps=1)
+"""Shown where the classes' rates differ, which is no policy's."""
 
 
 def offers(files: Iterable[str] = OPTIONAL_FILES) -> Mapping[str, Capability]:
@@ -94,7 +115,17 @@ class IntelSysfs:
         if not self.present():
             return {}
         first = self._root / str(vf_numbers(self._root)[0])
-        return offers(name for name in OPTIONAL_FILES if (first / name).exists())
+        found = offers(name for name in OPTIONAL_FILES if (first / name).exists())
+        return {**found, "rate": RATE_IN_CLASSES} if self._pf.enable_qos else found
+
+    def counter_names(self) -> frozenset[str]:
+        return COUNTERS if self.present() else frozenset()
+
+    def counters(self) -> Mapping[int, Mapping[str, int]]:
+        try:
+            return {v: read_counters(self._root / str(v)) for v in vf_numbers(self._root)}
+        except (OSError, ValueError) as error:
+            raise NicError(f"{self._root}: {error}") from error
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
         short: dict[str, Capability] = {}
@@ -102,6 +133,9 @@ class IntelSysfs:
             short = dict.fromkeys(TAGGING, Capability(Support.ABSENT, reason=reason))
         if reason := _no_mirror(rules):
             short["mirror"] = Capability(Support.ABSENT, reason=reason)
+        if self._pf.enable_qos and 0 < (rules.rate.bps or 0) < STEP_MBPS * MBPS:
+            reason = f"i40e enforces no less than {STEP_MBPS} Mbit/s"
+            short["rate"] = Capability(Support.ABSENT, reason=reason)
         if rules.trust and not rules.allow_un_ucast:
             reason = "i40e gives it to a trusted guest that asks for promiscuous mode"
             short["allow_un_ucast"] = Capability(Support.ABSENT, reason=reason)
@@ -193,6 +227,7 @@ class IntelSysfs:
             ingress_mirror=None,
             egress_mirror=None,
             vlan_mirror=frozenset(),
+            rates=tuple((tc, 0) for tc, _ in now.rates),
             allow_bcast=None if now.allow_bcast is None else True,
         )
         if rules is None:
@@ -204,6 +239,9 @@ class IntelSysfs:
                 promisc=frozenset(),
             )
         want = replace(neutral, enable=True)
+        if self._pf.enable_qos and "rate" in mine:
+            mbps = (rules.rate.bps or 0) // (STEP_MBPS * MBPS) * STEP_MBPS
+            want = replace(want, rates=tuple((tc, mbps) for tc in range(self._pf.classes)))
         if "vlans" in mine:
             want = replace(
                 want,
@@ -277,6 +315,8 @@ class IntelSysfs:
         if files.allow_bcast is not None:
             shown["allow_bcast"] = files.allow_bcast
         if self._pf.enable_qos:
+            rates = {mbps for _, mbps in files.rates}
+            shown["rate"] = Rate(bps=max(rates, default=0) * MBPS) if len(rates) < 2 else _MIXED
             shown["queues"] = tuple(
                 QueueShare.model_construct(priority=tc, share=share)
                 for tc, share in files.shares
@@ -329,6 +369,8 @@ class IntelSysfs:
             "enable_loopback": Capability(Support.ENFORCED, by=self.name),
             **dict.fromkeys(_PF_CLASSES, classes),
         }
+        if any(tc.min_bw or tc.bsp for tc in self._pf.tclasses):
+            offers["tclasses"] = _NO_GUARANTEES
         if self._has_tpid():
             offers["tpid"] = Capability(
                 Support.LIMITED,

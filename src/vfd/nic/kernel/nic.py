@@ -15,6 +15,7 @@ from vfd.nic.kernel.sriov import PciPf, VfDevice
 from vfd.nic.kernel.surface import (
     TAGGING,
     Assignment,
+    CounterSurface,
     PfSurface,
     Shown,
     Surface,
@@ -123,7 +124,7 @@ class KernelNic:
         return Capabilities(
             vf={name: offers.get(name) or absent(name) for name in VfRules.model_fields},
             pf=self._settings.capabilities(),
-            counters=counters.names(self._driver),
+            counters=counters.names(self._driver).union(*(c.counter_names() for c in self._more())),
             max_vfs=self._device.total_vfs(),
             max_vlans=MAX_VLANS,
             max_macs=MAX_MACS,
@@ -173,6 +174,8 @@ class KernelNic:
                         steps = self._as_new(desired)
                         if was_up and self._driver.rate_needs_link:
                             self._await_link()
+                    else:
+                        steps = self._again(desired, steps)
             write_rules(self._surfaces, steps)
         except NicGoneError:
             raise
@@ -180,6 +183,7 @@ class KernelNic:
             if self._pf != old_pf:
                 self._settings.apply(self._pf, old_pf, force=forced)
                 self._pf = old_pf
+                self._expressed.clear()
             raise
         self._pf = desired.pf
         self._seen = self._observe_rules()
@@ -196,14 +200,25 @@ class KernelNic:
 
     def _as_new(self, desired: NicPolicy) -> dict[int, tuple[VfRules | None, VfRules | None]]:
         """What makes VFs that have just been created what they are to be, the closed ones too."""
-        wanted = desired.by_vfid()
-        return {
-            vf.vfid: (
-                None,
-                self.expressible(vf.vfid, wanted[vf.vfid].rules) if vf.vfid in wanted else None,
-            )
-            for vf in self._device.vfs()
+        return {vf.vfid: (None, self._wanted(desired, vf.vfid)) for vf in self._device.vfs()}
+
+    def _again(
+        self, desired: NicPolicy, steps: Mapping[int, tuple[VfRules | None, VfRules | None]]
+    ) -> dict[int, tuple[VfRules | None, VfRules | None]]:
+        """``steps`` on a PF that is another now: more or less of the policies may be enforced than
+        when they were worked out, and what is in force by another surface than before."""
+        in_force = {
+            vfid: (rules, rules)
+            for vfid, rules in self._observe_rules().items()
+            if rules == self._wanted(desired, vfid)
         }
+        changed = {v: (before, self._wanted(desired, v)) for v, (before, _) in steps.items()}
+        return {**in_force, **changed}
+
+    def _wanted(self, desired: NicPolicy, vfid: int) -> VfRules | None:
+        """What this NIC can show of what is desired of the VF; None: closed."""
+        policy = next((vf for vf in desired.vfs if vf.vfid == vfid), None)
+        return self.expressible(vfid, policy.rules) if policy else None
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
         """A Linux PF driver answers its guests itself; their requests never get here."""
@@ -212,7 +227,11 @@ class KernelNic:
         """The PF driver takes a guest's own MACs and groups back when its VF is reset."""
 
     def counters(self) -> Counters:
-        return counters.read(self._netlink, self._index, self._driver)
+        more = [surface.counters() for surface in self._more()]
+        return counters.read(self._netlink, self._index, self._driver, more)
+
+    def _more(self) -> list[CounterSurface]:
+        return [surface for surface in self._surfaces if isinstance(surface, CounterSurface)]
 
     def fileno(self) -> int:
         return self._source.fileno()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vfd.nic.protocol import Capability, Support
 from vfd.policy.values import GuestMacs, LinkStatus, PfPolicy, VfRules
@@ -81,6 +81,17 @@ class PfSurface(Protocol):
         """Makes the PF have what ``after`` asks of its attributes; writes only what differs.
 
         Raises NicError, perhaps with a part done: the caller writes the old policy again."""
+        ...
+
+
+@runtime_checkable
+class CounterSurface(Protocol):
+    """A control surface that counts what rtnetlink does not."""
+
+    def counter_names(self) -> frozenset[str]: ...
+
+    def counters(self) -> Mapping[int, Mapping[str, int]]:
+        """By vfid. Raises NicError."""
         ...
 
 

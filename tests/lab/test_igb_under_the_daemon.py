@@ -167,9 +167,10 @@ def test_an_update_changes_what_differs_and_deleting_closes(vfd: LabDaemon) -> N
         ({"vlans": [1, 2]}, "vlans", "strip_ctag"),
         ({"vlans": [5], "strip_stag": True}, "strip_stag", "802.1"),
         ({"vlans": [4095], "strip_ctag": True}, "vlans", "4094"),
-        ({"vlans": [5], "strip_ctag": True, "min_rate": 0.1}, "min_rate", "min_rate"),
-        ({"vlans": [5], "strip_ctag": True, "link_status": "off"}, "link_status", "link_status"),
-        ({"vlans": [5], "strip_ctag": True, "mirror": {"target": 2}}, "mirror", "mirror"),
+        ({"vlans": [5], "strip_ctag": True, "min_rate": 0.1}, "min_rate", "mlx5_core"),
+        ({"vlans": [5], "strip_ctag": True, "link_status": "off"}, "link_status", "ixgbe"),
+        ({"vlans": [5], "strip_ctag": True, "mirror": {"target": 2}}, "mirror", "switchdev"),
+        ({"vlans": [5], "strip_ctag": True, "mtu": 1400}, "mtu", "a software NIC"),
         ({"vlans": [5], "strip_ctag": True, "vm_mac": STAYS["vm_mac"]}, "vm_mac", "stays"),
     ],
 )

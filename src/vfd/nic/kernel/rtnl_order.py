@@ -8,6 +8,7 @@ off before it leaves its VLAN, and a VF that gets another's VLAN comes after tha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -25,10 +26,12 @@ def in_order(changes: Changes) -> Iterator[Step]:
             yield Step(vfid, before, replace(before, mac=None, link_state=LINK_OFF))
             waiting[vfid] = (replace(before, link_state=LINK_OFF), after)
     reopened: list[Step] = []
+    leaving = Counter(_left(*change) for change in waiting.values())
     while waiting:
-        free = next((v for v in waiting if not _waits(v, waiting)), None)
+        free = next((v for v, (_, after) in waiting.items() if not leaving[_vlan(after)]), None)
         vfid = free if free is not None else next(iter(waiting))
         before, after = waiting.pop(vfid)
+        leaving[_left(before, after)] -= 1
         if free is None and after.link_state is not None:
             shut = replace(before, link_state=LINK_OFF)
             moved = replace(after, link_state=LINK_OFF)
@@ -40,19 +43,11 @@ def in_order(changes: Changes) -> Iterator[Step]:
     yield from reopened
 
 
-def _waits(vfid: int, waiting: Changes) -> bool:
-    """Another VF is still in the VLAN that this one gets, and leaves it."""
-    wanted = _vlan(waiting[vfid][1])
-    return any(
-        _vlan(before) == wanted != _vlan(after) and not _is_off(before)
-        for other, (before, after) in waiting.items()
-        if other != vfid
-    )
+def _left(before: VfSettings, after: VfSettings) -> tuple[int, int] | None:
+    """The VLAN that the VF is in with its link on, and leaves; None: no such."""
+    stays = _vlan(before) == _vlan(after)
+    return None if stays or before.link_state == LINK_OFF else _vlan(before)
 
 
 def _vlan(settings: VfSettings) -> tuple[int, int]:
     return settings.tpid, settings.vlan
-
-
-def _is_off(settings: VfSettings) -> bool:
-    return settings.link_state == LINK_OFF

@@ -185,7 +185,8 @@ def absent(attribute: str) -> Capability:
     """No surface offers the attribute."""
     return Capability(
         Support.ABSENT,
-        reason=f"no control surface of this NIC's driver offers it; {PROVIDERS[attribute]} does",
+        reason=f"no control surface of this NIC's driver offers {attribute};"
+        f" {PROVIDERS[attribute]} does",
         consequence=CONSEQUENCES[attribute],
     )
 

@@ -134,6 +134,12 @@ models (`lab/models/`) were written from the vendors' documents and share no cod
 A stated attribute that is not enforced is refused with the reason and what would provide it.
 """
 
+PF_NOTE = (
+    "`vfs`, `mtu` and `promiscuous` are set on every NIC, by sysfs and rtnetlink. Where nothing"
+    " sets `enable_loopback` it is always on: false is refused where it is stated, and warned of"
+    " where not."
+)
+
 KNOWN_LIMITS = """
 ## What no table says
 
@@ -310,7 +316,7 @@ def _tests(family: Family) -> Iterable[str]:
 
 def page() -> str:
     lines = [INTRO, "## VF attributes", "", *table(), "", "## PF attributes", "", *pf_table(), ""]
-    lines += ["`vfs`, `mtu` and `promiscuous` are set on every NIC, by sysfs and rtnetlink.", ""]
+    lines += [PF_NOTE, ""]
     lines += ["## Limits, notes and sources", ""]
     for family in FAMILIES:
         lines += section(family)

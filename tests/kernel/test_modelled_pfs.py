@@ -22,6 +22,7 @@ from vfd.daemon.journal import Journal
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.service import Service, Source
 from vfd.daemon.zero import Zero
+from vfd.nic.protocol import Support
 
 pytestmark = pytest.mark.root
 CLASSES = [{"pri": pri, "max_bw": 50} for pri in range(4)]
@@ -343,3 +344,43 @@ def test_guarantees_of_classes_are_refused_on_the_x710(
     ):
         assert "min_bw" in managed.detail
         assert "software NIC" in managed.detail
+
+
+@pytest.mark.parametrize("stated", [{}, {"enable_loopback": False}, {"enable_loopback": True}])
+def test_a_switch_that_cannot_be_turned_off_is_warned_of_and_refused_where_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: dict[str, bool]
+) -> None:
+    with (
+        plain_pf("igb", PlainVfs([VfSeen()])) as device,
+        daemon_on(device, tmp_path, monkeypatch, **stated) as (_, managed),
+    ):
+        if stated.get("enable_loopback") is False:
+            assert "can't be turned off" in managed.detail
+            return
+        assert managed.aim
+        warned = any("enable_loopback" in text for text in managed.aim.warnings[None])
+        assert warned is not bool(stated)
+
+
+def test_what_a_pf_lacks_is_warned_of_where_that_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        plain_pf("ixgbe", PlainVfs([VfSeen()])) as device,
+        daemon_on(device, tmp_path, monkeypatch, strict=False, tclasses=CLASSES) as (_, managed),
+    ):
+        assert managed.condition is Condition.OK
+        assert managed.aim
+        assert any(text.startswith("tclasses") for text in managed.aim.warnings[None])
+
+
+def test_every_refused_attribute_of_a_pf_names_what_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        plain_pf("igb", PlainVfs([VfSeen()])) as device,
+        daemon_on(device, tmp_path, monkeypatch) as (_, managed),
+    ):
+        for name, capability in managed.working().capabilities.pf.items():
+            if capability.support is Support.ABSENT:
+                assert "software NIC" in capability.reason, name

@@ -176,14 +176,11 @@ class Managed:
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
             warnings.setdefault(one.policy.vfid, []).extend(one.remarks)
-        for pf_shortfall in admit(
-            pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict
-        ).refused:
-            problems.append(
-                Problem(
-                    self.main_file, pf_shortfall.field, shown(pf_shortfall.value), pf_shortfall.rule
-                )
-            )
+        verdict = admit(pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict)
+        problems += [
+            Problem(self.main_file, s.field, shown(s.value), s.rule) for s in verdict.refused
+        ]
+        warnings[None] += verdict.warnings
         resolved = resolve(asked, link_bps or DEFAULT_LINK)
         rules = {vf.vfid: vf for vf in resolved.nic.vfs}
         short = dict(self.aim.short) if self.aim else {}

@@ -50,6 +50,8 @@ class Capability:
     """ABSENT: why not, and what would provide it."""
     consequence: str = ""
     """ABSENT: what a guest can therefore do, in words ("this guest can send any VLAN")."""
+    fixed: object = None
+    """The PF attribute's one value on this NIC, where it can't be set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -378,7 +378,9 @@ class IntelSysfs:
                 limit="of the whole device; a change restarts all VFs",
             )
         else:
-            reason = "this device's outer TPID can't be set (X722)"
+            reason = (
+                "this device's outer TPID can't be set (X722); an X710's or a software NIC's can"
+            )
             offers["tpid"] = Capability(
                 Support.ABSENT, reason=reason, consequence="service tags are 0x8100"
             )

@@ -23,6 +23,7 @@ _ABSENT = {
         by="the driver",
         limit="always on: this driver's embedded switch can't be turned off",
         consequence="VFs of this PF reach each other inside the NIC",
+        fixed=True,
     ),
     "vf_oversubscription": Capability(Support.ENFORCED, by="vfd"),
     "tpid": Capability(

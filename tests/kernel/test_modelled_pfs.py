@@ -384,3 +384,35 @@ def test_every_refused_attribute_of_a_pf_names_what_has_it(
         for name, capability in managed.working().capabilities.pf.items():
             if capability.support is Support.ABSENT:
                 assert "software NIC" in capability.reason, name
+
+
+@pytest.mark.parametrize("vendor", ["intel", "mellanox"])
+def test_vfs_that_others_make_later_stay_and_their_files_come_into_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str
+) -> None:
+    """The configuration leaves the number of VFs open: it is the NIC's."""
+    files = {"a": {"vfid": 1, "vlans": [5, 6]}}
+    with (
+        modelled_pf(vendor, vfs=0) as (device, model),
+        daemon_on(device, tmp_path, monkeypatch, files) as (service, managed),
+    ):
+        assert service.bad
+        model.act("numvfs", "4")
+        service.converge(managed, found="the number of VFs was changed from outside")
+        assert len(model.state()["vfs"]) == 4
+        assert (managed.condition, managed.detail) == (Condition.OK, "")
+        assert not service.bad
+        assert set(model.vf(1)["trunk"]) == {5, 6}
+
+
+def test_vfs_that_others_remove_come_back_where_one_is_configured(
+    x710: tuple[ModelledPf, Modelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, model = x710
+    files = {"a": {"vfid": 1, "vlans": [5, 6]}}
+    with daemon_on(device, tmp_path, monkeypatch, files) as (service, managed):
+        model.act("numvfs", "0")
+        service.converge(managed, found="the number of VFs was changed from outside")
+        assert len(model.state()["vfs"]) == 4
+        assert model.vf(1)["trunk"] == [5, 6]
+        assert managed.condition is Condition.OK

@@ -377,6 +377,7 @@ class Managed:
         except NicError as error:
             self.fail(error)
             raise
+        self.aim = self._recounted(self.aim, self.seen)
         changes = self.changes(self.aim, self.seen)
         if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
@@ -409,6 +410,15 @@ class Managed:
             self.condition, self.detail = Condition.OK, ""
         done = tuple(c for c in changes if _key(c) not in {_key(f) for f, _ in failed})
         return done, tuple(failed)
+
+    def _recounted(self, aim: Aim, seen: NicState) -> Aim:
+        """Where the configuration leaves the number of VFs open it is the NIC's, as long as all
+        that are configured are among them."""
+        count = len(seen.vfs)
+        if aim.pf.vfs is not None or not all(vfid < count for vfid in aim.vfs):
+            return aim
+        pf = aim.desired.pf.model_copy(update={"vfs": count})
+        return replace(aim, desired=aim.desired.model_copy(update={"pf": pf}))
 
     # What it shows
 

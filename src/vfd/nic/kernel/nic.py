@@ -94,6 +94,7 @@ class KernelNic:
     def _take_up(self) -> None:
         """Finds the PF's netdev and its surfaces: at the start, and when the PF is back, with
         another netdev, index and perhaps driver. Raises NicError, NicGoneError."""
+        self._had_vfs = self._device.num_vfs() > 0
         self._driver: Driver = driver_named(self._device.driver(), self._device.ids()[1])
         self._netdev, self._index = self._device.uplink()
         surfaces, pf_surfaces = self._find(self._pf, self._device, self._netlink, self._index)
@@ -151,6 +152,8 @@ class KernelNic:
 
     def observe(self, only: Collection[int] | None = None) -> NicState:  # noqa: ARG002
         self._require_device()
+        if bool(self._device.num_vfs()) != self._had_vfs:
+            self._take_up()  # drivers show with their first VF what they can enforce
         observed = self._observe_rules()
         self._seen = observed
         vfs = self._device.vfs()

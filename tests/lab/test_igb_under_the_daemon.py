@@ -24,7 +24,7 @@ from tests.lab.daemon import LabDaemon, ip, kernel_shows, netdev_of, until
 from vfd.nic import kernel
 from vfd.nic.kernel.rtnl import read_link
 from vfd.nic.kernel.sriov import PciPf, bind
-from vfd.nic.kernel.vfinfo import RTM_SETLINK, VfSettings, set_vfs
+from vfd.nic.kernel.vfinfo import RTM_SETLINK, Step, VfSettings, set_vfs
 from vfd.nic.netlink import Message, Netlink
 from vfd.nic.protocol import NicError
 from vfd.policy.values import PfPolicy
@@ -167,9 +167,10 @@ def test_an_update_changes_what_differs_and_deleting_closes(vfd: LabDaemon) -> N
         ({"vlans": [1, 2]}, "vlans", "strip_ctag"),
         ({"vlans": [5], "strip_stag": True}, "strip_stag", "802.1"),
         ({"vlans": [4095], "strip_ctag": True}, "vlans", "4094"),
-        ({"vlans": [5], "strip_ctag": True, "min_rate": 0.1}, "min_rate", "min_rate"),
-        ({"vlans": [5], "strip_ctag": True, "link_status": "off"}, "link_status", "link_status"),
-        ({"vlans": [5], "strip_ctag": True, "mirror": {"target": 2}}, "mirror", "mirror"),
+        ({"vlans": [5], "strip_ctag": True, "min_rate": 0.1}, "min_rate", "mlx5_core"),
+        ({"vlans": [5], "strip_ctag": True, "link_status": "off"}, "link_status", "ixgbe"),
+        ({"vlans": [5], "strip_ctag": True, "mirror": {"target": 2}}, "mirror", "switchdev"),
+        ({"vlans": [5], "strip_ctag": True, "mtu": 1400}, "mtu", "a software NIC"),
         ({"vlans": [5], "strip_ctag": True, "vm_mac": STAYS["vm_mac"]}, "vm_mac", "stays"),
     ],
 )
@@ -219,7 +220,7 @@ def test_settings_changed_by_hand_are_repaired_within_200_ms_and_reported(vfd: L
 
 def _repair(netlink: Netlink, index: int, right: VfSettings, wrong: VfSettings) -> float:
     """Makes VF 2's settings wrong; seconds until they are right again."""
-    message = Message(RTM_SETLINK, set_vfs(index, {2: (right, wrong)}))
+    message = Message(RTM_SETLINK, set_vfs(index, [Step(2, right, wrong)])[0])
     before = time.monotonic()
     netlink.send([message])
     while read_link(netlink, index).vfs[2] != right:

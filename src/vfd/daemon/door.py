@@ -67,12 +67,18 @@ def _consequence(capability: Capability) -> str:
 def pf_shortfalls(
     policy: PfPolicy, capabilities: Mapping[str, Capability]
 ) -> dict[str, Capability]:
-    """The PF's attributes that differ from their defaults and that the NIC can't enforce."""
+    """The PF's attributes whose value the NIC can't enforce: another than its only one, or, of
+    what it lacks, another than the default."""
     plain = PfPolicy(id=policy.id)
+
+    def lacks(field: str, capability: Capability) -> bool:
+        value = getattr(policy, field)
+        if capability.fixed is not None:
+            return bool(value != capability.fixed)
+        return capability.support is Support.ABSENT and value != getattr(plain, field)
+
     return {
         field: capability
         for field, capability in capabilities.items()
-        if capability.support is Support.ABSENT
-        and field in PfPolicy.model_fields
-        and getattr(policy, field) != getattr(plain, field)
+        if field in PfPolicy.model_fields and lacks(field, capability)
     }

@@ -6,17 +6,21 @@ all others go on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.files import BadFile
-from vfd.daemon.managed import Condition, Configured, Managed
+from vfd.daemon.managed import Aim, Condition, Configured, Managed
+from vfd.nic.protocol import NicError
 from vfd.policy.values import PfPolicy, VfRules
 
 if TYPE_CHECKING:
     from vfd.daemon.service import Service
+
+log = logging.getLogger("vfd.service")
 
 
 def load(
@@ -102,20 +106,25 @@ def _follow(
     fallback = [one for file, one in old_of.items() if _is_bad(service, file) and file not in files]
     candidates = fallback + wanted
     managed.kept = still_kept(service, managed, candidates, starting=starting)
-    while True:
-        try:
-            aim = managed.aim_at(pf, candidates)
-            break
-        except RefusedError as refused:
-            again = _without_offenders(service, managed, candidates, refused, old_of)
-            if again is None:
-                managed.condition, managed.detail = Condition.FAILED, str(refused)
-                service.journal.emit("failed", str(refused), level="error", pf=managed.id)
-                return []
-            candidates = again
+    try:
+        managed.make_vfs(pf)
+    except NicError as error:  # converging tries again, and tells what becomes of it
+        log.warning("%s: %s", managed.id, error)
+    bad = dict(service.bad)
+    aim = _agreed(service, managed, pf, candidates, old_of)
+    if aim is None:
+        return []
     was_closed = {vfid for vfid in aim.vfs if managed.is_closed(vfid)}
+    is_new_pf = managed.aim is not None and managed.aim.pf != pf
     managed.aim, managed.pf = aim, pf
     service.converge(managed)
+    if is_new_pf:  # as it is now, the PF may enforce less of its VFs' policies, or more
+        service.bad = bad
+        aim = _agreed(service, managed, pf, candidates, old_of, anew=True)
+        if aim is None:
+            return []
+        managed.aim = aim
+        service.converge(managed)
     for vfid in managed.kept:
         service.journal.emit(
             "kept",
@@ -126,6 +135,28 @@ def _follow(
             vfid=vfid,
         )
     return [one for vfid, one in aim.vfs.items() if vfid in was_closed]
+
+
+def _agreed(
+    service: Service,
+    managed: Managed,
+    pf: PfPolicy,
+    candidates: list[Configured],
+    old_of: Mapping[str, Configured],
+    *,
+    anew: bool = False,
+) -> Aim | None:
+    """What as many of ``candidates`` as agree ask for; None: the PF's own configuration is bad."""
+    while True:
+        try:
+            return managed.aim_at(pf, candidates, anew=anew)
+        except RefusedError as refused:
+            again = _without_offenders(service, managed, candidates, refused, old_of)
+            if again is None:
+                managed.condition, managed.detail = Condition.FAILED, str(refused)
+                service.journal.emit("failed", str(refused), level="error", pf=managed.id)
+                return None
+            candidates = again
 
 
 def _is_bad(service: Service, file: str) -> bool:

@@ -151,10 +151,17 @@ class Managed:
         link: Link | None = self.seen.link if self.seen else None
         return (link.speed_bps if link else None) or self.pf.link_speed
 
-    def aim_at(self, pf: PfPolicy, vfs: Mapping[int, Configured] | Sequence[Configured]) -> Aim:
+    def aim_at(
+        self,
+        pf: PfPolicy,
+        vfs: Mapping[int, Configured] | Sequence[Configured],
+        *,
+        anew: bool = False,
+    ) -> Aim:
         """Checks the whole state that is asked for, by every rule and against the NIC.
 
         A sequence may hold two configurations for one VF, which is then what it is refused for.
+        ``anew``: what the NIC can enforce may have changed since it was last asked.
         Raises RefusedError; changes nothing.
         """
         nic = self.working()
@@ -169,18 +176,15 @@ class Managed:
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
             warnings.setdefault(one.policy.vfid, []).extend(one.remarks)
-        for pf_shortfall in admit(
-            pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict
-        ).refused:
-            problems.append(
-                Problem(
-                    self.main_file, pf_shortfall.field, shown(pf_shortfall.value), pf_shortfall.rule
-                )
-            )
+        verdict = admit(pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict)
+        problems += [
+            Problem(self.main_file, s.field, shown(s.value), s.rule) for s in verdict.refused
+        ]
+        warnings[None] += verdict.warnings
         resolved = resolve(asked, link_bps or DEFAULT_LINK)
         rules = {vf.vfid: vf for vf in resolved.nic.vfs}
         short = dict(self.aim.short) if self.aim else {}
-        admitted = self._admitted_before(pf, resolved.nic)
+        admitted = {} if anew else self._admitted_before(pf, resolved.nic)
         for one in everyone:
             if admitted.get(one.policy.vfid) is one:
                 continue
@@ -245,6 +249,18 @@ class Managed:
 
     # The way there
 
+    def make_vfs(self, pf: PfPolicy) -> None:
+        """Makes the VFs that ``pf`` asks for, closed, where the NIC shows only with VFs what it can
+        enforce on them. Raises NicError; there are then none, as before."""
+        nic = self.working()
+        has = nic.capabilities
+        if self.seen is None or self.seen.pf is None or not has.more_with_vfs:
+            return
+        if pf.vfs and pf.vfs <= has.max_vfs:
+            more = self.seen.pf.model_copy(update={"vfs": pf.vfs})
+            nic.apply(NicPolicy(pf=more), (PfChange(self.seen.pf, more),))
+            self.seen = nic.observe()
+
     def pf_fields(self) -> frozenset[str]:
         """The PF's attributes that this NIC has and that can be read back."""
         known = self.working().capabilities.pf
@@ -268,7 +284,8 @@ class Managed:
         """Makes ``aim`` true, wholly or not at all, and reads it back.
 
         ``force``: VFs may be taken from guests that hold them.
-        Raises NicError with everything as it was (or says what could not be undone).
+        Raises NicError with everything as it was (or says what could not be undone); RefusedError,
+        likewise, where the NIC can't enforce a VF's policy now that its PF is another.
         """
         nic = self.working()
         assert self.seen is not None
@@ -281,15 +298,20 @@ class Managed:
             )
         if changes:
             nic.apply(aim.desired, changes)
+            pf_changed = any(isinstance(c, PfChange) for c in changes)
+            if pf_changed:
+                only = None  # every VF may show something else now
             try:
-                self.look(None if any(isinstance(c, PfChange) for c in changes) else only)
+                self.look(only)
+                if pf_changed:
+                    aim = self.aim_at(aim.pf, aim.vfs, anew=True)
                 left = self.changes(aim, self.seen, only)
                 if left:
                     raise NicError(
                         f"{self.pf.id} took the change but shows something else: "
                         + differences(left)
                     )
-            except NicError as error:
+            except (NicError, RefusedError) as error:
                 self._undo(nic, before, changes, error)
         self.aim, self.pf = aim, aim.pf
         return changes
@@ -318,7 +340,11 @@ class Managed:
         return {v for v in old.keys() | new.keys() if not _same(old.get(v), new.get(v))}
 
     def _undo(
-        self, nic: Nic, before: Aim | None, changes: Sequence[Change], error: NicError
+        self,
+        nic: Nic,
+        before: Aim | None,
+        changes: Sequence[Change],
+        error: NicError | RefusedError,
     ) -> None:
         """Leads back to ``before`` and raises what went wrong."""
         inverses = [c.inverse() for c in reversed(changes)]
@@ -331,6 +357,8 @@ class Managed:
         except NicError as second:
             self.condition, self.detail = Condition.DRIFTED, f"{error}; undoing it failed: {second}"
             raise NicError(f"{error}. It could not be undone: {second}") from error
+        if isinstance(error, RefusedError):
+            raise error
         raise NicError(f"{error}. It was undone") from error
 
     def converge(
@@ -349,6 +377,7 @@ class Managed:
         except NicError as error:
             self.fail(error)
             raise
+        self.aim = self._recounted(self.aim, self.seen)
         changes = self.changes(self.aim, self.seen)
         if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
@@ -381,6 +410,15 @@ class Managed:
             self.condition, self.detail = Condition.OK, ""
         done = tuple(c for c in changes if _key(c) not in {_key(f) for f, _ in failed})
         return done, tuple(failed)
+
+    def _recounted(self, aim: Aim, seen: NicState) -> Aim:
+        """Where the configuration leaves the number of VFs open it is the NIC's, as long as all
+        that are configured are among them."""
+        count = len(seen.vfs)
+        if aim.pf.vfs is not None or not all(vfid < count for vfid in aim.vfs):
+            return aim
+        pf = aim.desired.pf.model_copy(update={"vfs": count})
+        return replace(aim, desired=aim.desired.model_copy(update={"pf": pf}))
 
     # What it shows
 

@@ -463,6 +463,7 @@ class Service:
         """
         if managed.nic is None or managed.aim is None:
             return 0
+        known = managed.seen.vfs.keys() if managed.seen else set()
         try:
             done, failed = managed.converge(repair=repair)
         except NicError as error:
@@ -483,6 +484,8 @@ class Service:
                 level="error",
                 **self._whose(managed, change),
             )
+        if managed.seen and managed.seen.vfs.keys() - known:
+            self._admit_waiting(managed)
         return len(done)
 
     def _whose(self, managed: Managed, change: Change) -> Whose:

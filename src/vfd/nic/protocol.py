@@ -50,6 +50,8 @@ class Capability:
     """ABSENT: why not, and what would provide it."""
     consequence: str = ""
     """ABSENT: what a guest can therefore do, in words ("this guest can send any VLAN")."""
+    fixed: object = None
+    """The PF attribute's one value on this NIC, where it can't be set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ class Capabilities:
     count_takes_all: bool = False
     """A change of the number of VFs takes every VF from its guest for a moment, not only those
     that go. ``apply`` refuses it while guests hold any, but with ``PfChange.force``."""
+    more_with_vfs: bool = False
+    """There are no VFs, and the driver shows only with the first all that it can enforce: VFs are
+    made before it is judged what their policies ask for."""
 
 
 @dataclass(frozen=True, slots=True)

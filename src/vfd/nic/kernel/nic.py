@@ -13,12 +13,13 @@ from vfd.nic.kernel.guests import guest_of, is_on_netdev, is_up, rebind_for_mac
 from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf, VfDevice
 from vfd.nic.kernel.surface import (
-    CONSEQUENCES,
     TAGGING,
     Assignment,
+    CounterSurface,
     PfSurface,
     Shown,
     Surface,
+    absent,
     assign,
 )
 from vfd.nic.netlink import Netlink
@@ -72,12 +73,14 @@ class KernelNic:
     MACs it forced (see ``Rtnetlink``) and what it last saw, to tell drift from its own echo.
     """
 
-    def __init__(self, pf: PfPolicy, device: PciPf, find: FindSurfaces) -> None:
+    def __init__(
+        self, pf: PfPolicy, device: PciPf, find: FindSurfaces, netlink: Netlink | None = None
+    ) -> None:
         self._pf = pf
         self._device = device
         self._find = find
         self._source = EventSource()
-        self._netlink = Netlink()
+        self._netlink = netlink or Netlink()
         self._seen: Mapping[int, VfRules | None] | None = None
         self._held: dict[int, bool] = {}
         """VFs whose netdev is in use, as last seen."""
@@ -91,7 +94,8 @@ class KernelNic:
     def _take_up(self) -> None:
         """Finds the PF's netdev and its surfaces: at the start, and when the PF is back, with
         another netdev, index and perhaps driver. Raises NicError, NicGoneError."""
-        self._driver: Driver = driver_named(self._device.driver())
+        self._had_vfs = self._device.num_vfs() > 0
+        self._driver: Driver = driver_named(self._device.driver(), self._device.ids()[1])
         self._netdev, self._index = self._device.uplink()
         surfaces, pf_surfaces = self._find(self._pf, self._device, self._netlink, self._index)
         self._surfaces = tuple(surfaces)
@@ -119,15 +123,16 @@ class KernelNic:
     def capabilities(self) -> Capabilities:
         offers = _strongest(surface.capabilities() for surface in self._surfaces)
         return Capabilities(
-            vf={name: offers.get(name) or _absent(name) for name in VfRules.model_fields},
+            vf={name: offers.get(name) or absent(name) for name in VfRules.model_fields},
             pf=self._settings.capabilities(),
-            counters=counters.names(self._driver),
+            counters=counters.names(self._driver).union(*(c.counter_names() for c in self._more())),
             max_vfs=self._device.total_vfs(),
             max_vlans=MAX_VLANS,
             max_macs=MAX_MACS,
             max_groups=MAX_GROUPS,
             closed=_closing(offers.get("link_status")),
             count_takes_all=True,
+            more_with_vfs=bool(self._driver.vendors) and not self._device.num_vfs(),
         )
 
     def link(self) -> Link:
@@ -147,6 +152,8 @@ class KernelNic:
 
     def observe(self, only: Collection[int] | None = None) -> NicState:  # noqa: ARG002
         self._require_device()
+        if bool(self._device.num_vfs()) != self._had_vfs:
+            self._take_up()  # drivers show with their first VF what they can enforce
         observed = self._observe_rules()
         self._seen = observed
         vfs = self._device.vfs()
@@ -164,11 +171,14 @@ class KernelNic:
                     forced, was_up = change.force, self.link().up
                     new = self._settings.apply(self._pf, change.after, force=change.force)
                     self._pf = change.after
+                    self._expressed.clear()
                     if new:
                         self._take_up()  # what was known of the old VFs is no longer true
                         steps = self._as_new(desired)
                         if was_up and self._driver.rate_needs_link:
                             self._await_link()
+                    else:
+                        steps = self._again(desired, steps)
             write_rules(self._surfaces, steps)
         except NicGoneError:
             raise
@@ -176,6 +186,7 @@ class KernelNic:
             if self._pf != old_pf:
                 self._settings.apply(self._pf, old_pf, force=forced)
                 self._pf = old_pf
+                self._expressed.clear()
             raise
         self._pf = desired.pf
         self._seen = self._observe_rules()
@@ -192,14 +203,25 @@ class KernelNic:
 
     def _as_new(self, desired: NicPolicy) -> dict[int, tuple[VfRules | None, VfRules | None]]:
         """What makes VFs that have just been created what they are to be, the closed ones too."""
-        wanted = desired.by_vfid()
-        return {
-            vf.vfid: (
-                None,
-                self.expressible(vf.vfid, wanted[vf.vfid].rules) if vf.vfid in wanted else None,
-            )
-            for vf in self._device.vfs()
+        return {vf.vfid: (None, self._wanted(desired, vf.vfid)) for vf in self._device.vfs()}
+
+    def _again(
+        self, desired: NicPolicy, steps: Mapping[int, tuple[VfRules | None, VfRules | None]]
+    ) -> dict[int, tuple[VfRules | None, VfRules | None]]:
+        """``steps`` on a PF that is another now: more or less of the policies may be enforced than
+        when they were worked out, and what is in force by another surface than before."""
+        in_force = {
+            vfid: (rules, rules)
+            for vfid, rules in self._observe_rules().items()
+            if rules == self._wanted(desired, vfid)
         }
+        changed = {v: (before, self._wanted(desired, v)) for v, (before, _) in steps.items()}
+        return {**in_force, **changed}
+
+    def _wanted(self, desired: NicPolicy, vfid: int) -> VfRules | None:
+        """What this NIC can show of what is desired of the VF; None: closed."""
+        policy = next((vf for vf in desired.vfs if vf.vfid == vfid), None)
+        return self.expressible(vfid, policy.rules) if policy else None
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
         """A Linux PF driver answers its guests itself; their requests never get here."""
@@ -208,7 +230,11 @@ class KernelNic:
         """The PF driver takes a guest's own MACs and groups back when its VF is reset."""
 
     def counters(self) -> Counters:
-        return counters.read(self._netlink, self._index, self._driver)
+        more = [surface.counters() for surface in self._more()]
+        return counters.read(self._netlink, self._index, self._driver, more)
+
+    def _more(self) -> list[CounterSurface]:
+        return [surface for surface in self._surfaces if isinstance(surface, CounterSurface)]
 
     def fileno(self) -> int:
         return self._source.fileno()
@@ -357,14 +383,6 @@ class KernelNic:
             text = f"{address} is there again, as {self._netdev}"
             return [Event(EventKind.BACK, text=text)]
         return []
-
-
-def _absent(attribute: str) -> Capability:
-    return Capability(
-        Support.ABSENT,
-        reason=f"no control surface of this NIC's driver offers {attribute}",
-        consequence=CONSEQUENCES[attribute],
-    )
 
 
 def _closing(link_status: Capability | None) -> Capability:

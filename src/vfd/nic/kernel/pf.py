@@ -23,6 +23,7 @@ _ABSENT = {
         by="the driver",
         limit="always on: this driver's embedded switch can't be turned off",
         consequence="VFs of this PF reach each other inside the NIC",
+        fixed=True,
     ),
     "vf_oversubscription": Capability(Support.ENFORCED, by="vfd"),
     "tpid": Capability(
@@ -30,17 +31,19 @@ _ABSENT = {
     ),
     "tclasses": Capability(
         Support.ABSENT,
-        reason="traffic classes per VF need the vendor's sysfs (i40e out of tree) or switchdev",
+        reason="this NIC's driver offers no traffic classes per VF; Intel's out-of-tree i40e or a"
+        " software NIC does",
         consequence="all traffic is in one class",
     ),
     "bw_grps": Capability(
         Support.ABSENT,
-        reason="bandwidth groups need traffic classes, which this driver doesn't offer per VF",
+        reason="this NIC's driver offers no bandwidth groups; a software NIC does",
         consequence="all traffic is in one class",
     ),
     "enable_qos": Capability(
         Support.ABSENT,
-        reason="traffic classes per VF need the vendor's sysfs (i40e out of tree) or switchdev",
+        reason="this NIC's driver offers no traffic classes per VF; Intel's out-of-tree i40e or a"
+        " software NIC does",
         consequence="all traffic is in one class",
     ),
     **dict.fromkeys(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.lab_netdevsim.simulated import Simulated, mac, run, until
 
+from vfd.nic.kernel.flower import WIRE
 from vfd.nic.protocol import Event, EventKind, NicError, Support
 from vfd.policy.rate import Rate
 from vfd.policy.values import Mirror, VfPolicy
@@ -146,6 +147,50 @@ def test_a_rule_that_lets_everything_pass_is_seen_and_removed(switchdev: Simulat
     switchdev.set(*policies)
     assert switchdev.observed() == switchdev.expected()
     assert all(rule["pref"] != 2 for rule in switchdev.rules_of(representor) if not rule["chain"])
+
+
+FOREIGN = {
+    "matchall before ours": ("pref", "1", "protocol", "all", "matchall", "skip_hw",
+                             "action", "mirred", "egress", "redirect", "dev", "REPRESENTOR"),
+    "another key before ours": ("pref", "2", "protocol", "ip", "flower", "skip_hw",
+                                "ip_proto", "udp", "action", "pass"),
+    "another key beside ours": ("pref", "10", "protocol", "all", "flower", "skip_hw",
+                                "src_mac", "02:ff:00:00:00:01", "action", "skbedit", "mark", "1"),
+    "a chain of its own": ("chain", "77", "pref", "3", "protocol", "all", "matchall", "skip_hw",
+                           "action", "drop"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+@pytest.mark.parametrize("port", [2, WIRE])
+def test_a_filter_of_somebody_else_is_seen_and_removed(
+    switchdev: Simulated, what: str, port: int
+) -> None:
+    policies = _full(switchdev)
+    switchdev.set(*policies)
+    netdev = switchdev.netdev if port == WIRE else switchdev.representor(port)
+    before = switchdev.rules_of(netdev)
+    switchdev.nic.events()
+    words = [switchdev.representor(3) if word == "REPRESENTOR" else word for word in FOREIGN[what]]
+    run("tc", "filter", "add", "dev", netdev, "ingress", *words)
+    assert {event.kind for event in switchdev.nic.events()} == {EventKind.DRIFT}
+    shown, expected = switchdev.observed(), switchdev.expected()
+    wrong = {vfid for vfid in shown if shown[vfid] != expected[vfid]}
+    assert wrong == ({port} if port != WIRE else {0, 1, 2, 3})
+    switchdev.set(*policies)
+    assert switchdev.observed() == switchdev.expected()
+    assert switchdev.rules_of(netdev) == before
+
+
+def test_filters_of_the_host_behind_ours_at_the_uplink_stay(switchdev: Simulated) -> None:
+    policies = _full(switchdev)
+    switchdev.set(*policies)
+    run("tc", "filter", "add", "dev", switchdev.netdev, "ingress", "protocol", "all", "matchall",
+        "skip_hw", "action", "pass")  # fmt: skip
+    assert switchdev.observed() == switchdev.expected()
+    switchdev.set(*policies[:2])
+    assert switchdev.observed() == switchdev.expected()
+    assert [r for r in switchdev.rules_of(switchdev.netdev) if r["kind"] == "matchall"]
 
 
 def test_a_change_of_one_vf_touches_no_rule_of_another(switchdev: Simulated) -> None:

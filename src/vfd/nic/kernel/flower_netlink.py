@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vfd.nic.kernel.flower import (
     ANY,
+    HOST_PREF,
+    WIRE,
     Action,
     Drop,
     Goto,
@@ -52,6 +54,7 @@ _NEWQDISC, _NEWTFILTER, _DELTFILTER, _GETTFILTER = 36, 44, 45, 46
 _CLSACT, _CLSACT_HANDLE, _INGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2
 _TCMSG = struct.Struct("=BxxxiIII")
 _KIND, _OPTIONS, _CHAIN = 1, 2, 11
+_FLOWER = "flower"
 
 _ACT, _DST, _DST_MASK, _SRC, _SRC_MASK, _ETH_TYPE, _FLAGS, _VLAN_ID = 3, 4, 5, 6, 7, 8, 22, 23
 SKIP_HW, SKIP_SW, IN_HW = 1, 2, 4
@@ -71,13 +74,25 @@ _BURST_NS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Foreign:
+    """A filter that somebody else put where ours stand: none of ours looks like it."""
+
+    port: int
+    kind: str
+    """The classifier: ``flower``, ``matchall``, ``u32`` …"""
+    chain: int
+    pref: int
+    protocol: int
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The rules that stand in the kernel."""
 
     rules: Rules
     handles: Mapping[Place, int]
-    foreign: Sequence[tuple[int, str]] = ()
-    """(port, what) of rules that none of ours look like."""
+    foreign: Sequence[Foreign] = ()
     in_software: frozenset[int] = field(default_factory=frozenset)
     """Ports with a rule that the NIC did not take."""
 
@@ -108,7 +123,7 @@ class Tc:
         numbers = {index: port for port, index in ports.items()}
         rules: Rules = {}
         handles: dict[Place, int] = {}
-        foreign: list[tuple[int, str]] = []
+        foreign: list[Foreign] = []
         software: set[int] = set()
         for port, index in ports.items():
             body = _TCMSG.pack(0, index, 0, _INGRESS, 0)
@@ -146,13 +161,32 @@ class Tc:
         how = NLM_F_CREATE | (NLM_F_EXCL if old is None else NLM_F_REPLACE)
         handle = new if old is None else old
         return Message(
-            _NEWTFILTER, _head(place, index, handle) + options, how, _words(place, rule.actions)
+            _NEWTFILTER, _head_of(place, index, handle) + options, how, _words(place, rule.actions)
         )
 
     def remove(self, place: Place, ports: Mapping[int, int], handle: int) -> Message:
         return Message(
-            _DELTFILTER, _head(place, ports[place.port], handle), 0, f"removing {_words(place)}"
+            _DELTFILTER, _head_of(place, ports[place.port], handle), 0, f"removing {_words(place)}"
         )
+
+    def evict(self, foreign: Iterable[Foreign], ports: Mapping[int, int]) -> None:
+        """Removes others' filters; those that have gone by themselves are no error.
+
+        Ours and another's flower rule may share a classifier (a chain and pref): of a flower
+        classifier the one rule goes, of any other the whole. Raises NetlinkError."""
+        ours = {one for one in foreign if one.kind == _FLOWER}
+        whole = {replace(one, handle=0) for one in foreign if one.kind != _FLOWER}
+        messages = [
+            Message(
+                _DELTFILTER,
+                _head(ports[one.port], one.handle, one.kind, one.chain, one.pref, one.protocol),
+                what=f"removing {one.kind} of {_port(one.port)}, chain {one.chain} pref {one.pref}",
+            )
+            for one in sorted(ours | whole, key=lambda one: (one.port, one.chain, one.pref))
+        ]
+        for error in self._netlink.send_all(messages):
+            if error.errno != errno.ENOENT:
+                raise error
 
     def send(self, messages: Sequence[Message]) -> list[NetlinkError]:
         return self._netlink.send_all(messages)
@@ -164,7 +198,7 @@ class Tc:
         numbers: Mapping[int, int],
         rules: Rules,
         handles: dict[Place, int],
-        foreign: list[tuple[int, str]],
+        foreign: list[Foreign],
         software: set[int],
     ) -> None:
         _, _, handle, _, info = _TCMSG.unpack_from(answer)
@@ -173,15 +207,14 @@ class Tc:
             return  # the classifier itself, before its rules
         pref, protocol = info >> 16, int.from_bytes(struct.pack("=H", info & 0xFFFF), "big")
         chain = u32(found[_CHAIN]) if _CHAIN in found else 0
-        what = f"{text(found[_KIND])} chain {chain} pref {pref} handle {handle:#x}"
-        options = parse_attrs(found.get(_OPTIONS, b""))
-        actions = _actions(options, numbers) if text(found[_KIND]) == "flower" else None
-        if actions is None or options.keys() - _KEYS:
-            foreign.append((port, what))
+        if port == WIRE and pref >= HOST_PREF:
             return
+        kind = text(found[_KIND])
+        options = parse_attrs(found.get(_OPTIONS, b""))
+        actions = _actions(options, numbers) if kind == _FLOWER else None
         place = Place(port, chain, pref, _match(options, protocol))
-        if place in rules:
-            foreign.append((port, what))
+        if actions is None or options.keys() - _KEYS or place in rules:
+            foreign.append(Foreign(port, kind, chain, pref, protocol, handle))
             return
         rules[place], handles[place] = actions, handle
         flags = u32(options[_FLAGS]) if _FLAGS in options else 0
@@ -193,13 +226,16 @@ _IN_HW_COUNT = 86
 _KEYS = {_ACT, _DST, _DST_MASK, _SRC, _SRC_MASK, _ETH_TYPE, _FLAGS, _VLAN_ID, _IN_HW_COUNT}
 
 
-def _head(place: Place, index: int, handle: int) -> bytes:
-    protocol = struct.unpack("=H", place.match.protocol.to_bytes(2, "big"))[0]
-    info = place.pref << 16 | protocol
+def _head_of(place: Place, index: int, handle: int) -> bytes:
+    return _head(index, handle, _FLOWER, place.chain, place.pref, place.match.protocol)
+
+
+def _head(index: int, handle: int, kind: str, chain: int, pref: int, protocol: int) -> bytes:
+    info = pref << 16 | struct.unpack("=H", protocol.to_bytes(2, "big"))[0]
     return (
         _TCMSG.pack(0, index, handle, _INGRESS, info)
-        + attr_text(_KIND, "flower")
-        + attr_u32(_CHAIN, place.chain)
+        + attr_text(_KIND, kind)
+        + attr_u32(_CHAIN, chain)
     )
 
 
@@ -311,5 +347,8 @@ def _parse_vlan(what: int, options: Attrs) -> Action | None:
 
 
 def _words(place: Place, actions: Sequence[Action] = ()) -> str:
-    port = "the uplink" if place.port < 0 else f"VF {place.port}"
-    return f"flower rule of {port}, chain {place.chain}, {place.match}: {actions}"
+    return f"flower rule of {_port(place.port)}, chain {place.chain}, {place.match}: {actions}"
+
+
+def _port(port: int) -> str:
+    return "the uplink" if port == WIRE else f"VF {port}"

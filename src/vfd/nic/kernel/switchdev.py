@@ -162,7 +162,7 @@ class SwitchdevSurface:
         places = {place for place in wanted.keys() | found.keys()
                   if wanted.get(place) != found.get(place)}  # fmt: skip
         ports = {place.port for place in places}
-        ports |= {port for port, _ in state.found.foreign if port != PF_PORT}
+        ports |= {foreign.port for foreign in state.found.foreign}
         if PF_PORT in ports:  # the rules of the wire are everybody's
             return frozenset(state.ports.vfids)
         return frozenset(ports)
@@ -219,12 +219,14 @@ class SwitchdevSurface:
     # -- Writing --------------------------------------------------------------------------------
 
     def _go(self, state: _State, new: Rules) -> None:
-        """From the rules that are there to ``new``; all or none."""
+        """From the rules that are there to ``new``, all or none; what others put among them goes
+        first, as it may stand before ours."""
         way = steps(state.found.rules, new)
         if not way and not state.found.foreign:
             return
         try:
             self._tc.prepare(state.ports.ifindexes.values())
+            self._tc.evict(state.found.foreign, state.ports.ifindexes)
             try:
                 self._run(state, way, SKIP_SW if self._in_hardware is not False else 0)
             except NetlinkError:

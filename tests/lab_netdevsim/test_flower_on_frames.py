@@ -22,6 +22,7 @@ from vfd.nic.kernel.flower_netlink import Tc
 from vfd.nic.kernel.representors import Representors
 from vfd.nic.kernel.surface import Assignment
 from vfd.nic.kernel.switchdev import SwitchdevSurface
+from vfd.nic.kernel.switchdev_netdevs import Netdevs
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import Support
 from vfd.policy.model import Model
@@ -87,10 +88,11 @@ def test_rules_in_the_kernel_do_with_frames_what_the_model_does(wires: Wires) ->
         world = _world(rng, VFS)
         surface = SwitchdevSurface(
             Tc(netlink),
+            Netdevs(netlink),
             world.nic.pf,
             lambda: Representors(wires.ifindexes),
             lambda world=world: world.own_macs,  # type: ignore[misc]
-            takes_links=True,
+            link_limit="",
         )
         surface.write_pf(world.nic.pf, world.nic.pf)
         # no storm limit: a policer's tokens are no matter of single frames
@@ -103,7 +105,9 @@ def test_rules_in_the_kernel_do_with_frames_what_the_model_does(wires: Wires) ->
         for vf in nic.vfs:
             assert shown[vf.vfid] == surface.express(wanted[vf.vfid])
         assert surface.capabilities()["vlans"].support is Support.LIMITED
-        assert "software" in surface.capabilities()["vlans"].limit
+        limit = surface.capabilities()["vlans"].limit
+        assert "by the CPU" in limit
+        assert "hw-tc-offload is off and stays off at r-1" in limit
         model = Model(nic, {}, world.own_macs, wire_up=True)
         for port, raw in _frames(rng, world, 30):
             whole = raw.ljust(64, b"\0")

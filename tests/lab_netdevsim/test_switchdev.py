@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.lab_netdevsim.simulated import Simulated, mac, run, until
 
+from vfd.nic.kernel.discovery import find_surfaces
 from vfd.nic.kernel.flower import WIRE
+from vfd.nic.kernel.netdevsim import NetdevsimPf
+from vfd.nic.kernel.nic import KernelNic
 from vfd.nic.protocol import Event, EventKind, NicError, Support
 from vfd.policy.rate import Rate
 from vfd.policy.values import Mirror, VfPolicy
@@ -106,6 +110,70 @@ def test_a_vf_without_a_policy_is_dropped_at_its_representor(switchdev: Simulate
     assert [action["control_action"]["type"] for action in _actions(rule)] == ["drop"]
     assert switchdev.observed()[1] is None
     assert switchdev.ip_shows(1)["link_state"] == "disable"
+
+
+def _is_up(netdev: str) -> bool:
+    return bool(int(Path(f"/sys/class/net/{netdev}/flags").read_text(), 16) & 1)
+
+
+def test_representors_of_open_vfs_are_up_and_the_others_down(switchdev: Simulated) -> None:
+    run("ip", "link", "set", switchdev.representor(2), "up")
+    switchdev.set(switchdev.vf(0, 10), switchdev.vf(1, 20, link_status="off"))
+    assert [_is_up(switchdev.representor(vfid)) for vfid in range(4)] == [True, False, False, False]
+    assert switchdev.observed() == switchdev.expected()
+    switchdev.set(switchdev.vf(1, 20))
+    assert [_is_up(switchdev.representor(vfid)) for vfid in range(4)] == [False, True, False, False]
+    assert switchdev.observed() == switchdev.expected()
+
+
+@pytest.mark.parametrize(("vfid", "way"), [(1, "down"), (3, "up")])
+def test_a_representor_set_up_or_down_by_hand_is_seen_and_put_back(
+    switchdev: Simulated, vfid: int, way: str
+) -> None:
+    policies = _full(switchdev)[:3]
+    switchdev.set(*policies)
+    switchdev.nic.events()
+    run("ip", "link", "set", switchdev.representor(vfid), way)
+    assert (EventKind.DRIFT, vfid) in [(e.kind, e.vfid) for e in switchdev.nic.events()]
+    shown, expected = switchdev.observed(), switchdev.expected()
+    assert [each for each in shown if shown[each] != expected[each]] == [vfid]
+    switchdev.set(*policies)
+    assert switchdev.observed() == switchdev.expected()
+    assert _is_up(switchdev.representor(vfid)) is (way == "down")
+
+
+class _Dressed(NetdevsimPf):
+    """netdevsim under another driver's name: what the backend knows of that one holds."""
+
+    def driver(self) -> str:
+        return "mlx5_core"
+
+
+def test_with_mlx5_the_representor_is_the_link_and_rtnetlink_is_not_asked(
+    switchdev: Simulated,
+) -> None:
+    switchdev.nic.close()
+    switchdev.nic = KernelNic(switchdev.pf, _Dressed(switchdev.name), find_surfaces)
+    switchdev.set(switchdev.vf(0, 10), switchdev.vf(1, 20, link_status="off"))
+    assert switchdev.observed() == switchdev.expected()
+    assert [_is_up(switchdev.representor(vfid)) for vfid in range(4)] == [True, False, False, False]
+    assert {switchdev.ip_shows(vfid)["link_state"] for vfid in range(4)} == {"auto"}
+    can = switchdev.nic.capabilities
+    assert can.vf["link_status"].by == "switchdev"
+    assert "auto is as on" in can.vf["link_status"].limit
+    assert can.closed.support is Support.ENFORCED
+    assert switchdev.observed()[2] is None
+
+
+def test_offload_is_turned_on_at_the_uplink_and_the_representors(switchdev: Simulated) -> None:
+    netdevs = [switchdev.netdev, *(switchdev.representor(vfid) for vfid in range(4))]
+
+    def offloading() -> list[str]:
+        return [name for name in netdevs if "hw-tc-offload: on" in run("ethtool", "-k", name)]
+
+    assert offloading() == []  # netdevsim's are made as those of real NICs: off
+    switchdev.set(*_full(switchdev))
+    assert offloading() == netdevs
 
 
 def test_a_rule_that_is_removed_by_hand_is_seen_and_put_back(switchdev: Simulated) -> None:

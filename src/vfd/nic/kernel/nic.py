@@ -21,6 +21,7 @@ from vfd.nic.kernel.surface import (
     Surface,
     assign,
 )
+from vfd.nic.kernel.switchdev import SwitchdevSurface
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import (
     Capabilities,
@@ -95,7 +96,8 @@ class KernelNic:
         self._netdev, self._index = self._device.uplink()
         surfaces, pf_surfaces = self._find(self._pf, self._device, self._netlink, self._index)
         self._surfaces = tuple(surfaces)
-        if any(surface.name == switchdev.NAME for surface in surfaces):
+        self._eswitch = next((s for s in surfaces if isinstance(s, SwitchdevSurface)), None)
+        if self._eswitch is not None:
             self._source.hear_rules()
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
         self._expressed: dict[VfRules | None, VfRules | None] = {}
@@ -126,7 +128,7 @@ class KernelNic:
             max_vlans=MAX_VLANS,
             max_macs=MAX_MACS,
             max_groups=MAX_GROUPS,
-            closed=_closing(offers.get("link_status")),
+            closed=_closing(offers),
             count_takes_all=True,
         )
 
@@ -228,6 +230,8 @@ class KernelNic:
                     settings_may_differ = True
                     self._netdev = notice.name
                     events += self._up_events(notice)
+                case Heard.LINK if self._eswitch and notice.index in self._eswitch.watched:
+                    settings_may_differ = True
                 case Heard.LINK if notice.index != self._index:
                     guests_may_differ = True
                 case Heard.RULES:
@@ -367,8 +371,11 @@ def _absent(attribute: str) -> Capability:
     )
 
 
-def _closing(link_status: Capability | None) -> Capability:
-    """How well a VF is closed: its link is what closes it."""
+def _closing(offers: Mapping[str, Capability]) -> Capability:
+    """How well a VF is closed: by rules that drop all it sends, else by its link."""
+    if "vlans" in offers and offers["vlans"].by == switchdev.NAME:
+        return Capability(Support.ENFORCED, by=switchdev.NAME)
+    link_status = offers.get("link_status")
     if link_status is not None and link_status.support is Support.ENFORCED:
         return Capability(Support.ENFORCED, by=link_status.by)
     return Capability(

@@ -14,9 +14,15 @@ from vfd.nic.kernel.rtnl import ZERO_MAC, Rtnetlink
 from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.surface import PfSurface, Surface
 from vfd.nic.kernel.switchdev import SwitchdevSurface
+from vfd.nic.kernel.switchdev_netdevs import Netdevs
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import NicError
 from vfd.policy.values import PfPolicy
+
+_LINK_IS_REPRESENTORS = ("mlx5_core", "ice")
+"""Drivers that set a VF's link with its representor (kernel 6.12: mlx5 en_rep.c, mlx5e_rep_open
+and _close; ice_repr.c, ice_repr_open and _stop). mlx5 refuses rtnetlink's link state in this mode
+(eswitch.c, mlx5_eswitch_set_vport_state), and with ice the last writer would win."""
 
 
 def find_eswitch(
@@ -35,6 +41,9 @@ def find_eswitch(
         devlink.close()
         return None
     has_rates = bool(devlink.rates())
+    link_limit = None if driver.link_state else "off: nothing passes, but the link shows up"
+    if device.driver() in _LINK_IS_REPRESENTORS:
+        link_limit = "auto is as on: the link of an open VF is up, whatever the wire does"
     # What VFs may send is the rules' affair here: the drivers refuse the legacy switch's settings
     # (mlx5 esw/legacy.c, ice_sriov.c).
     left = replace(
@@ -42,6 +51,7 @@ def find_eswitch(
         vlan_tpids=(),
         spoofchk=False,
         trust=False,
+        link_state=driver.link_state and link_limit is None,
         max_tx_rate=driver.max_tx_rate and not has_rates,
         min_tx_rate=driver.min_tx_rate and not has_rates,
     )
@@ -53,10 +63,11 @@ def find_eswitch(
 
     switchdev = SwitchdevSurface(
         Tc(netlink),
+        Netdevs(netlink),
         pf,
         lambda: representors.find(index, devlink.ports()),
         own_macs,
-        takes_links=not driver.link_state,
+        link_limit=link_limit,
     )
     rates: list[Surface] = [DevlinkRate(devlink, devlink.ports)] if has_rates else []
     return [switchdev, *rates, rtnetlink], [switchdev]

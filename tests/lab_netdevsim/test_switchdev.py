@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -322,3 +323,56 @@ def test_many_vfs_are_set_and_read_back(count: int) -> None:
     with Simulated(vfs=count, switchdev=True) as nic:
         nic.set(*(nic.vf(vfid, 1 + vfid, strip_ctag=True) for vfid in range(count)))
         assert nic.observed() == nic.expected()
+
+
+def test_rates_changed_by_hand_are_heard_and_put_back(switchdev: Simulated) -> None:
+    policies = _full(switchdev)
+    switchdev.set(*policies)
+    switchdev.nic.events()
+    port = f"netdevsim/{switchdev.name}/{_port_index(switchdev, 1)}"
+    run("devlink", "port", "function", "rate", "set", port, "tx_max", "5mbit", "tx_share", "1mbit")
+    assert [(e.kind, e.vfid) for e in switchdev.nic.events()] == [(EventKind.DRIFT, 1)]
+    switchdev.set(*policies)
+    assert switchdev.observed() == switchdev.expected()
+
+
+def _port_index(nic: Simulated, vfid: int) -> int:
+    ports = json.loads(run("devlink", "-j", "port", "show"))["port"]
+    return next(
+        int(name.rpartition("/")[2])
+        for name, port in ports.items()
+        if name.startswith(f"netdevsim/{nic.name}/") and port.get("vfnum") == vfid
+    )
+
+
+def _mode(nic: Simulated, mode: str) -> None:
+    run("devlink", "dev", "eswitch", "set", f"netdevsim/{nic.name}", "mode", mode)
+
+
+def test_a_change_of_the_mode_is_heard_and_other_surfaces_enforce(switchdev: Simulated) -> None:
+    policies = [switchdev.vf(1, 100, strip_ctag=True), switchdev.vf(2, 200, strip_ctag=True)]
+    switchdev.set(*policies)
+    switchdev.nic.events()
+    _mode(switchdev, "legacy")
+    told = switchdev.nic.events()
+    assert [event.kind for event in told] == [EventKind.BACK]
+    assert "legacy mode" in told[0].text
+    assert switchdev.nic.capabilities.vf["vlans"].by == "rtnetlink"
+    switchdev.set(*policies)
+    assert switchdev.observed() == switchdev.expected()
+    assert switchdev.ip_shows(1)["vlan_list"][0]["vlan"] == 100
+    assert switchdev.rules_of(switchdev.netdev) == []  # they would drop the host's frames
+    _mode(switchdev, "switchdev")
+    assert [event.kind for event in switchdev.nic.events()] == [EventKind.BACK]
+    assert switchdev.nic.capabilities.vf["vlans"].by == "switchdev"
+    switchdev.set(*policies)
+    assert switchdev.observed() == switchdev.expected()
+    assert switchdev.ip_shows(1).get("vlan_list", [{}])[0].get("vlan", 0) == 0
+
+
+def test_a_driver_that_devlink_loads_anew_is_lost_and_back(switchdev: Simulated) -> None:
+    switchdev.set(switchdev.vf(1, 100, strip_ctag=True))
+    switchdev.nic.events()
+    run("devlink", "dev", "reload", f"netdevsim/{switchdev.name}")
+    assert EventKind.BACK in [event.kind for event in switchdev.nic.events()]
+    assert switchdev.nic.link() is not None

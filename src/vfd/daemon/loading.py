@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vfd.config.errors import Problem, shown
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.files import BadFile
-from vfd.daemon.managed import Condition, Configured, Managed
+from vfd.daemon.managed import Aim, Condition, Configured, Managed
 from vfd.policy.values import PfPolicy, VfRules
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def load(
         if not starting:
             return []  # what was in force stays in force
         good, bad = [], [BadFile(problem.file, (problem,))]
-    known = {p for b in service.bad.values() for p in b.problems}
+    known = _problems(service)
     service.bad = {b.file: b for b in bad}
     _refuse_names_in_use(service, good)
     opened: list[Configured] = []
@@ -49,12 +49,35 @@ def load(
         if managed.nic is not None:
             pf = (pfs or {}).get(pf_id, managed.pf)
             opened += _follow(service, managed, pf, homes[pf_id], starting=starting)
+    _tell_of_new(service, known)
+    return opened
+
+
+def judge_again(service: Service, managed: Managed, found: str) -> int:
+    """Follows once more what was aimed at, on a NIC that came back with another driver perhaps or
+    in another mode. What it can't enforce any more is refused as at the door: the VF closes
+    rather than be open with less than its file states. Returns the number of changes."""
+    assert managed.aim is not None
+    pf, wanted = managed.aim.pf, [*managed.aim.vfs.values()]
+    managed.aim = None
+    known = _problems(service)
+    aim = _agreeing(service, managed, pf, wanted)
+    if aim is not None:
+        managed.aim, managed.pf = aim, pf
+    _tell_of_new(service, known)
+    return service.converge(managed, found=found)
+
+
+def _problems(service: Service) -> set[Problem]:
+    return {problem for bad in service.bad.values() for problem in bad.problems}
+
+
+def _tell_of_new(service: Service, known: set[Problem]) -> None:
     for problem in (p for b in service.bad.values() for p in b.problems):
         if problem not in known:
             service.journal.emit(
                 "bad-file", str(problem), level="error", file=problem.file, field=problem.field
             )
-    return opened
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:
@@ -94,25 +117,10 @@ def why_homeless(service: Service, one: Configured, home: Managed | None) -> Pro
 def _follow(
     service: Service, managed: Managed, pf: PfPolicy, wanted: list[Configured], *, starting: bool
 ) -> list[Configured]:
-    """Aims at as many of ``wanted`` as agree with each other, and at the VFs of files that
-    were good and became bad; then converges."""
-    before = dict(managed.vfs)
-    old_of = {one.file: one for one in before.values()}
-    files = {one.file for one in wanted}
-    fallback = [one for file, one in old_of.items() if _is_bad(service, file) and file not in files]
-    candidates = fallback + wanted
-    managed.kept = still_kept(service, managed, candidates, starting=starting)
-    while True:
-        try:
-            aim = managed.aim_at(pf, candidates)
-            break
-        except RefusedError as refused:
-            again = _without_offenders(service, managed, candidates, refused, old_of)
-            if again is None:
-                managed.condition, managed.detail = Condition.FAILED, str(refused)
-                service.journal.emit("failed", str(refused), level="error", pf=managed.id)
-                return []
-            candidates = again
+    """Aims at what agrees, and converges."""
+    aim = _agreeing(service, managed, pf, wanted, starting=starting)
+    if aim is None:
+        return []
     was_closed = {vfid for vfid in aim.vfs if managed.is_closed(vfid)}
     managed.aim, managed.pf = aim, pf
     service.converge(managed)
@@ -126,6 +134,34 @@ def _follow(
             vfid=vfid,
         )
     return [one for vfid, one in aim.vfs.items() if vfid in was_closed]
+
+
+def _agreeing(
+    service: Service,
+    managed: Managed,
+    pf: PfPolicy,
+    wanted: list[Configured],
+    *,
+    starting: bool = False,
+) -> Aim | None:
+    """As many of ``wanted`` as agree with each other and the NIC, and the VFs of files that were
+    good and became bad. None: the PF's own configuration is refused."""
+    before = dict(managed.vfs)
+    old_of = {one.file: one for one in before.values()}
+    files = {one.file for one in wanted}
+    fallback = [one for file, one in old_of.items() if _is_bad(service, file) and file not in files]
+    candidates = fallback + wanted
+    managed.kept = still_kept(service, managed, candidates, starting=starting)
+    while True:
+        try:
+            return managed.aim_at(pf, candidates)
+        except RefusedError as refused:
+            again = _without_offenders(service, managed, candidates, refused, old_of)
+            if again is None:
+                managed.condition, managed.detail = Condition.FAILED, str(refused)
+                service.journal.emit("failed", str(refused), level="error", pf=managed.id)
+                return None
+            candidates = again
 
 
 def _is_bad(service: Service, file: str) -> bool:

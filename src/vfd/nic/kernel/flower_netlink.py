@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vfd.nic.kernel.flower import (
@@ -74,8 +74,8 @@ _BURST_NS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
-    """A filter that somebody else put where ours stand: none of ours looks like it."""
+class Filter:
+    """One filter as the kernel numbers it."""
 
     port: int
     kind: str
@@ -92,9 +92,15 @@ class Found:
 
     rules: Rules
     handles: Mapping[Place, int]
-    foreign: Sequence[Foreign] = ()
+    foreign: Sequence[Filter] = ()
+    """What others put where ours stand: none of ours looks like it."""
     in_software: frozenset[int] = field(default_factory=frozenset)
     """Ports with a rule that the NIC did not take."""
+
+    def own(self) -> Iterator[Filter]:
+        """The rules as filters."""
+        for place, handle in self.handles.items():
+            yield Filter(place.port, _FLOWER, place.chain, place.pref, place.match.protocol, handle)
 
 
 class Tc:
@@ -123,7 +129,7 @@ class Tc:
         numbers = {index: port for port, index in ports.items()}
         rules: Rules = {}
         handles: dict[Place, int] = {}
-        foreign: list[Foreign] = []
+        foreign: list[Filter] = []
         software: set[int] = set()
         for port, index in ports.items():
             body = _TCMSG.pack(0, index, 0, _INGRESS, 0)
@@ -169,20 +175,19 @@ class Tc:
             _DELTFILTER, _head_of(place, ports[place.port], handle), 0, f"removing {_words(place)}"
         )
 
-    def evict(self, foreign: Iterable[Foreign], ports: Mapping[int, int]) -> None:
-        """Removes others' filters; those that have gone by themselves are no error.
+    def evict(self, filters: Iterable[Filter], ports: Mapping[int, int]) -> None:
+        """Removes them; those that have gone by themselves are no error.
 
         Ours and another's flower rule may share a classifier (a chain and pref): of a flower
         classifier the one rule goes, of any other the whole. Raises NetlinkError."""
-        ours = {one for one in foreign if one.kind == _FLOWER}
-        whole = {replace(one, handle=0) for one in foreign if one.kind != _FLOWER}
+        gone = {one if one.kind == _FLOWER else replace(one, handle=0) for one in filters}
         messages = [
             Message(
                 _DELTFILTER,
                 _head(ports[one.port], one.handle, one.kind, one.chain, one.pref, one.protocol),
                 what=f"removing {one.kind} of {_port(one.port)}, chain {one.chain} pref {one.pref}",
             )
-            for one in sorted(ours | whole, key=lambda one: (one.port, one.chain, one.pref))
+            for one in sorted(gone, key=lambda one: (one.port, one.chain, one.pref))
         ]
         for error in self._netlink.send_all(messages):
             if error.errno != errno.ENOENT:
@@ -198,7 +203,7 @@ class Tc:
         numbers: Mapping[int, int],
         rules: Rules,
         handles: dict[Place, int],
-        foreign: list[Foreign],
+        foreign: list[Filter],
         software: set[int],
     ) -> None:
         _, _, handle, _, info = _TCMSG.unpack_from(answer)
@@ -214,7 +219,7 @@ class Tc:
         actions = _actions(options, numbers) if kind == _FLOWER else None
         place = Place(port, chain, pref, _match(options, protocol))
         if actions is None or options.keys() - _KEYS or place in rules:
-            foreign.append(Foreign(port, kind, chain, pref, protocol, handle))
+            foreign.append(Filter(port, kind, chain, pref, protocol, handle))
             return
         rules[place], handles[place] = actions, handle
         flags = u32(options[_FLAGS]) if _FLAGS in options else 0

@@ -22,6 +22,7 @@ from vfd.nic.kernel.surface import (
     assign,
 )
 from vfd.nic.kernel.switchdev import SwitchdevSurface
+from vfd.nic.kernel.switchdev_find import in_switchdev_mode
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import (
     Capabilities,
@@ -78,6 +79,7 @@ class KernelNic:
         self._device = device
         self._find = find
         self._source = EventSource()
+        self._source.hear_devlink()
         self._netlink = Netlink()
         self._seen: Mapping[int, VfRules | None] | None = None
         self._held: dict[int, bool] = {}
@@ -218,7 +220,7 @@ class KernelNic:
     def events(self) -> list[Event]:
         notices = self._source.read()
         events: list[Event] = []
-        settings_may_differ = count_may_differ = guests_may_differ = False
+        settings_may_differ = count_may_differ = guests_may_differ = mode_may_differ = False
         for notice in notices:
             match notice.heard:
                 case Heard.OVERRUN:
@@ -236,6 +238,10 @@ class KernelNic:
                     guests_may_differ = True
                 case Heard.RULES:
                     settings_may_differ = True
+                case Heard.DEVLINK if notice.address == self._device.address:
+                    settings_may_differ = mode_may_differ = True
+        if mode_may_differ:
+            events += self._mode_events()
         if not self._lost and (settings_may_differ or count_may_differ):
             events += self._look(settings=settings_may_differ)
         if not self._lost and guests_may_differ:
@@ -291,6 +297,23 @@ class KernelNic:
                 " until its guest takes it down and up"
             )
         return [Event(EventKind.VF_RESET, text=text)]
+
+    def _mode_events(self) -> list[Event]:
+        """The mode of the embedded switch was changed, or devlink loaded the driver anew: other
+        surfaces enforce, other netdevs are there."""
+        try:
+            if not self._lost:
+                is_same = in_switchdev_mode(self._device) == (self._eswitch is not None)
+                if is_same and self._device.uplink()[1] == self._index:
+                    return []
+            self._take_up()
+        except NicError as error:
+            was_lost, self._lost = self._lost, True
+            return [] if was_lost else [Event(EventKind.LOST, text=str(error))]
+        self._lost, self._seen = False, None
+        mode = "legacy" if self._eswitch is None else "switchdev"
+        text = f"{self._device.address} is in {mode} mode now, as {self._netdev}"
+        return [Event(EventKind.BACK, text=text)]
 
     def _look(self, *, settings: bool) -> list[Event]:
         """Link news, and drift where the VFs are not those last seen."""

@@ -15,7 +15,7 @@ from tests.kernel.flower_machine import HOST, WIRE, Machine, to_others
 from vfd.nic.kernel.flower import Rules
 from vfd.nic.kernel.switchdev_compile import Eswitch, compile_rules
 from vfd.nic.kernel.switchdev_record import record, recorded
-from vfd.nic.kernel.switchdev_steps import Put, Remove, Step, steps
+from vfd.nic.kernel.switchdev_steps import Put, Remove, Step, software_ports, steps, to_software
 from vfd.policy.frames import TruncatedError, parse
 from vfd.policy.model import Model
 from vfd.policy.requests import owners
@@ -191,6 +191,22 @@ def test_a_change_of_one_vf_shuts_no_other() -> None:
         shut = {step.rule.place.port for step in way if isinstance(step, Put) and
                 step.rule.place.pref == 1 and step.rule.place.chain == 0}  # fmt: skip
         assert shut <= {one.vfid}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_while_rules_go_from_the_nic_to_the_cpu_every_frame_fares_as_before(seed: int) -> None:
+    rng = Random(4000 + seed)
+    world = _world(rng, 4)
+    rules = compile_rules(_eswitch(world))
+    frames = _frames(rng, world, 30)
+    fates = [Machine(rules).process(*frame) for frame in frames]
+    ports = frozenset(rng.sample(range(WIRE, 4), 3))
+    in_nic, in_cpu = dict(rules), Rules()
+    for rule in to_software(rules, rules.keys(), ports):
+        in_cpu[rule.place] = in_nic.pop(rule.place)
+        machine = Machine(in_nic, in_cpu)
+        assert [machine.process(*frame) for frame in frames] == fates, rule
+    assert software_ports(rules, in_nic) == ports & {place.port for place in rules}
 
 
 def test_between_equal_policies_there_is_nothing_to_do() -> None:

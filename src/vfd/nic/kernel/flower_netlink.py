@@ -94,8 +94,8 @@ class Found:
     handles: Mapping[Place, int]
     foreign: Sequence[Filter] = ()
     """What others put where ours stand: none of ours looks like it."""
-    in_software: frozenset[int] = field(default_factory=frozenset)
-    """Ports with a rule that the NIC did not take."""
+    offloaded: frozenset[Place] = field(default_factory=frozenset)
+    """The rules that the NIC took."""
 
     def own(self) -> Iterator[Filter]:
         """The rules as filters."""
@@ -130,7 +130,7 @@ class Tc:
         rules: Rules = {}
         handles: dict[Place, int] = {}
         foreign: list[Filter] = []
-        software: set[int] = set()
+        offloaded: set[Place] = set()
         for port, index in ports.items():
             body = _TCMSG.pack(0, index, 0, _INGRESS, 0)
             try:
@@ -140,8 +140,8 @@ class Tc:
                     continue  # no qdisc: no rules
                 raise
             for _, answer in answers:
-                self._take(port, answer, numbers, rules, handles, foreign, software)
-        return Found(rules, handles, tuple(foreign), frozenset(software))
+                self._take(port, answer, numbers, rules, handles, foreign, offloaded)
+        return Found(rules, handles, tuple(foreign), frozenset(offloaded))
 
     def put(
         self, rule: Rule, ports: Mapping[int, int], old: int | None, flags: int, new: int = 0
@@ -204,7 +204,7 @@ class Tc:
         rules: Rules,
         handles: dict[Place, int],
         foreign: list[Filter],
-        software: set[int],
+        offloaded: set[Place],
     ) -> None:
         _, _, handle, _, info = _TCMSG.unpack_from(answer)
         found = parse_attrs(answer, _TCMSG.size)
@@ -223,8 +223,8 @@ class Tc:
             return
         rules[place], handles[place] = actions, handle
         flags = u32(options[_FLAGS]) if _FLAGS in options else 0
-        if not flags & (IN_HW | SKIP_HW):
-            software.add(port)
+        if flags & IN_HW:
+            offloaded.add(place)
 
 
 _IN_HW_COUNT = 86

@@ -3,26 +3,27 @@
 The switch enforces what the rules say and nothing else, so this surface takes all that a frame can
 be judged by; the MAC that a guest is given, its link and its rates are others'. What is enforced
 is read back from the kernel's own rules. Each rule is asked for with ``skip_sw``: it is
-in hardware or refused. Where the NIC refuses one, all rules are set without that flag, the CPU does
-what the NIC does not, and the capabilities say so.
+in hardware or refused. Where the NIC refuses one, the CPU runs all rules of that port, none of them
+in the NIC (``skip_hw``): rules come one after the other, and a NIC that had taken those alone which
+it can would give frames to the wrong ones. The capabilities name such ports.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vfd.nic.kernel.flower import Place, Rules
+from vfd.nic.kernel.flower import Rules
 from vfd.nic.kernel.flower_netlink import SKIP_HW, SKIP_SW, Found, Tc
 from vfd.nic.kernel.representors import Representors
 from vfd.nic.kernel.surface import Assignment, Shown
 from vfd.nic.kernel.switchdev_compile import Eswitch, compile_rules
 from vfd.nic.kernel.switchdev_netdevs import FEATURE, Netdevs
 from vfd.nic.kernel.switchdev_record import RECORD, record, recorded
-from vfd.nic.kernel.switchdev_steps import Put, Step, gate_of, steps
+from vfd.nic.kernel.switchdev_steps import Put, Step, gate_of, software_ports, steps, to_software
 from vfd.nic.netlink import NetlinkError
 from vfd.nic.protocol import PF_PORT, Capability, NicError, Support
 from vfd.policy.requests import owners
@@ -37,7 +38,7 @@ _OFFERS = (
 _DEFAULTS = {name: field.default for name, field in VfRules.model_fields.items()}
 _BROKEN = {"vlans": (), "allow_untagged": False, "mac_anti_spoof": False, "vlan_anti_spoof": False}
 """What is shown of a VF whose rules are not those of any policy: no policy is like this."""
-_SOFTWARE = "enforced by the CPU: the NIC did not take the rules"
+_SOFTWARE = "enforced by the CPU for {}: the NIC did not take the rules"
 _UNTRIED = "in hardware if the NIC takes the rules, else by the CPU: known once some are set"
 _MOST_NAMES = 4
 _GATE_HANDLE = 1
@@ -84,7 +85,8 @@ class SwitchdevSurface:
         self._own_macs = own_macs
         self._link_limit = link_limit
         self._offers = _OFFERS if link_limit is None else (*_OFFERS, "link_status")
-        self._in_hardware: bool | None = None
+        self._software: frozenset[int] | None = None
+        """The ports whose rules the CPU runs; None: not known, as no VF was open yet."""
         self._compiled: tuple[object, Rules] = (None, {})
         """What was compiled last, and from what: nothing but time is saved by it."""
         self._offloads: frozenset[int] = frozenset()
@@ -97,11 +99,13 @@ class SwitchdevSurface:
     # -- As a surface ---------------------------------------------------------------------------
 
     def capabilities(self) -> Mapping[str, Capability]:
-        if self._in_hardware:
-            can = Capability(Support.ENFORCED, by=self.name)
+        if self._software is None:
+            can = Capability(Support.LIMITED, by=self.name, limit=_UNTRIED)
+        elif self._software:
+            limit = _SOFTWARE.format(_ports(self._software)) + self._no_offload()
+            can = Capability(Support.LIMITED, by=self.name, limit=limit)
         else:
-            limit = _UNTRIED if self._in_hardware is None else _SOFTWARE
-            can = Capability(Support.LIMITED, by=self.name, limit=limit + self._no_offload())
+            can = Capability(Support.ENFORCED, by=self.name)
         offers = dict.fromkeys(self._offers, can)
         if self._link_limit is not None:
             offers["link_status"] = Capability(
@@ -123,7 +127,8 @@ class SwitchdevSurface:
     def read(self) -> Mapping[int, Shown]:
         """Raises NicError."""
         state = self._read()
-        self._in_hardware = not state.found.in_software if state.vfs else self._in_hardware
+        if state.vfs:
+            self._software = software_ports(state.found.rules, state.found.offloaded)
         broken = self._broken(state)
         return {
             vfid: _BROKEN if vfid in broken else self._shown(state.vfs.get(vfid))
@@ -259,60 +264,81 @@ class SwitchdevSurface:
             self._tc.prepare(indexes.values())
             self._offload(frozenset(indexes.values()))
             self._tc.evict(state.found.foreign, indexes)
-            try:
-                self._run(state, way, SKIP_SW if self._in_hardware is not False else 0)
-            except NetlinkError:
-                if self._in_hardware:  # it took rules before: these it refuses
-                    raise
-                self._back(state)
-                self._run(self._read(), steps(state.found.rules, new), 0)
-                self._in_hardware = False
-            else:
-                self._in_hardware = self._in_hardware is not False
+            self._change(state, way)
             self._netdevs.set_up({indexes[vfid]: True for vfid in up - state.up})
         except NetlinkError as error:
-            self._back(state)
-            raise NicError(f"the kernel refused a rule, and all is as before: {error.strerror}"
-                           ) from error  # fmt: skip
+            why = f"the kernel refused a rule: {error.strerror}"
+            try:
+                self._back(state)
+                self._netdevs.set_up({indexes[vfid]: vfid in state.up for vfid in up ^ state.up})
+            except NetlinkError as second:
+                raise NicError(f"{why}. Putting back what was failed: {second.strerror}") from error
+            raise NicError(f"{why}. All is as before") from error
 
     def _offload(self, ifindexes: frozenset[int]) -> None:
         if not ifindexes <= self._offloads:
             self._unable = self._netdevs.offload(ifindexes)
             self._offloads = ifindexes
 
-    def _back(self, state: _State) -> None:
-        now = self._read()
-        self._run(now, steps(now.found.rules, state.found.rules),
-                  SKIP_SW if self._in_hardware else 0)  # fmt: skip
-        self._netdevs.set_up(
-            {now.ports.ifindexes[vfid]: vfid in state.up for vfid in now.up ^ state.up}
-        )
+    def _change(self, state: _State, way: list[Step]) -> None:
+        """All steps, or none. A port at which the NIC refuses a rule is the CPU's from then on."""
+        software = software_ports(state.found.rules, state.found.offloaded)
+        while True:
+            self._to_software(state, software)  # one with both kinds was left half done
+            refused, errors = self._run(state, way, software)
+            if not errors:
+                break
+            if not refused - software:
+                raise errors[0]
+            software |= refused
+            self._back(state)
+            state = self._read()
 
-    def _run(self, state: _State, way: list[Step], flags: int) -> None:
-        """All that is added, and if that went well all that goes. Raises NetlinkError."""
+    def _to_software(self, state: _State, ports: frozenset[int]) -> None:
+        found = state.found
+        rules = to_software(found.rules, found.offloaded, ports)
+        messages = [
+            self._tc.put(rule, state.ports.ifindexes, found.handles[rule.place], SKIP_HW)
+            for rule in rules
+        ]
+        for error in self._tc.send(messages):
+            raise error
+
+    def _back(self, state: _State) -> None:
+        """To the rules that were there."""
+        now = self._read()
+        software = software_ports(now.found.rules, now.found.offloaded)
+        _, errors = self._run(now, steps(now.found.rules, state.found.rules), software)
+        for error in errors:
+            raise error
+
+    def _run(
+        self, state: _State, way: list[Step], software: frozenset[int]
+    ) -> tuple[frozenset[int], Sequence[NetlinkError]]:
+        """All that is added, and if that went well all that goes. Returns the ports at which the
+        kernel refused something, and the errors."""
         ports = state.ports.ifindexes
         puts = [step.rule for step in way if isinstance(step, Put)]
         gone = [step.place for step in way if not isinstance(step, Put)]
         handles = state.found.handles
         messages = [
             self._tc.put(
-                rule, ports, handles.get(rule.place), _flags(rule.place, flags),
+                rule,
+                ports,
+                handles.get(rule.place),
+                SKIP_HW if rule.place.chain == RECORD or rule.place.port in software else SKIP_SW,
                 _GATE_HANDLE if rule.place == gate_of(rule.place.port) else 0,
             )
             for rule in puts
-        ]  # fmt: skip
-        for error in self._tc.send(messages):
-            raise error
+        ]
+        if errors := self._tc.send(messages):
+            return frozenset(puts[error.index].place.port for error in errors), errors
         removals = [
             self._tc.remove(place, ports, handles.get(place, _GATE_HANDLE)) for place in gone
         ]
         for error in self._tc.send(removals):
             raise error
-
-
-def _flags(place: Place, flags: int) -> int:
-    """Notes are no business of the NIC's."""
-    return SKIP_HW if place.chain == RECORD else flags
+        return frozenset(), ()
 
 
 def _to_be_up(ports: Representors, vfs: Mapping[int, VfRules]) -> frozenset[int]:
@@ -320,6 +346,13 @@ def _to_be_up(ports: Representors, vfs: Mapping[int, VfRules]) -> frozenset[int]
     return frozenset(
         vfid for vfid in ports.vfids if vfid in vfs and vfs[vfid].link_status is not LinkStatus.OFF
     )
+
+
+def _ports(ports: Collection[int]) -> str:
+    """``VF 1, 3 and the wire``."""
+    vfids = [str(port) for port in sorted(ports) if port != PF_PORT]
+    shown = ", ".join(vfids[:_MOST_NAMES]) + (" …" if len(vfids) > _MOST_NAMES else "")
+    return " and ".join([f"VF {shown}"] * bool(vfids) + ["the wire"] * (PF_PORT in ports))
 
 
 def _names(ifindexes: Collection[int]) -> str:

@@ -325,6 +325,20 @@ def test_many_vfs_are_set_and_read_back(count: int) -> None:
         assert nic.observed() == nic.expected()
 
 
+def test_a_group_of_the_administrators_keeps_its_vfs_and_its_rates(switchdev: Simulated) -> None:
+    group = f"netdevsim/{switchdev.name}/tenant"
+    port = f"netdevsim/{switchdev.name}/{_port_index(switchdev, 1)}"
+    run("devlink", "port", "function", "rate", "add", group, "tx_max", "3gbit")
+    run("devlink", "port", "function", "rate", "set", port, "parent", "tenant")
+    switchdev.set(*_full(switchdev))
+    assert switchdev.observed() == switchdev.expected()
+    rates = json.loads(run("devlink", "-j", "port", "function", "rate", "show"))["rate"]
+    assert rates[port]["parent"] == "tenant"
+    assert rates[port]["tx_max"] == rates[group]["tx_max"] // 3
+    run("devlink", "port", "function", "rate", "set", port, "noparent")
+    run("devlink", "port", "function", "rate", "del", group)
+
+
 def test_rates_changed_by_hand_are_heard_and_put_back(switchdev: Simulated) -> None:
     policies = _full(switchdev)
     switchdev.set(*policies)

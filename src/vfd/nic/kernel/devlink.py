@@ -107,15 +107,26 @@ class Devlink:
         }
 
     def set_rates(self, wanted: Mapping[int, Rates]) -> None:
-        """Sets the rates of ports. Raises NicError at the first that is refused, with those
-        before it set."""
-        for port, rates in wanted.items():
-            attributes = (attr_u32(_PORT, port), attr_u64(_SHARE, rates.share))
-            body = genl.message(_RATE_SET, self._handle, *attributes, attr_u64(_MAX, rates.maximum))
-            try:
-                self._netlink.send([Message(self._family, body, 0, f"the rates of port {port}")])
-            except NetlinkError as error:
-                raise self._error(error) from error
+        """Sets the rates of ports, all in one batch. Raises NicError where one is refused, with
+        the others set."""
+        messages = [
+            Message(
+                self._family,
+                genl.message(
+                    _RATE_SET,
+                    self._handle,
+                    attr_u32(_PORT, port),
+                    attr_u64(_SHARE, rates.share),
+                    attr_u64(_MAX, rates.maximum),
+                ),
+                what=f"the rates of port {port}",
+            )
+            for port, rates in wanted.items()
+        ]
+        try:
+            self._netlink.send(messages)
+        except NetlinkError as error:
+            raise self._error(error) from error
 
     def _list(self, command: int, what: str) -> Iterable[Attrs]:
         """A dump is of all devices: it is sifted here."""

@@ -42,7 +42,6 @@ from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.requests import Decision, Request
 from vfd.policy.values import (
     MAX_GROUPS,
-    MAX_MACS,
     MAX_VLANS,
     LinkStatus,
     NicPolicy,
@@ -128,7 +127,7 @@ class KernelNic:
             counters=counters.names(self._driver),
             max_vfs=self._device.total_vfs(),
             max_vlans=MAX_VLANS,
-            max_macs=MAX_MACS,
+            max_macs=self._settings.max_macs,
             max_groups=MAX_GROUPS,
             closed=_closing(offers),
             count_takes_all=True,

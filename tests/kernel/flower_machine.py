@@ -19,6 +19,7 @@ from vfd.nic.kernel.flower import (
     Note,
     Pass,
     Police,
+    PoliceBytes,
     Pop,
     Push,
     Redirect,
@@ -40,8 +41,11 @@ class Machine:
         self._nic = _chains(rules)
         self._cpu = _chains(in_cpu or {})
 
-    def process(self, port: int, raw: bytes, *, exhausted: bool = False) -> Out:
-        """The frames that leave, by port. ``exhausted``: policers let nothing through."""
+    def process(
+        self, port: int, raw: bytes, *, exhausted: bool = False, throttled: bool = False
+    ) -> Out:
+        """The frames that leave, by port. ``exhausted``, ``throttled``: policers of frames, of
+        bytes, let nothing through."""
         frame, chain, out = parse(raw), 0, []
         chains = self._nic
         while True:
@@ -72,6 +76,9 @@ class Machine:
                         frame = frame.pop()
                     case Police():
                         if exhausted:
+                            break
+                    case PoliceBytes():
+                        if throttled:
                             break
                     case Goto(to):
                         chain = to

@@ -6,6 +6,7 @@ they mean what docs/semantics.md says; tests/lab_netdevsim proves that the kerne
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import pytest
@@ -92,6 +93,24 @@ def test_a_storm_limit_stops_what_counts_as_a_storm_and_nothing_else(seed: int) 
                 to_others(machine.process(port, raw, exhausted=True))
                 == model.process(port, raw, limited=limited).out  # type: ignore[arg-type]
             )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_limit_of_what_a_vf_is_sent_stops_frames_to_its_macs_and_nothing_else(seed: int) -> None:
+    rng = Random(5000 + seed)
+    for _ in range(4):
+        world = _world(rng)
+        limited = {vf.vfid for vf in world.nic.vfs if vf.max_rx_rate.bps}
+        owner = owners(world.nic, {}, world.own_macs)
+        machine = Machine(compile_rules(_eswitch(world)))
+        for port, raw in _frames(rng, world, 50):
+            free = to_others(machine.process(port, raw))
+            held = to_others(machine.process(port, raw, throttled=True))
+            gone = [to for to, _ in (Counter(free) - Counter(held)).elements()]
+            to = owner.get(parse(raw).dst)
+            assert gone in ([], [to])
+            assert to in limited or not gone
+            assert not Counter(held) - Counter(free)
 
 
 @pytest.mark.parametrize("seed", range(6))

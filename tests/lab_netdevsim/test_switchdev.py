@@ -23,7 +23,14 @@ def _full(nic: Simulated) -> list[VfPolicy]:
     return [
         nic.vf(0, 10, 20, 30, macs=("02:ab:00:00:10:00",), storm_limit=500, allow_mcast=False),
         nic.vf(1, 100, strip_ctag=True, rate=Rate(bps=10**9), min_rate=Rate(bps=10**8)),
-        nic.vf(2, 200, strip_stag=True, allow_un_ucast=True, mirror=(Mirror(target=3),)),
+        nic.vf(
+            2,
+            200,
+            strip_stag=True,
+            max_rx_rate=Rate(bps=4 * 10**8),
+            allow_un_ucast=True,
+            mirror=(Mirror(target=3),),
+        ),
         nic.vf(3, mac_anti_spoof=False, vlan_anti_spoof=False, allow_bcast=False),
     ]
 
@@ -43,7 +50,16 @@ def test_what_was_asked_is_read_back(switchdev: Simulated) -> None:
     for vf in wanted.vfs:
         shown = switchdev.observed()[vf.vfid]
         assert shown is not None
-        for name in ("vlans", "macs", "mirror", "storm_limit", "rate", "min_rate", "vm_mac"):
+        for name in (
+            "vlans",
+            "macs",
+            "mirror",
+            "storm_limit",
+            "rate",
+            "min_rate",
+            "max_rx_rate",
+            "vm_mac",
+        ):
             assert getattr(shown, name) == getattr(vf, name)
     pf = switchdev.nic.observe().pf
     assert pf is not None
@@ -103,6 +119,8 @@ def test_tc_shows_the_tag_the_mirror_and_the_policer(switchdev: Simulated) -> No
     text = run("tc", "filter", "show", "dev", switchdev.representor(0), "ingress")
     assert "pkts_rate 500" in text
     assert "pkts_burst 50" in text, text
+    text = run("tc", "filter", "show", "dev", switchdev.netdev, "ingress")
+    assert "rate 400Mbit" in text, text
 
 
 def test_a_vf_without_a_policy_is_dropped_at_its_representor(switchdev: Simulated) -> None:

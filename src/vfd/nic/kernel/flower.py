@@ -81,6 +81,15 @@ class Police:
 
 
 @dataclass(frozen=True, slots=True)
+class PoliceBytes:
+    """On while bytes come no faster than ``rate`` a second; else the frame is dropped."""
+
+    index: int
+    """As with ``Police``."""
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
 class Goto:
     chain: int
 
@@ -102,7 +111,7 @@ class Note:
     text: bytes
 
 
-Action = Mirror | Redirect | Push | Retag | Pop | Police | Goto | Drop | Pass | Note
+Action = Mirror | Redirect | Push | Retag | Pop | Police | PoliceBytes | Goto | Drop | Pass | Note
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from vfd.nic.kernel.flower import (
     Pass,
     Place,
     Police,
+    PoliceBytes,
     Pop,
     Push,
     Redirect,
@@ -66,7 +67,16 @@ _OK, _SHOT, _PIPE, _STOLEN = 0, 2, 3, 4
 _GOTO, _CHAIN_MASK = 0x20000000, 0x0FFFFFFF
 _EGRESS_REDIR, _EGRESS_MIRROR = 1, 2
 _POP, _PUSH, _MODIFY = 1, 2, 3
-_TBF, _RESULT, _PKTRATE64, _PKTBURST64 = 1, 5, 10, 11
+_TBF, _RATE_TABLE, _RESULT, _RATE64, _PKTRATE64, _PKTBURST64 = 1, 2, 5, 8, 10, 11
+_POLICE = struct.Struct("=IiIII12s12xiiI")
+"""struct tc_police: index, action, limit, burst, mtu, rate, peakrate, refcnt, bindcnt, capab."""
+_RATESPEC = struct.Struct("=BBHhHI")
+"""struct tc_ratespec: cell_log, linklayer, overhead, cell_align, mpu, rate."""
+_TABLE_BYTES, _CELL_LOG, _ETHERNET = 1024, 16, 1
+"""act_police.c asks for a table of transmission times, and takes nothing from it if the link layer
+is named. 255 cells are the largest frame that passes: far above 64 KiB."""
+_LARGEST = 1 << 16
+"""Bytes of a segmentation-offload buffer, which is policed whole: it must fit the bucket."""
 _TICK_NS = 64
 """PSCHED_TICKS2NS: what net/sched counts bursts in."""
 _BURST_NS = 100_000_000
@@ -276,13 +286,23 @@ def _action(action: Action, ports: Mapping[int, int]) -> tuple[bytes, ...]:
         case Pop():
             return vlan(_POP)
         case Police(index, pps):
-            police = struct.pack("=IiIII24xiiI", index, _SHOT, 0, 0, 0, 0, 0, 0)
+            police = _POLICE.pack(index, _SHOT, 0, 0, 0, b"", 0, 0, 0)
             return of(
                 "police",
                 attr(_TBF, police),
                 attr_u32(_RESULT, _PIPE),
                 attr_u64(_PKTRATE64, pps),
                 attr_u64(_PKTBURST64, max(_BURST_NS, 10**9 // pps) // _TICK_NS),
+            )
+        case PoliceBytes(index, rate):
+            spec = _RATESPEC.pack(_CELL_LOG, _ETHERNET, 0, 0, 0, min(rate, 0xFFFFFFFF))
+            burst = min(max(_BURST_NS, _LARGEST * 10**9 // rate) // _TICK_NS, 0xFFFFFFFF)
+            return of(
+                "police",
+                attr(_TBF, _POLICE.pack(index, _SHOT, 0, burst, 0, spec, 0, 0, 0)),
+                attr(_RATE_TABLE, bytes(_TABLE_BYTES)),
+                attr_u32(_RESULT, _PIPE),
+                attr_u64(_RATE64, rate),
             )
         case Goto(chain):
             return gact(_GOTO | chain)
@@ -313,10 +333,13 @@ def _parse_action(found: Attrs, numbers: Mapping[int, int]) -> Action | None:
     options = parse_attrs(found.get(_ACT_OPTIONS, b""))
     kind = text(found[_ACT_KIND])
     if kind == "police":
-        index, exceeded = struct.unpack_from("=Ii", options[_TBF])
-        if exceeded != _SHOT or _PKTRATE64 not in options:
+        index, exceeded, _, _, _, spec, *_ = _POLICE.unpack_from(options[_TBF])
+        if exceeded != _SHOT:
             return None
-        return Police(index, u64(options[_PKTRATE64]))
+        if _PKTRATE64 in options:
+            return Police(index, u64(options[_PKTRATE64]))
+        rate = u64(options[_RATE64]) if _RATE64 in options else _RATESPEC.unpack(spec)[5]
+        return PoliceBytes(index, rate) if rate else None
     if _PARMS not in options:
         return None
     parms = options[_PARMS]

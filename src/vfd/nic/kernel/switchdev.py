@@ -33,13 +33,14 @@ NAME = "switchdev"
 _OFFERS = (
     "vlans", "strip_stag", "strip_ctag", "allow_untagged", "vlan_anti_spoof",
     "macs", "mac_anti_spoof", "allow_bcast", "allow_mcast", "allow_un_ucast",
-    "mirror", "storm_limit",
+    "mirror", "storm_limit", "max_rx_rate",
 )  # fmt: skip
 _DEFAULTS = {name: field.default for name, field in VfRules.model_fields.items()}
 _BROKEN = {"vlans": (), "allow_untagged": False, "mac_anti_spoof": False, "vlan_anti_spoof": False}
 """What is shown of a VF whose rules are not those of any policy: no policy is like this."""
 _SOFTWARE = "enforced by the CPU for {}: the NIC did not take the rules"
 _UNTRIED = "in hardware if the NIC takes the rules, else by the CPU: known once some are set"
+_POLICED = "policed, not shaped: frames to the VF's MACs above it are dropped, floods don't count"
 _MOST_NAMES = 4
 _GATE_HANDLE = 1
 """Gates come and go in one go, and so are known without having been read."""
@@ -107,6 +108,8 @@ class SwitchdevSurface:
         else:
             can = Capability(Support.ENFORCED, by=self.name)
         offers = dict.fromkeys(self._offers, can)
+        limit = "; ".join(filter(None, (_POLICED, can.limit)))
+        offers["max_rx_rate"] = Capability(Support.LIMITED, by=self.name, limit=limit)
         if self._link_limit is not None:
             offers["link_status"] = Capability(
                 Support.LIMITED, by=self.name, limit=self._link_limit

@@ -134,8 +134,8 @@ class Tc:
             if error.errno != errno.EEXIST:
                 raise error
 
-    def read(self, ports: Mapping[int, int]) -> Found:
-        """All rules of ``ports`` (port → ifindex). Raises NetlinkError."""
+    def read(self, ports: Mapping[int, int], chain: int | None = None) -> Found:
+        """All rules of ``ports`` (port → ifindex), or of one chain. Raises NetlinkError."""
         numbers = {index: port for port, index in ports.items()}
         rules: Rules = {}
         handles: dict[Place, int] = {}
@@ -143,6 +143,8 @@ class Tc:
         offloaded: set[Place] = set()
         for port, index in ports.items():
             body = _TCMSG.pack(0, index, 0, _INGRESS, 0)
+            if chain is not None:
+                body += attr_u32(_CHAIN, chain)
             try:
                 answers = self._netlink.dump(_GETTFILTER, body, f"rules of interface {index}")
             except NetlinkError as error:

@@ -81,6 +81,9 @@ class KernelNic:
         self._source.hear_devlink()
         self._netlink = Netlink()
         self._seen: Mapping[int, VfRules | None] | None = None
+        self._drifted: Mapping[int, VfRules | None] | None = None
+        """What was just read, where it was drift: whoever is told looks at once, and a repair must
+        not take long."""
         self._held: dict[int, bool] = {}
         """VFs whose netdev is in use, as last seen."""
         self._lost = False
@@ -150,8 +153,8 @@ class KernelNic:
 
     def observe(self, only: Collection[int] | None = None) -> NicState:  # noqa: ARG002
         self._require_device()
-        observed = self._observe_rules()
-        self._seen = observed
+        observed = self._drifted or self._observe_rules()
+        self._seen, self._drifted = observed, None
         vfs = self._device.vfs()
         states = {vf.vfid: self._state(vf, observed.get(vf.vfid)) for vf in vfs}
         self._held = {vf.vfid: states[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
@@ -159,6 +162,7 @@ class KernelNic:
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
+        self._drifted = None
         steps = {c.vfid: (c.before, c.after) for c in changes if isinstance(c, VfChange)}
         old_pf, forced = self._pf, False
         try:
@@ -217,6 +221,7 @@ class KernelNic:
         return self._source.fileno()
 
     def events(self) -> list[Event]:
+        self._drifted = None
         notices = self._source.read()
         events: list[Event] = []
         settings_may_differ = count_may_differ = guests_may_differ = mode_may_differ = False
@@ -337,6 +342,8 @@ class KernelNic:
             for vfid in now.keys() & self._seen.keys()
             if now[vfid] != self._seen[vfid]
         ]
+        if any(event.kind is EventKind.DRIFT for event in events):
+            self._drifted = now
         self._seen = now
         return events
 

@@ -157,7 +157,12 @@ class SwitchdevSurface:
         return {"enable_loopback": can, "tpid": can}
 
     def observe_pf(self, wanted: PfPolicy) -> Shown:  # noqa: ARG002
-        return dict(self._read().pf)
+        uplink = {PF_PORT: self._ports().ifindexes[PF_PORT]}
+        try:
+            noted = recorded(PF_PORT, self._tc.read(uplink, RECORD).rules)
+        except NetlinkError as error:
+            raise _unread(error) from error
+        return noted or _pf_part(self._pf)
 
     def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:  # noqa: ARG002
         self._pf = after
@@ -173,7 +178,7 @@ class SwitchdevSurface:
             found = self._tc.read(ports.ifindexes)
             up = self._netdevs.up(frozenset(ports.ifindexes.values()))
         except NetlinkError as error:
-            raise NicError(f"reading the flower rules: {error.strerror}") from error
+            raise _unread(error) from error
         vf_of = {index: port for port, index in ports.ifindexes.items() if port != PF_PORT}
         self.watched = frozenset(vf_of)
         noted = {vfid: recorded(vfid, found.rules) for vfid in ports.vfids}
@@ -342,6 +347,10 @@ class SwitchdevSurface:
         for error in self._tc.send(removals):
             raise error
         return frozenset(), ()
+
+
+def _unread(error: NetlinkError) -> NicError:
+    return NicError(f"reading the flower rules: {error.strerror}")
 
 
 def _to_be_up(ports: Representors, vfs: Mapping[int, VfRules]) -> frozenset[int]:

@@ -45,7 +45,7 @@ PROVEN_BY: Mapping[tuple[str, str], str] = {
     **_each(
         "netdevsim switchdev",
         _ASKED,
-        *("vlans", "macs", "mirror", "storm_limit", "rate", "min_rate", "vm_mac"),
+        *("vlans", "macs", "mirror", "storm_limit", "rate", "min_rate", "max_rx_rate", "vm_mac"),
         *("enable_loopback", "tpid"),
     ),
     **_each(

@@ -38,6 +38,8 @@ class PlainNic:
         """What it answers to a change instead of making it."""
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
+        self.lacks: frozenset[str] = frozenset()
+        """Attributes that it can't enforce."""
         self.told: list[Event] = []
         self.answered = 0
         self._fd = os.eventfd(0)
@@ -63,10 +65,13 @@ class PlainNic:
         return Link(not self.gone, 10**10)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:  # noqa: ARG002
-        return {}
+        return dict.fromkeys(self.lacks, Capability(Support.ABSENT, reason="not this driver"))
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
-        return rules
+        if rules is None or not self.lacks:
+            return rules
+        neutral = {name: VfRules.model_fields[name].default for name in self.lacks}
+        return rules.model_copy(update=neutral)
 
     def observe(self, only: object = None) -> NicState:  # noqa: ARG002
         if self.gone:

@@ -78,6 +78,24 @@ def test_a_vf_of_a_lost_pf_is_deleted_and_closes_when_the_pf_is_back(service: Se
     assert managed.condition == "ok"
 
 
+def test_a_vf_closes_when_its_pf_comes_back_unable_to_enforce_what_its_file_states(
+    service: Service,
+) -> None:
+    add(service, "vm1", 0)
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    nic.unplug()
+    handle(service, managed)
+    nic.lacks = frozenset({"vlans"})
+    nic.plug_in()
+    handle(service, managed)
+    assert nic.rules[0] is None
+    assert files(service) == {"vm1.json"}
+    [bad] = service.bad.values()
+    assert (bad.problems[0].field, bad.vfid) == ("vlans", 0)
+    assert any("not this driver" in event.text for event in service.journal.since(0))
+
+
 def test_a_pf_that_is_lost_at_this_very_moment_lets_its_vf_be_deleted(service: Service) -> None:
     add(service, "goes", 0)
     nic_of(service).gone = True

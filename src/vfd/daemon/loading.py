@@ -38,7 +38,7 @@ def load(
         if not starting:
             return []  # what was in force stays in force
         good, bad = [], [BadFile(problem.file, (problem,))]
-    known = {p for b in service.bad.values() for p in b.problems}
+    known = _problems(service)
     service.bad = {b.file: b for b in bad}
     _refuse_names_in_use(service, good)
     opened: list[Configured] = []
@@ -53,12 +53,37 @@ def load(
         if managed.nic is not None:
             pf = (pfs or {}).get(pf_id, managed.pf)
             opened += _follow(service, managed, pf, homes[pf_id], starting=starting)
+    _tell_of_new(service, known)
+    return opened
+
+
+def judge_again(service: Service, managed: Managed, found: str) -> int:
+    """Follows once more what was aimed at, on a NIC that came back with another driver perhaps or
+    in another mode. What it can't enforce any more is refused as at the door: the VF closes
+    rather than be open with less than its file states. Returns the number of changes."""
+    assert managed.aim is not None
+    pf, wanted = managed.aim.pf, [*managed.aim.vfs.values()]
+    managed.aim = None
+    known = _problems(service)
+    managed.kept = still_kept(service, managed, wanted)
+    _make_vfs(managed, pf)
+    aim = _agreed(service, managed, pf, wanted, {})
+    if aim is not None:
+        managed.aim, managed.pf = aim, pf
+    _tell_of_new(service, known)
+    return service.converge(managed, found=found)
+
+
+def _problems(service: Service) -> set[Problem]:
+    return {problem for bad in service.bad.values() for problem in bad.problems}
+
+
+def _tell_of_new(service: Service, known: set[Problem]) -> None:
     for problem in (p for b in service.bad.values() for p in b.problems):
         if problem not in known:
             service.journal.emit(
                 "bad-file", str(problem), level="error", file=problem.file, field=problem.field
             )
-    return opened
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:
@@ -106,10 +131,7 @@ def _follow(
     fallback = [one for file, one in old_of.items() if _is_bad(service, file) and file not in files]
     candidates = fallback + wanted
     managed.kept = still_kept(service, managed, candidates, starting=starting)
-    try:
-        managed.make_vfs(pf)
-    except NicError as error:  # converging tries again, and tells what becomes of it
-        log.warning("%s: %s", managed.id, error)
+    _make_vfs(managed, pf)
     bad = dict(service.bad)
     aim = _agreed(service, managed, pf, candidates, old_of)
     if aim is None:
@@ -135,6 +157,13 @@ def _follow(
             vfid=vfid,
         )
     return [one for vfid, one in aim.vfs.items() if vfid in was_closed]
+
+
+def _make_vfs(managed: Managed, pf: PfPolicy) -> None:
+    try:
+        managed.make_vfs(pf)
+    except NicError as error:  # converging tries again, and tells what becomes of it
+        log.warning("%s: %s", managed.id, error)
 
 
 def _agreed(

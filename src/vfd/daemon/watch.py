@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from vfd.daemon.journal import Level
+from vfd.daemon.loading import judge_again
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.service import Service
 from vfd.nic.protocol import Event, EventKind, NicError
@@ -125,7 +126,7 @@ def _come_back(service: Service, managed: Managed) -> int:
     if managed.aim is None:
         service.load(starting=True)
         return 0
-    return service.converge(managed, found="the PF came back without its policies")
+    return judge_again(service, managed, "the PF came back without its policies")
 
 
 def _look(service: Service, managed: Managed, only: set[int] | None = None) -> None:

@@ -9,14 +9,28 @@ import socket
 from dataclasses import dataclass
 from enum import Enum
 
+from vfd.nic.kernel import genl
 from vfd.nic.kernel.vfinfo import RTM_DELLINK, RTM_NEWLINK, link_head
-from vfd.nic.netlink import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK, split
+from vfd.nic.netlink import (
+    NETLINK_ADD_MEMBERSHIP,
+    NETLINK_GENERIC,
+    SOL_NETLINK,
+    Netlink,
+    NetlinkError,
+    parse_attrs,
+    split,
+    text,
+)
 
 NETLINK_KOBJECT_UEVENT = 15
 RTMGRP_LINK = 1
 _RTNLGRP_TC = 4
 _RULES = (37, 44, 45)
 """RTM_DELQDISC, which takes all rules along, RTM_NEWTFILTER, RTM_DELTFILTER."""
+_DEVLINK = (3, 4, 7, 8, 76, 77)
+"""DEVLINK_CMD_NEW, DEL, PORT_NEW, PORT_DEL, RATE_NEW, RATE_DEL: a change is told as NEW. The
+mode of the eswitch has no notice of its own, but its ports come and go with it."""
+_DEVICE_NAME = 2
 _BUFFER = 1 << 20
 
 
@@ -25,6 +39,8 @@ class Heard(Enum):
     """A netdev changed or went: name, link, flags, or somebody's ``ip link set … vf``."""
     RULES = "rules"
     """Somebody's tc rules changed, on whichever netdev."""
+    DEVLINK = "devlink"
+    """A port, a Tx rate or the whole of a devlink instance came, changed or went."""
     DEVICE = "device"
     """A uevent of the PF or one of its VFs."""
     OVERRUN = "overrun"
@@ -36,7 +52,7 @@ class Notice:
     action: str = ""
     """DEVICE: ``add``, ``remove``, ``bind``, ``unbind``, ``change``."""
     address: str = ""
-    """DEVICE: the PCI address."""
+    """DEVICE: the PCI address. DEVLINK: the device's name on its bus, which is the same."""
     driver: str = ""
     """DEVICE: the driver that binds or unbinds."""
     index: int = 0
@@ -51,6 +67,7 @@ class EventSource:
     def __init__(self) -> None:
         self._links = _socket(socket.NETLINK_ROUTE, RTMGRP_LINK)
         self._devices = _socket(NETLINK_KOBJECT_UEVENT, 1)
+        self._devlink: socket.socket | None = None
         self._epoll = select.epoll()
         for source in (self._links, self._devices):
             self._epoll.register(source, select.EPOLLIN)
@@ -59,6 +76,19 @@ class EventSource:
         """From now on hears of tc rules too."""
         self._links.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, _RTNLGRP_TC)
 
+    def hear_devlink(self) -> None:
+        """From now on hears of devlink too, where the kernel has it."""
+        asking = Netlink(NETLINK_GENERIC)
+        try:
+            family = genl.family(asking, "devlink")
+        except NetlinkError:
+            return
+        finally:
+            asking.close()
+        self._devlink = _socket(NETLINK_GENERIC, 0)
+        self._devlink.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, family.groups["config"])
+        self._epoll.register(self._devlink, select.EPOLLIN)
+
     def fileno(self) -> int:
         return self._epoll.fileno()
 
@@ -66,6 +96,8 @@ class EventSource:
         self._epoll.close()
         self._links.close()
         self._devices.close()
+        if self._devlink is not None:
+            self._devlink.close()
 
     def read(self) -> list[Notice]:
         """All that has come, without waiting."""
@@ -74,6 +106,9 @@ class EventSource:
             notices += _links(data)
         for data in _drain(self._devices, notices):
             notices += _uevent(data)
+        if self._devlink is not None:
+            for data in _drain(self._devlink, notices):
+                notices += _devlink(data)
         return notices
 
 
@@ -108,6 +143,15 @@ def _links(data: bytes) -> list[Notice]:
         elif kind in _RULES:
             found.append(Notice(Heard.RULES))
     return found
+
+
+def _devlink(data: bytes) -> list[Notice]:
+    """Of what happens to VFs. Health reports, statistics and the like are none of ours."""
+    return [
+        Notice(Heard.DEVLINK, address=text(parse_attrs(body, genl.HEADER).get(_DEVICE_NAME, b"")))
+        for _, _, _, body in split(data)
+        if body[:1] and body[0] in _DEVLINK
+    ]
 
 
 def _uevent(data: bytes) -> list[Notice]:

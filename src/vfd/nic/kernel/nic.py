@@ -22,6 +22,8 @@ from vfd.nic.kernel.surface import (
     absent,
     assign,
 )
+from vfd.nic.kernel.switchdev import SwitchdevSurface
+from vfd.nic.kernel.switchdev_find import in_switchdev_mode
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import (
     Capabilities,
@@ -41,7 +43,6 @@ from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.requests import Decision, Request
 from vfd.policy.values import (
     MAX_GROUPS,
-    MAX_MACS,
     MAX_VLANS,
     LinkStatus,
     NicPolicy,
@@ -80,8 +81,12 @@ class KernelNic:
         self._device = device
         self._find = find
         self._source = EventSource()
+        self._source.hear_devlink()
         self._netlink = netlink or Netlink()
         self._seen: Mapping[int, VfRules | None] | None = None
+        self._drifted: Mapping[int, VfRules | None] | None = None
+        """What was just read, where it was drift: whoever is told looks at once, and a repair must
+        not take long."""
         self._held: dict[int, bool] = {}
         """VFs whose netdev is in use, as last seen."""
         self._lost = False
@@ -99,7 +104,8 @@ class KernelNic:
         self._netdev, self._index = self._device.uplink()
         surfaces, pf_surfaces = self._find(self._pf, self._device, self._netlink, self._index)
         self._surfaces = tuple(surfaces)
-        if any(surface.name == switchdev.NAME for surface in surfaces):
+        self._eswitch = next((s for s in surfaces if isinstance(s, SwitchdevSurface)), None)
+        if self._eswitch is not None:
             self._source.hear_rules()
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
         self._expressed: dict[VfRules | None, VfRules | None] = {}
@@ -128,9 +134,9 @@ class KernelNic:
             counters=counters.names(self._driver).union(*(c.counter_names() for c in self._more())),
             max_vfs=self._device.total_vfs(),
             max_vlans=MAX_VLANS,
-            max_macs=MAX_MACS,
+            max_macs=self._settings.max_macs,
             max_groups=MAX_GROUPS,
-            closed=_closing(offers.get("link_status")),
+            closed=_closing(offers),
             count_takes_all=True,
             more_with_vfs=bool(self._driver.vendors) and not self._device.num_vfs(),
         )
@@ -153,9 +159,10 @@ class KernelNic:
     def observe(self, only: Collection[int] | None = None) -> NicState:  # noqa: ARG002
         self._require_device()
         if bool(self._device.num_vfs()) != self._had_vfs:
+            self._drifted = None
             self._take_up()  # drivers show with their first VF what they can enforce
-        observed = self._observe_rules()
-        self._seen = observed
+        observed = self._drifted or self._observe_rules()
+        self._seen, self._drifted = observed, None
         vfs = self._device.vfs()
         states = {vf.vfid: self._state(vf, observed.get(vf.vfid)) for vf in vfs}
         self._held = {vf.vfid: states[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
@@ -163,6 +170,7 @@ class KernelNic:
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
+        self._drifted = None
         steps = {c.vfid: (c.before, c.after) for c in changes if isinstance(c, VfChange)}
         old_pf, forced = self._pf, False
         try:
@@ -240,9 +248,10 @@ class KernelNic:
         return self._source.fileno()
 
     def events(self) -> list[Event]:
+        self._drifted = None
         notices = self._source.read()
         events: list[Event] = []
-        settings_may_differ = count_may_differ = guests_may_differ = False
+        settings_may_differ = count_may_differ = guests_may_differ = mode_may_differ = False
         for notice in notices:
             match notice.heard:
                 case Heard.OVERRUN:
@@ -254,10 +263,16 @@ class KernelNic:
                     settings_may_differ = True
                     self._netdev = notice.name
                     events += self._up_events(notice)
+                case Heard.LINK if self._eswitch and notice.index in self._eswitch.watched:
+                    settings_may_differ = True
                 case Heard.LINK if notice.index != self._index:
                     guests_may_differ = True
                 case Heard.RULES:
                     settings_may_differ = True
+                case Heard.DEVLINK if notice.address == self._device.address:
+                    settings_may_differ = mode_may_differ = True
+        if mode_may_differ:
+            events += self._mode_events()
         if not self._lost and (settings_may_differ or count_may_differ):
             events += self._look(settings=settings_may_differ)
         if not self._lost and guests_may_differ:
@@ -314,6 +329,23 @@ class KernelNic:
             )
         return [Event(EventKind.VF_RESET, text=text)]
 
+    def _mode_events(self) -> list[Event]:
+        """The mode of the embedded switch was changed, or devlink loaded the driver anew: other
+        surfaces enforce, other netdevs are there."""
+        try:
+            if not self._lost:
+                is_same = in_switchdev_mode(self._device) == (self._eswitch is not None)
+                if is_same and self._device.uplink()[1] == self._index:
+                    return []
+            self._take_up()
+        except NicError as error:
+            was_lost, self._lost = self._lost, True
+            return [] if was_lost else [Event(EventKind.LOST, text=str(error))]
+        self._lost, self._seen = False, None
+        mode = "legacy" if self._eswitch is None else "switchdev"
+        text = f"{self._device.address} is in {mode} mode now, as {self._netdev}"
+        return [Event(EventKind.BACK, text=text)]
+
     def _look(self, *, settings: bool) -> list[Event]:
         """Link news, and drift where the VFs are not those last seen."""
         events = []
@@ -337,6 +369,8 @@ class KernelNic:
             for vfid in now.keys() & self._seen.keys()
             if now[vfid] != self._seen[vfid]
         ]
+        if any(event.kind is EventKind.DRIFT for event in events):
+            self._drifted = now
         self._seen = now
         return events
 
@@ -385,8 +419,11 @@ class KernelNic:
         return []
 
 
-def _closing(link_status: Capability | None) -> Capability:
-    """How well a VF is closed: its link is what closes it."""
+def _closing(offers: Mapping[str, Capability]) -> Capability:
+    """How well a VF is closed: by rules that drop all it sends, else by its link."""
+    if "vlans" in offers and offers["vlans"].by == switchdev.NAME:
+        return Capability(Support.ENFORCED, by=switchdev.NAME)
+    link_status = offers.get("link_status")
     if link_status is not None and link_status.support is Support.ENFORCED:
         return Capability(Support.ENFORCED, by=link_status.by)
     return Capability(

@@ -6,6 +6,8 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 
+from vfd.nic.kernel.devlink_params import MAX_MACS as MAX_MACS_PARAM
+from vfd.nic.kernel.devlink_params import param_capabilities, params
 from vfd.nic.kernel.guests import guest_of
 from vfd.nic.kernel.legacy import WANTED_FLAGS, flag_capabilities, set_private_flags
 from vfd.nic.kernel.rtnl import read_link
@@ -14,7 +16,7 @@ from vfd.nic.kernel.surface import PfSurface
 from vfd.nic.kernel.vfinfo import RTM_SETLINK, set_link
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
-from vfd.policy.values import PfPolicy
+from vfd.policy.values import MAX_MACS, PfPolicy
 
 _IFF_PROMISC = 0x100
 _ABSENT = {
@@ -67,6 +69,13 @@ class PfSettings:
         self._device = device
         self._index = index
         self._surfaces = tuple(surfaces)
+        self._params = params(device.path.parent.parent.name, device.address)
+        """As of now: what changes them later loads the driver anew, too."""
+
+    @property
+    def max_macs(self) -> int:
+        """The most MACs that a VF can be given."""
+        return min(MAX_MACS, int(self._params.get(MAX_MACS_PARAM, MAX_MACS)))
 
     def capabilities(self) -> Mapping[str, Capability]:
         return {
@@ -77,6 +86,7 @@ class PfSettings:
             "promiscuous": Capability(Support.ENFORCED, by="rtnetlink"),
             **_ABSENT,
             **flag_capabilities(self._index),
+            **param_capabilities(self._params),
             **{
                 attribute: capability
                 for surface in reversed(self._surfaces)

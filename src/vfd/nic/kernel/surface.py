@@ -168,7 +168,7 @@ PROVIDERS: Mapping[str, str] = {
     "link_status": f"a driver with link states (ixgbe, i40e, ice, mlx5_core, bnxt_en) or {_SOFT}",
     "rate": f"a driver with rates (82576, ixgbe at 10 Gbit/s, i40e, ice, mlx5_core) or {_SOFT}",
     "min_rate": f"a driver with guarantees (ice, mlx5_core, bnxt_en) or {_SOFT}",
-    "max_rx_rate": _SOFT,
+    "max_rx_rate": f"switchdev mode or {_SOFT}",
     "queues": f"Intel's out-of-tree i40e or {_SOFT}",
     "mirror": _FILTER,
     "trust": f"a driver with trust, in legacy mode, or {_SOFT}",

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from vfd.nic.kernel import counters, switchdev
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
 from vfd.nic.kernel.guests import guest_of, is_on_netdev, is_up, rebind_for_mac
+from vfd.nic.kernel.parts import assignments, merged, without_rates, write_rules
 from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf, VfDevice
-from vfd.nic.kernel.surface import (
-    CONSEQUENCES,
-    TAGGING,
-    Assignment,
-    PfSurface,
-    Shown,
-    Surface,
-    assign,
-)
+from vfd.nic.kernel.surface import CONSEQUENCES, PfSurface, Surface, assign
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import (
     Capabilities,
@@ -48,9 +40,9 @@ from vfd.policy.values import (
     VfRules,
 )
 
-_DEFAULTS: Mapping[str, Any] = {n: f.default for n, f in VfRules.model_fields.items()}
-"""Given to model_construct, which would copy each of them deeply."""
-_CLOSED = {**_DEFAULTS, "link_status": LinkStatus.OFF}
+Steps = dict[int, tuple[VfRules | None, VfRules | None]]
+"""By vfid: the rules before and after; None: closed."""
+
 _RANK = {Support.ENFORCED: 2, Support.LIMITED: 1, Support.ABSENT: 0}
 
 
@@ -138,8 +130,8 @@ class KernelNic:
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
         if rules not in self._expressed:
-            wanted = _assignments(rules, self._surfaces)
-            shown = _rules(surface.express(wanted[surface.name]) for surface in self._surfaces)
+            wanted = assignments(rules, self._surfaces)
+            shown = merged(surface.express(wanted[surface.name]) for surface in self._surfaces)
             if len(self._expressed) > _MOST_EXPRESSED:
                 self._expressed.clear()
             self._expressed[rules] = shown
@@ -157,26 +149,11 @@ class KernelNic:
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
         steps = {c.vfid: (c.before, c.after) for c in changes if isinstance(c, VfChange)}
-        old_pf, forced = self._pf, False
-        try:
-            for change in changes:
-                if isinstance(change, PfChange):
-                    forced, was_up = change.force, self.link().up
-                    new = self._settings.apply(self._pf, change.after, force=change.force)
-                    self._pf = change.after
-                    if new:
-                        self._take_up()  # what was known of the old VFs is no longer true
-                        steps = self._as_new(desired)
-                        if was_up and self._driver.rate_needs_link:
-                            self._await_link()
+        pf = next((c for c in changes if isinstance(c, PfChange)), None)
+        if pf is None:
             write_rules(self._surfaces, steps)
-        except NicGoneError:
-            raise
-        except NicError:
-            if self._pf != old_pf:
-                self._settings.apply(self._pf, old_pf, force=forced)
-                self._pf = old_pf
-            raise
+        else:
+            steps = self._apply_with_pf(desired, pf, steps)
         self._pf = desired.pf
         self._seen = self._observe_rules()
         if self._driver.mac_needs_rebind:
@@ -184,22 +161,58 @@ class KernelNic:
             for vf in self._device.vfs():
                 rebind_for_mac(vf, macs.get(vf.vfid))
 
+    def _apply_with_pf(self, desired: NicPolicy, pf: PfChange, steps: Steps) -> Steps:
+        """The PF's settings, then the rules of the VFs, which are new ones where their number
+        changes. What was written."""
+        count = self._device.num_vfs()
+        old = self._settings.observe(self._pf).model_copy(update={"vfs": count})
+        recount = pf.after.vfs not in (None, count)
+        before, was_up = self._observe_rules(), self.link().up
+        if recount:
+            self._settings.refuse_count(pf.after, force=pf.force)
+        try:
+            self._settings.apply(old, pf.after)
+            if not recount:
+                write_rules(self._surfaces, steps)
+                return steps
+            self._take_up()  # what was known of the old VFs is no longer true
+            rules = {
+                vfid: self.expressible(vfid, policy.rules)
+                for vfid, policy in desired.by_vfid().items()
+            }
+            return self._write_new(rules, was_up=was_up)
+        except NicGoneError:
+            raise
+        except NicError as error:
+            try:
+                self._settings.apply(self._settings.observe(old), old)
+                if recount:
+                    self._take_up()
+                    self._write_new(before, was_up=was_up)
+            except NicError as second:
+                raise type(second)(f"{error}. Undoing it failed: {second}") from error
+            raise
+
+    def _write_new(self, rules: Mapping[int, VfRules | None], *, was_up: bool) -> Steps:
+        """Makes VFs that have just been created what they are to be, closed where no rules are
+        given. Until then a VF is open, so what must wait for the link comes last."""
+        vfids = [vf.vfid for vf in self._device.vfs()]
+        wanted = {vfid: rules.get(vfid) for vfid in vfids}
+        first = {vfid: without_rates(rule) for vfid, rule in wanted.items()}
+        steps: Steps = {vfid: (None, rule) for vfid, rule in wanted.items()}
+        if self._driver.rate_needs_link and first != wanted:
+            write_rules(self._surfaces, {vfid: (None, rule) for vfid, rule in first.items()})
+            if was_up:
+                self._await_link()
+            steps = {vfid: (first[vfid], rule) for vfid, rule in wanted.items()}
+        write_rules(self._surfaces, steps)
+        return steps
+
     def _await_link(self) -> None:
         """Creating VFs resets the PF, whose link comes back after some seconds."""
         deadline = time.monotonic() + LINK_PATIENCE
         while not self.link().up and time.monotonic() < deadline:
             time.sleep(0.02)
-
-    def _as_new(self, desired: NicPolicy) -> dict[int, tuple[VfRules | None, VfRules | None]]:
-        """What makes VFs that have just been created what they are to be, the closed ones too."""
-        wanted = desired.by_vfid()
-        return {
-            vf.vfid: (
-                None,
-                self.expressible(vf.vfid, wanted[vf.vfid].rules) if vf.vfid in wanted else None,
-            )
-            for vf in self._device.vfs()
-        }
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
         """A Linux PF driver answers its guests itself; their requests never get here."""
@@ -249,7 +262,7 @@ class KernelNic:
     def _observe_rules(self) -> Mapping[int, VfRules | None]:
         shown = [surface.read() for surface in self._surfaces]
         vfids = {vfid for by_vf in shown for vfid in by_vf}
-        return {vfid: _rules(by_vf.get(vfid, {}) for by_vf in shown) for vfid in sorted(vfids)}
+        return {vfid: merged(by_vf.get(vfid, {}) for by_vf in shown) for vfid in sorted(vfids)}
 
     def _state(self, vf: VfDevice, rules: VfRules | None) -> VfState:
         guest = guest_of(vf, rules.vm_mac if rules else None)
@@ -386,70 +399,3 @@ def _strongest(all_offers: Iterable[Mapping[str, Capability]]) -> Mapping[str, C
             if attribute not in best or _RANK[capability.support] > _RANK[best[attribute].support]:
                 best[attribute] = capability
     return best
-
-
-def write_rules(
-    surfaces: Sequence[Surface], changes: Mapping[int, tuple[VfRules | None, VfRules | None]]
-) -> None:
-    """Makes VFs go from rules to rules (None: closed), all or none. Raises NicError.
-
-    VFs that close do so from the weakest surface on, which has the link; the others change and
-    open from the strongest on, so that a VF's link comes up when its filters are there. A VF whose
-    tagging goes from one surface to another is closed in between: the drivers refuse two at once,
-    and neither would filter for a moment.
-    """
-    parts = {
-        vfid: (_assignments(before, surfaces), _assignments(after, surfaces))
-        for vfid, (before, after) in changes.items()
-    }
-    closed = _assignments(None, surfaces)
-    closing = {
-        vfid
-        for vfid, (old, new) in parts.items()
-        if changes[vfid][1] is None or (changes[vfid][0] and _tagger(old) != _tagger(new))
-    }
-    rest = {vfid: new for vfid, (_, new) in parts.items() if changes[vfid][1] is not None}
-    try:
-        for surface in reversed(surfaces):
-            if closing:
-                surface.write(dict.fromkeys(sorted(closing), closed[surface.name]))
-        for surface in surfaces:
-            if rest:
-                surface.write({vfid: new[surface.name] for vfid, new in rest.items()})
-    except NicError:
-        for surface in surfaces:
-            surface.write({vfid: old[surface.name] for vfid, (old, _) in parts.items()})
-        raise
-
-
-def _assignments(rules: VfRules | None, surfaces: Sequence[Surface]) -> Mapping[str, Assignment]:
-    """Each surface's part of these rules."""
-    parts = {} if rules is None else assign(rules, surfaces)[0]
-    return {
-        surface.name: Assignment(rules, parts.get(surface.name, frozenset()))
-        for surface in surfaces
-    }
-
-
-def _tagger(parts: Mapping[str, Assignment]) -> str | None:
-    """The surface that has the VF's VLANs."""
-    return next((name for name, part in parts.items() if "vlans" in part.attributes), None)
-
-
-def _rules(shown: Iterable[Shown]) -> VfRules | None:
-    """Surfaces' parts, strongest first, as one value. A surface's word holds over a weaker one's
-    where it says more than the default; a link that is off with nothing else set is a closed VF."""
-    parts = list(shown)
-    having_vlans = [part for part in parts if part.get("vlans")]
-    # The weakest has the port VLAN. A driver with a trunk list shows a port VLAN in the list too.
-    tagging = having_vlans[-1] if having_vlans else None
-    merged = dict(_DEFAULTS)
-    for part in parts:
-        for attribute, value in part.items():
-            if attribute in TAGGING and tagging is not None and part is not tagging:
-                continue
-            if merged[attribute] == _DEFAULTS[attribute]:
-                merged[attribute] = value
-    if merged == _CLOSED:
-        return None
-    return VfRules.model_construct(**merged)

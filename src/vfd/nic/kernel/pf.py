@@ -99,27 +99,13 @@ class PfSettings:
             }
         )
 
-    def apply(self, before: PfPolicy, after: PfPolicy, *, force: bool) -> bool:
-        """Whether the VFs are new ones now: a change of their number takes all of them away.
+    def apply(self, now: PfPolicy, after: PfPolicy) -> None:
+        """Leads from what the PF shows now to what is asked of it. A change of the number of VFs
+        takes all of them away, and those that are made are without rules.
 
-        ``force``: from guests that hold them too. Raises NicError with the settings of ``before``
-        in place.
+        Raises NicError, perhaps with a part done: the caller leads back.
         """
-        now = self.observe(before)
-        try:
-            return self._set(now, after, force=force)
-        except NicGoneError:
-            raise
-        except NicError:
-            self._set(self.observe(before), before, force=True)
-            raise
-
-    def _set(self, now: PfPolicy, after: PfPolicy, *, force: bool) -> bool:
-        recreated = after.vfs is not None and after.vfs != self._device.num_vfs()
-        if recreated:
-            assert after.vfs is not None
-            if not force:
-                self.refuse_while_held(after.vfs)
+        if after.vfs is not None and after.vfs != self._device.num_vfs():
             if now.vfs == 0:  # drivers take these only while no VF is active
                 set_private_flags(self._index, WANTED_FLAGS)
             self._device.set_num_vfs(after.vfs)
@@ -130,11 +116,19 @@ class PfSettings:
             self._link(flags=_IFF_PROMISC if after.promiscuous else 0, change=_IFF_PROMISC)
         for surface in self._surfaces:
             surface.write_pf(now, after)
-        return recreated
 
-    def refuse_while_held(self, count: int) -> None:
-        """A change of the count goes through 0, which takes every VF from its guest."""
-        if self._device.num_vfs() in (0, count):
+    def refuse_count(self, after: PfPolicy, *, force: bool) -> None:
+        """Raises NicError where the number of VFs asked for can't be had.
+
+        A change of it goes through 0, which takes every VF from its guest. ``force``: so be it.
+        """
+        count, most = after.vfs or 0, self._device.total_vfs()
+        if count > most:
+            raise NicError(
+                f"{self._device.address}: {count} VFs asked for, but the NIC and its driver allow"
+                f" {most}"
+            )
+        if force or not self._device.num_vfs():
             return
         held = [
             f"VF {vf.vfid} ({guest.text})"

@@ -114,21 +114,16 @@ class PciPf:
     def set_num_vfs(self, count: int) -> None:
         """Makes the PF have ``count`` VFs. From one count to another goes through 0
         (``sriov_numvfs_store`` gives EBUSY otherwise), which takes every VF from its guest: the
-        caller has made sure that no guest holds one. On failure the old count is put back.
+        caller has made sure that no guest holds one, and has what is needed to lead back.
 
-        Raises NicError, NicGoneError.
+        Raises NicError, perhaps with no VFs left; NicGoneError.
         """
         now = self.num_vfs()
         if count == now:
             return
         if now and count:
             self._write_count(0)
-        try:
-            self._write_count(count)
-        except NicError:
-            if now and count:
-                self._write_count(now)
-            raise
+        self._write_count(count)
 
     def set_autoprobe(self, on: bool) -> None:
         """Whether the host's drivers bind to new VFs (``sriov_drivers_autoprobe``)."""

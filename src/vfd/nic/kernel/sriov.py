@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from vfd.nic.kernel.patience import PATIENCE, patiently
 from vfd.nic.protocol import Link, NicError, NicGoneError
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
+DRIVERS = Path("/sys/bus/pci/drivers")
 NETDEVS = Path("/sys/class/net")
 _ADDRESS = re.compile(r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
 
@@ -86,7 +88,9 @@ class PciPf:
         return _number(self.path / "sriov_totalvfs") or 0
 
     def num_vfs(self) -> int:
-        return _number(self.path / "sriov_numvfs") or 0
+        """How many VFs there are. Raises NicError where somebody is changing that and waits."""
+        path = self.path / "sriov_numvfs"
+        return patiently(f"reading {path}", lambda: _number(path) or 0)
 
     def ids(self) -> tuple[str, str]:
         """Vendor and device ID, like ``("8086", "10c9")``."""
@@ -121,17 +125,19 @@ class PciPf:
         now = self.num_vfs()
         if count == now:
             return
+        # Drivers bind to new VFs one after the other.
+        seconds = PATIENCE + 2 * max(now, count)
         if now and count:
-            self._write_count(0)
-        self._write_count(count)
+            self._write_count(0, seconds)
+        self._write_count(count, seconds)
 
     def set_autoprobe(self, on: bool) -> None:
         """Whether the host's drivers bind to new VFs (``sriov_drivers_autoprobe``)."""
         write(self.path / "sriov_drivers_autoprobe", "1" if on else "0")
 
-    def _write_count(self, count: int) -> None:
+    def _write_count(self, count: int, seconds: float) -> None:
         try:
-            write(self.path / "sriov_numvfs", str(count))
+            write_patiently(self.path / "sriov_numvfs", str(count), seconds)
         except NicError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno == errno.ERANGE:
@@ -166,29 +172,42 @@ def find_pf(name: str) -> PciPf:
 def bind(address: str, driver: str) -> None:
     """Binds a PCI function to ``driver`` by ``driver_override``; '' lets the kernel choose.
 
-    Raises NicError; a function that was bound before is then bound to nothing or to its old
-    driver, which the message says.
+    Raises NicError with the driver and the override that were there before, or saying that they
+    could not be put back.
     """
     path = PCI_DEVICES / address
-    old = _link_name(path / "driver")
+    old, override = _link_name(path / "driver"), _text(path / "driver_override")
     if old == driver and driver:
         return
-    write(path / "driver_override", driver or "\n")
-    if old:
-        write(path / "driver" / "unbind", address)
+    if driver and not (DRIVERS / driver).exists():
+        raise NicError(f"{address}: there is no driver {driver}: load its module (modprobe)")
     try:
-        write(Path("/sys/bus/pci/drivers_probe"), address)
+        _rebind(address, old, driver)
         bound = _link_name(path / "driver")
         if driver and bound != driver:
+            raise NicError(f"{address}: asked for driver {driver}, found {bound or 'none'}")
+    except NicError as error:
+        try:
+            _rebind(address, _link_name(path / "driver"), old)
+            write(path / "driver_override", "\n" if override == "(null)" else override or "\n")
+        except NicError as second:
             raise NicError(
-                f"{address}: asked for driver {driver}, found {bound or 'none'};"
-                " is its module loaded?"
-            )
-    except NicError:
-        if old:
-            write(path / "driver_override", old)
-            write(Path("/sys/bus/pci/drivers_probe"), address)
+                f"{error}. Going back to {old or 'no driver'} failed: {second}"
+            ) from error
         raise
+
+
+def _rebind(address: str, old: str, new: str) -> None:
+    """Takes the function from its driver and lets ``new`` have it, or whichever matches."""
+    write(PCI_DEVICES / address / "driver_override", new or "\n")
+    if old:
+        write_patiently(DRIVERS / old / "unbind", address)
+    write_patiently(Path("/sys/bus/pci/drivers_probe"), address)
+
+
+def write_patiently(path: Path, text: str, seconds: float = PATIENCE) -> None:
+    """As ``write``, for an attribute that takes a device from its driver or gives it one."""
+    patiently(f"writing {text} to {path}", lambda: write(path, text), seconds)
 
 
 def write(path: Path, text: str) -> None:

@@ -244,7 +244,7 @@ class Extended(Answer):
     numa_node: int | None = None
     iommu_group: int | None = None
     msix: int | None = None
-    """Interrupt vectors of a VF."""
+    """Interrupt vectors of a VF; of a PF those that can be shared out among its VFs."""
     vfs: int | None = None
     scale: float | None = None
 

@@ -198,6 +198,7 @@ def _pf_row(managed: Managed, counters: dict[str, int], extended: bool) -> schem
             numa_node=identity.numa_node if identity else None,
             mtu=managed.pf.mtu,
             vfs=len(seen.vfs) if seen else 0,
+            msix=identity.vf_total_msix if identity else None,
             scale=managed.aim.scale if managed.aim else 1.0,
         )
     return schema.Row.model_construct(

@@ -86,6 +86,8 @@ class Identity:
     driver: str = ""
     firmware: str = ""
     numa_node: int | None = None
+    vf_total_msix: int | None = None
+    """Interrupt vectors that can be shared out among the VFs, where the NIC lets one choose."""
 
 
 @dataclass(frozen=True, slots=True)

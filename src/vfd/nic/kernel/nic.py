@@ -105,6 +105,7 @@ class KernelNic:
             model=f"{vendor}:{number}",
             driver=self._device.driver(),
             numa_node=self._device.numa_node(),
+            vf_total_msix=self._device.vf_total_msix(),
         )
 
     @property

@@ -83,6 +83,11 @@ class PciPf:
         speed = _number(NETDEVS / netdev / "speed") if up else None
         return Link(up, speed * 10**6 if speed is not None and speed > 0 else None)
 
+    def vf_total_msix(self) -> int | None:
+        """``sriov_vf_total_msix``: interrupt vectors that VFs can be given, all together; None
+        where the driver lets nobody choose."""
+        return _number(self.path / "sriov_vf_total_msix")
+
     def total_vfs(self) -> int:
         """``sriov_totalvfs``: how many VFs the driver allows; 0 where it has no SR-IOV."""
         return _number(self.path / "sriov_totalvfs") or 0
@@ -233,7 +238,7 @@ def _vf(vfid: int, address: str) -> VfDevice:
     except OSError:
         netdevs = []
     try:
-        group, node, msix = _facts(path, path.stat().st_ino)
+        group, node, msix = _facts(path, path.stat().st_ino, _inode(path / "driver"))
     except OSError:
         group, node, msix = None, None, None
     return VfDevice(
@@ -248,9 +253,10 @@ def _vf(vfid: int, address: str) -> VfDevice:
 
 
 @lru_cache(maxsize=1024)
-def _facts(path: Path, inode: int) -> tuple[int | None, int | None, int | None]:  # noqa: ARG001
-    """IOMMU group, NUMA node and interrupt vectors of a function, which hold while it lives:
-    the inode of its folder is another when it is made again."""
+def _facts(path: Path, inode: int, driver: int) -> tuple[int | None, int | None, int | None]:  # noqa: ARG001
+    """IOMMU group, NUMA node and interrupt vectors of a function, which hold while it lives and
+    its driver has it: the inodes of its folder and of the link to the driver are others when they
+    are made again. Between drivers ``sriov_vf_msix_count`` may change the vectors."""
     group = _link_name(path / "iommu_group")
     node = _number(path / "numa_node")
     return (
@@ -263,7 +269,8 @@ def _facts(path: Path, inode: int) -> tuple[int | None, int | None, int | None]:
 def _msix(config: Path) -> int | None:
     """The size of a function's MSI-X table, from its capability (PCI Local Bus 3.0, 6.8.2)."""
     try:
-        space = config.read_bytes()[:256]
+        with config.open("rb", buffering=0) as file:
+            space = file.read(256)  # each byte more is a read from the device
     except OSError:
         return None
     at = space[0x34] if len(space) == 256 else 0
@@ -274,6 +281,13 @@ def _msix(config: Path) -> int | None:
             return (int.from_bytes(space[at + 2 : at + 4], "little") & 0x7FF) + 1
         at = space[at + 1]
     return None
+
+
+def _inode(link: Path) -> int:
+    try:
+        return link.lstat().st_ino
+    except OSError:
+        return 0
 
 
 def _link_name(link: Path) -> str:

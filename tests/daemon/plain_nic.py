@@ -68,7 +68,7 @@ class PlainNic:
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
         return rules
 
-    def observe(self, only: object = None) -> NicState:  # noqa: ARG002
+    def observe(self, only: object = None, *, guests: bool = True) -> NicState:  # noqa: ARG002
         if self.gone:
             raise NicGoneError("it is unplugged")
         vfs = {v: VfState(v, r, True, None, 1500) for v, r in self.rules.items()}

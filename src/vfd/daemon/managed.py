@@ -334,18 +334,19 @@ class Managed:
         raise NicError(f"{error}. It was undone") from error
 
     def converge(
-        self, *, repair: bool = False
+        self, *, repair: bool = False, guests: bool = True
     ) -> tuple[tuple[Change, ...], tuple[tuple[Change, str], ...]]:
         """Looks at the NIC and makes it what is aimed at, as far as it goes.
 
         ``repair``: the NIC knows of damage that ``observe`` may not show, and mends it in ``apply``
-        even where no VF differs. Returns what was changed and what could not be, each with the
-        reason. Raises NicError where the NIC can't be read.
+        even where no VF differs. Who holds the VFs is then not looked at before that is done, and
+        with ``guests`` false not afterwards either. Returns what was changed and what could not be,
+        each with the reason. Raises NicError where the NIC can't be read.
         """
         nic = self.working()
         assert self.aim is not None
         try:
-            self.seen = nic.observe()
+            self.seen = nic.observe(guests=not repair)
         except NicError as error:
             self.fail(error)
             raise
@@ -367,7 +368,7 @@ class Managed:
                     nic.apply(self.aim.desired, [change])
                 except NicError as reason:
                     failed.append((change, str(reason)))
-        self.seen = nic.observe()
+        self.seen = nic.observe(guests=guests)
         left = self.changes(self.aim, self.seen)
         reasons = {_key(change): why for change, why in failed}
         failed = [

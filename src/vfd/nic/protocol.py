@@ -202,8 +202,9 @@ class Nic(Protocol):
         or, on a NIC that can't close a VF, what it shows instead. Pure."""
         ...
 
-    def observe(self, only: Collection[int] | None = None) -> NicState:
+    def observe(self, only: Collection[int] | None = None, *, guests: bool = True) -> NicState:
         """What the NIC enforces now, read back from it. ``only``: of the VFs, at least these.
+        ``guests`` false: who holds the VFs may be as last seen, where looking takes time.
 
         Raises NicGoneError, or NicError when it can't be read."""
         ...

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
-from vfd.nic.kernel import counters, switchdev
+from vfd.nic.kernel import capabilities, counters, switchdev
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
-from vfd.nic.kernel.guests import guest_of, is_on_netdev, is_up, rebind_for_mac
+from vfd.nic.kernel.guests import Guest, guests_of, is_on_netdev, is_up, rebind_for_mac
 from vfd.nic.kernel.parts import assignments, merged, without_rates, write_rules
 from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf, VfDevice
-from vfd.nic.kernel.surface import CONSEQUENCES, PfSurface, Surface, assign
+from vfd.nic.kernel.surface import PfSurface, Shown, Surface, assign
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import (
     Capabilities,
@@ -25,7 +26,6 @@ from vfd.nic.protocol import (
     NicError,
     NicGoneError,
     NicState,
-    Support,
     VfState,
 )
 from vfd.plan.changes import Change, PfChange, VfChange
@@ -43,8 +43,6 @@ from vfd.policy.values import (
 Steps = dict[int, tuple[VfRules | None, VfRules | None]]
 """By vfid: the rules before and after; None: closed."""
 
-_RANK = {Support.ENFORCED: 2, Support.LIMITED: 1, Support.ABSENT: 0}
-
 
 FindSurfaces = Callable[
     [PfPolicy, PciPf, Netlink, int], tuple[Sequence[Surface], Sequence[PfSurface]]
@@ -53,6 +51,8 @@ FindSurfaces = Callable[
 
 _IFF_UP = 1
 _MOST_EXPRESSED = 1024
+_PERSISTENCE = 3
+"""Repairs of one difference in a row."""
 LINK_PATIENCE = 5.0
 """Seconds for a link that was up to come back: 1000BASE-T takes two to four to negotiate."""
 
@@ -71,6 +71,10 @@ class KernelNic:
         self._source = EventSource()
         self._netlink = Netlink()
         self._seen: Mapping[int, VfRules | None] | None = None
+        self._seen_pf: Shown | None = None
+        self._states: Mapping[int, VfState] = {}
+        self._differs: dict[int | None, tuple[tuple[object, object], int]] = {}
+        """By VF, None: the PF: what was expected and is shown, and how often that was told."""
         self._held: dict[int, bool] = {}
         """VFs whose netdev is in use, as last seen."""
         self._lost = False
@@ -110,16 +114,16 @@ class KernelNic:
 
     @property
     def capabilities(self) -> Capabilities:
-        offers = _strongest(surface.capabilities() for surface in self._surfaces)
+        vf = capabilities.of_vfs(self._surfaces)
         return Capabilities(
-            vf={name: offers.get(name) or _absent(name) for name in VfRules.model_fields},
+            vf=vf,
             pf=self._settings.capabilities(),
             counters=counters.names(self._driver),
             max_vfs=self._device.total_vfs(),
             max_vlans=MAX_VLANS,
             max_macs=MAX_MACS,
             max_groups=MAX_GROUPS,
-            closed=_closing(offers.get("link_status")),
+            closed=capabilities.of_closing(vf["link_status"]),
             count_takes_all=True,
         )
 
@@ -138,14 +142,25 @@ class KernelNic:
             self._expressed[rules] = shown
         return self._expressed[rules]
 
-    def observe(self, only: Collection[int] | None = None) -> NicState:  # noqa: ARG002
+    def observe(
+        self,
+        only: Collection[int] | None = None,  # noqa: ARG002
+        *,
+        guests: bool = True,
+    ) -> NicState:
         self._require_device()
-        observed = self._observe_rules()
-        self._seen = observed
-        vfs = self._device.vfs()
-        states = {vf.vfid: self._state(vf, observed.get(vf.vfid)) for vf in vfs}
-        self._held = {vf.vfid: states[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
-        return NicState(pf=self._settings.observe(self._pf), link=self.link(), vfs=states)
+        rules = self._observe_rules()
+        if self._seen is None:
+            self._seen, self._seen_pf = rules, self._settings.shown(self._pf)
+        if guests or len(self._states) != self._device.num_vfs():
+            self._look_at_vfs(rules)
+        else:
+            self._states = {
+                vfid: self._with_rules(state, rules.get(vfid))
+                for vfid, state in self._states.items()
+            }
+        self._forget_repaired(rules)
+        return NicState(self._settings.observe(self._pf), self.link(), self._states)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
@@ -156,7 +171,7 @@ class KernelNic:
         else:
             steps = self._apply_with_pf(desired, pf, steps)
         self._pf = desired.pf
-        self._seen = self._observe_rules()
+        self._expect(steps, pf)
         if self._driver.mac_needs_rebind:
             macs = {vfid: after.vm_mac for vfid, (_, after) in steps.items() if after}
             for vf in self._device.vfs():
@@ -173,15 +188,14 @@ class KernelNic:
             self._settings.refuse_count(pf.after, force=pf.force)
         try:
             self._settings.apply(old, pf.after)
-            if not recount:
+            if recount:
+                self._take_up()  # what was known of the old VFs is no longer true
+                wanted = desired.by_vfid()
+                rules = {v: self.expressible(v, policy.rules) for v, policy in wanted.items()}
+                steps = self._write_new(rules, was_up=was_up)
+            else:
                 write_rules(self._surfaces, steps)
-                return steps
-            self._take_up()  # what was known of the old VFs is no longer true
-            rules = {
-                vfid: self.expressible(vfid, policy.rules)
-                for vfid, policy in desired.by_vfid().items()
-            }
-            return self._write_new(rules, was_up=was_up)
+            return steps
         except NicGoneError:
             raise
         except NicError as error:
@@ -240,7 +254,7 @@ class KernelNic:
                     count_may_differ |= notice.action in ("add", "remove")
                 case Heard.LINK if notice.index == self._index and not self._lost:
                     settings_may_differ = True
-                    self._netdev = notice.name
+                    self._netdev = notice.name or self._netdev
                     events += self._up_events(notice)
                 case Heard.LINK if notice.index != self._index:
                     guests_may_differ = True
@@ -265,15 +279,30 @@ class KernelNic:
         vfids = {vfid for by_vf in shown for vfid in by_vf}
         return {vfid: merged(by_vf.get(vfid, {}) for by_vf in shown) for vfid in sorted(vfids)}
 
-    def _state(self, vf: VfDevice, rules: VfRules | None) -> VfState:
-        guest = guest_of(vf, rules.vm_mac if rules else None)
-        status = rules.link_status if rules else LinkStatus.OFF
-        up = status is LinkStatus.ON or (status is LinkStatus.AUTO and self._link.up)
-        return VfState(
+    def _expect(self, steps: Steps, pf: PfChange | None) -> None:
+        """What was written is to be seen from now on. It is not read back here: what somebody
+        else changed meanwhile would pass for ours."""
+        recount = pf is not None and steps.keys() == set(range(self._device.num_vfs()))
+        if self._seen is not None:
+            wanted = {vfid: self.expressible(vfid, after) for vfid, (_, after) in steps.items()}
+            self._seen = {**({} if recount else self._seen), **wanted}
+        if self._seen_pf is not None and pf is not None:
+            self._seen_pf = {name: getattr(pf.after, name) for name in self._seen_pf}
+
+    def _look_at_vfs(self, rules: Mapping[int, VfRules | None]) -> None:
+        """The VFs as devices, and who holds them."""
+        vfs = self._device.vfs()
+        macs = {vfid: rule.vm_mac if rule else None for vfid, rule in rules.items()}
+        guests = guests_of(vfs, macs)
+        self._states = {vf.vfid: self._state(vf, rules.get(vf.vfid), guests[vf.vfid]) for vf in vfs}
+        self._held = {vf.vfid: guests[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
+
+    def _state(self, vf: VfDevice, rules: VfRules | None, guest: Guest) -> VfState:
+        state = VfState(
             vfid=vf.vfid,
             rules=rules,
-            link_up=up,
-            mac=rules.vm_mac if rules else None,
+            link_up=False,
+            mac=None,
             mtu=None,
             address=vf.address,
             guest=guest.text,
@@ -283,6 +312,12 @@ class KernelNic:
             numa_node=vf.numa_node,
             msix=vf.msix,
         )
+        return self._with_rules(state, rules)
+
+    def _with_rules(self, state: VfState, rules: VfRules | None) -> VfState:
+        status = rules.link_status if rules else LinkStatus.OFF
+        up = status is LinkStatus.ON or (status is LinkStatus.AUTO and self._link.up)
+        return replace(state, rules=rules, link_up=up, mac=rules.vm_mac if rules else None)
 
     def _up_events(self, notice: Notice) -> list[Event]:
         """The PF was set down or up by somebody."""
@@ -314,19 +349,40 @@ class KernelNic:
         if not settings and len(self._seen) == self._device.num_vfs():
             return events
         try:
-            now = self._observe_rules()
+            now, pf = self._observe_rules(), self._settings.shown(self._pf)
         except NicGoneError:
             return events  # the uevent of the device tells
+        if self._seen_pf is not None and self._is_drift(None, self._seen_pf, pf):
+            changed = sorted(name for name in pf if pf[name] != self._seen_pf.get(name))
+            text = f"the PF's {', '.join(changed)} changed from outside"
+            events.append(Event(EventKind.DRIFT, text=text))
         if now.keys() != self._seen.keys():
             text = f"the number of VFs was changed from outside, from {len(self._seen)}"
             events.append(Event(EventKind.DRIFT, text=f"{text} to {len(now)}"))
         events += [
             Event(EventKind.DRIFT, vfid, "its settings were changed from outside")
             for vfid in now.keys() & self._seen.keys()
-            if now[vfid] != self._seen[vfid]
+            if self._is_drift(vfid, self._seen[vfid], now[vfid])
         ]
-        self._seen = now
+        self._seen, self._seen_pf = now, pf
         return events
+
+    def _is_drift(self, vfid: int | None, expected: object, shown: object) -> bool:
+        """Whether a difference is worth a repair. A NIC that goes on showing something else than
+        was written to it would be repaired for ever: it is, a few times."""
+        if shown == expected:
+            self._differs.pop(vfid, None)
+            return False
+        before, times = self._differs.get(vfid, (None, 0))
+        times = times + 1 if before == (expected, shown) else 1
+        self._differs[vfid] = (expected, shown), times
+        return times <= _PERSISTENCE
+
+    def _forget_repaired(self, rules: Mapping[int, VfRules | None]) -> None:
+        """A VF that shows what was expected of it was repaired: if it differs again, it is news."""
+        for vfid, ((expected, _), _) in tuple(self._differs.items()):
+            if vfid is not None and rules.get(vfid) == expected:
+                del self._differs[vfid]
 
     def _device_events(self, notice: Notice) -> list[Event]:
         if notice.address == self._device.address:
@@ -349,7 +405,7 @@ class KernelNic:
             if not is_on_netdev(vf):
                 self._held.pop(vf.vfid, None)
                 continue
-            guest = guest_of(vf)
+            guest = guests_of([vf])[vf.vfid]
             if self._held.get(vf.vfid, False) != guest.held:
                 kind = EventKind.GUEST_COME if guest.held else EventKind.GUEST_GONE
                 found.append(Event(kind, vf.vfid, f"{vf.address}: {guest.text}"))
@@ -367,36 +423,7 @@ class KernelNic:
                 self._take_up()
             except NicError as error:
                 return [Event(EventKind.LOST, text=str(error))]
-            self._lost, self._seen = False, None
+            self._lost, self._seen, self._states = False, None, {}
             text = f"{address} is there again, as {self._netdev}"
             return [Event(EventKind.BACK, text=text)]
         return []
-
-
-def _absent(attribute: str) -> Capability:
-    return Capability(
-        Support.ABSENT,
-        reason=f"no control surface of this NIC's driver offers {attribute}",
-        consequence=CONSEQUENCES[attribute],
-    )
-
-
-def _closing(link_status: Capability | None) -> Capability:
-    """How well a VF is closed: its link is what closes it."""
-    if link_status is not None and link_status.support is Support.ENFORCED:
-        return Capability(Support.ENFORCED, by=link_status.by)
-    return Capability(
-        Support.LIMITED,
-        by="rtnetlink",
-        limit="its MAC, VLAN and trust are taken away, but its driver can't set its link down",
-        consequence="a guest that holds this closed VF may choose a MAC, and send and receive",
-    )
-
-
-def _strongest(all_offers: Iterable[Mapping[str, Capability]]) -> Mapping[str, Capability]:
-    best: dict[str, Capability] = {}
-    for offers in all_offers:
-        for attribute, capability in offers.items():
-            if attribute not in best or _RANK[capability.support] > _RANK[best[attribute].support]:
-                best[attribute] = capability
-    return best

@@ -6,11 +6,11 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 
-from vfd.nic.kernel.guests import guest_of
+from vfd.nic.kernel.guests import guests_of
 from vfd.nic.kernel.legacy import WANTED_FLAGS, flag_capabilities, set_private_flags
 from vfd.nic.kernel.rtnl import read_link
 from vfd.nic.kernel.sriov import PciPf
-from vfd.nic.kernel.surface import PfSurface
+from vfd.nic.kernel.surface import PfSurface, Shown
 from vfd.nic.kernel.vfinfo import RTM_SETLINK, set_link
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
@@ -85,19 +85,23 @@ class PfSettings:
         """``wanted`` with what the PF shows in place of what can be set on it.
 
         Raises NicError, NicGoneError."""
+        vfs = self._device.num_vfs() if wanted.vfs is not None else None
+        return wanted.model_copy(update={"vfs": vfs, **self.shown(wanted)})
+
+    def shown(self, wanted: PfPolicy) -> Shown:
+        """The attributes whose change netlink tells: all but those of the VFs as devices.
+
+        Raises NicError, NicGoneError."""
         link = read_link(self._netlink, self._index)
-        return wanted.model_copy(
-            update={
-                "vfs": self._device.num_vfs() if wanted.vfs is not None else None,
-                "mtu": link.mtu,
-                "promiscuous": bool(link.flags & _IFF_PROMISC),
-                **{
-                    attribute: value
-                    for surface in reversed(self._surfaces)
-                    for attribute, value in surface.observe_pf(wanted).items()
-                },
-            }
-        )
+        return {
+            "mtu": link.mtu,
+            "promiscuous": bool(link.flags & _IFF_PROMISC),
+            **{
+                attribute: value
+                for surface in reversed(self._surfaces)
+                for attribute, value in surface.observe_pf(wanted).items()
+            },
+        }
 
     def apply(self, now: PfPolicy, after: PfPolicy) -> None:
         """Leads from what the PF shows now to what is asked of it. A change of the number of VFs
@@ -130,11 +134,8 @@ class PfSettings:
             )
         if force or not self._device.num_vfs():
             return
-        held = [
-            f"VF {vf.vfid} ({guest.text})"
-            for vf in self._device.vfs()
-            if (guest := guest_of(vf)).held
-        ]
+        guests = guests_of(self._device.vfs())
+        held = [f"VF {vfid} ({guest.text})" for vfid, guest in guests.items() if guest.held]
         if held:
             raise NicError(
                 f"{self._device.address}: {count} VFs asked for, but a change of the count takes"

@@ -1,0 +1,46 @@
+"""What a PF's control surfaces can enforce together: of each attribute, the strongest's word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from vfd.nic.kernel.surface import CONSEQUENCES, Surface
+from vfd.nic.protocol import Capability, Support
+from vfd.policy.values import VfRules
+
+_RANK = {Support.ENFORCED: 2, Support.LIMITED: 1, Support.ABSENT: 0}
+
+
+def of_vfs(surfaces: Sequence[Surface]) -> Mapping[str, Capability]:
+    """By attribute of VfRules; what no surface offers is absent."""
+    offers = _strongest(surface.capabilities() for surface in surfaces)
+    return {name: offers.get(name) or _absent(name) for name in VfRules.model_fields}
+
+
+def of_closing(link_status: Capability) -> Capability:
+    """How well a VF is closed: its link is what closes it."""
+    if link_status.support is Support.ENFORCED:
+        return Capability(Support.ENFORCED, by=link_status.by)
+    return Capability(
+        Support.LIMITED,
+        by="rtnetlink",
+        limit="its MAC, VLAN and trust are taken away, but its driver can't set its link down",
+        consequence="a guest that holds this closed VF may choose a MAC, and send and receive",
+    )
+
+
+def _strongest(all_offers: Iterable[Mapping[str, Capability]]) -> Mapping[str, Capability]:
+    best: dict[str, Capability] = {}
+    for offers in all_offers:
+        for attribute, capability in offers.items():
+            if attribute not in best or _RANK[capability.support] > _RANK[best[attribute].support]:
+                best[attribute] = capability
+    return best
+
+
+def _absent(attribute: str) -> Capability:
+    return Capability(
+        Support.ABSENT,
+        reason=f"no control surface of this NIC's driver offers {attribute}",
+        consequence=CONSEQUENCES[attribute],
+    )

@@ -38,6 +38,8 @@ class PlainNic:
         """What it answers to a change instead of making it."""
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
+        self.held = False
+        """Guests hold its VFs."""
         self.told: list[Event] = []
         self.answered = 0
         self._fd = os.eventfd(0)
@@ -57,6 +59,7 @@ class PlainNic:
             64,
             64,
             64,
+            disturbing=frozenset({"enable_loopback"}),
         )
 
     def link(self) -> Link:
@@ -71,7 +74,7 @@ class PlainNic:
     def observe(self, only: object = None, *, guests: bool = True) -> NicState:  # noqa: ARG002
         if self.gone:
             raise NicGoneError("it is unplugged")
-        vfs = {v: VfState(v, r, True, None, 1500) for v, r in self.rules.items()}
+        vfs = {v: VfState(v, r, True, None, 1500, held=self.held) for v, r in self.rules.items()}
         return NicState(self.pf, self.link(), vfs)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -117,6 +118,12 @@ def _warnings(managed: Managed, vfid: int | None) -> list[str]:
     found = list(managed.aim.warnings.get(vfid, ())) if managed.aim else []
     if (why := managed.unmet.get(vfid)) is not None:
         found.append(f"not as asked: {why}")
+    if vfid is None and managed.nic is not None and managed.aim and managed.seen:
+        found += [
+            f"{field} is {json.dumps(value)} as it was found: nobody states it, and a change would"
+            " disturb guests that hold VFs; state it to have it changed"
+            for field, value in managed.spared(managed.aim.pf, managed.seen).items()
+        ]
     if vfid is not None and vfid in managed.kept:
         found.append("open although no configuration of it can be read: left as it was found")
     if vfid is not None and managed.nic is not None and managed.is_closed(vfid):

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from vfd.config.errors import Problem, shown
 from vfd.daemon.callbacks import Owner
@@ -252,12 +253,28 @@ class Managed:
             f for f in PF_FIELDS if f in known and known[f].support is not Support.ABSENT
         ) | {"vfs"}
 
+    def spared(self, pf: PfPolicy, seen: NicState) -> Mapping[str, Any]:
+        """The PF's attributes that stay as they are found, with these values: nobody stated them,
+        and a change would disturb guests that hold VFs now."""
+        if seen.pf is None or not any(vf.held for vf in seen.vfs.values()):
+            return {}
+        unstated = self.working().capabilities.disturbing - pf.model_fields_set
+        found = {field: getattr(seen.pf, field) for field in unstated}
+        return {field: value for field, value in found.items() if value != getattr(pf, field)}
+
+    def wanted(self, aim: Aim, seen: NicState) -> NicPolicy:
+        """What is aimed at, without what is spared."""
+        if not (spared := self.spared(aim.pf, seen)):
+            return aim.desired
+        pf = aim.desired.pf.model_copy(update=spared)
+        return aim.desired.model_copy(update={"pf": pf})
+
     def changes(
         self, aim: Aim, seen: NicState, only: Collection[int] | None = None
     ) -> tuple[Change, ...]:
         nic = self.working()
         return plan(
-            aim.desired,
+            self.wanted(aim, seen),
             Observed(seen.pf, {vfid: vf.rules for vfid, vf in seen.vfs.items()}),
             nic.expressible,
             pf_fields=self.pf_fields(),
@@ -280,7 +297,7 @@ class Managed:
                 replace(c, force=True) if isinstance(c, PfChange) else c for c in changes
             )
         if changes:
-            nic.apply(aim.desired, changes)
+            nic.apply(self.wanted(aim, seen_before), changes)
             try:
                 self.look(None if any(isinstance(c, PfChange) for c in changes) else only)
                 left = self.changes(aim, self.seen, only)
@@ -350,13 +367,13 @@ class Managed:
         except NicError as error:
             self.fail(error)
             raise
-        changes = self.changes(self.aim, self.seen)
+        changes, desired = self.changes(self.aim, self.seen), self.wanted(self.aim, self.seen)
         if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
             return (), ()
         failed: list[tuple[Change, str]] = []
         try:
-            nic.apply(self.aim.desired, changes)
+            nic.apply(desired, changes)
         except NicGoneError as error:
             self.fail(error)
             raise
@@ -365,7 +382,7 @@ class Managed:
             log.warning("%s refused all changes at once, trying one by one: %s", self.id, error)
             for change in changes:
                 try:
-                    nic.apply(self.aim.desired, [change])
+                    nic.apply(desired, [change])
                 except NicError as reason:
                     failed.append((change, str(reason)))
         self.seen = nic.observe(guests=guests)

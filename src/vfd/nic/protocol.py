@@ -71,6 +71,9 @@ class Capabilities:
     count_takes_all: bool = False
     """A change of the number of VFs takes every VF from its guest for a moment, not only those
     that go. ``apply`` refuses it while guests hold any, but with ``PfChange.force``."""
+    disturbing: frozenset[str] = frozenset()
+    """Attributes of the PF whose change disturbs guests: one that the configuration leaves at its
+    default is not worth it while they hold VFs."""
 
 
 @dataclass(frozen=True, slots=True)

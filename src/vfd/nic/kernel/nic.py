@@ -11,7 +11,7 @@ from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
 from vfd.nic.kernel.guests import Guest, guests_of, is_on_netdev, is_up, rebind_for_mac
 from vfd.nic.kernel.parts import assignments, merged, without_rates, write_rules
-from vfd.nic.kernel.pf import PfSettings
+from vfd.nic.kernel.pf import PfSettings, disturbing
 from vfd.nic.kernel.sriov import PciPf, VfDevice
 from vfd.nic.kernel.surface import PfSurface, Shown, Surface, assign
 from vfd.nic.netlink import Netlink
@@ -114,10 +114,11 @@ class KernelNic:
 
     @property
     def capabilities(self) -> Capabilities:
+        pf = self._settings.capabilities()
         vf = capabilities.of_vfs(self._surfaces)
         return Capabilities(
             vf=vf,
-            pf=self._settings.capabilities(),
+            pf=pf,
             counters=counters.names(self._driver),
             max_vfs=self._device.total_vfs(),
             max_vlans=MAX_VLANS,
@@ -125,6 +126,7 @@ class KernelNic:
             max_groups=MAX_GROUPS,
             closed=capabilities.of_closing(vf["link_status"]),
             count_takes_all=True,
+            disturbing=disturbing(pf),
         )
 
     def link(self) -> Link:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from vfd.nic.kernel.guests import guests_of
-from vfd.nic.kernel.legacy import WANTED_FLAGS, flag_capabilities, set_private_flags
+from vfd.nic.kernel.legacy import WANTED_FLAGS, BridgeMode, flag_capabilities, set_private_flags
 from vfd.nic.kernel.rtnl import read_link
 from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.surface import PfSurface, Shown
@@ -152,3 +152,9 @@ class PfSettings:
                 raise NicGoneError(f"{self._device.address}: the PF's netdev is gone") from error
             why = os.strerror(error.errno or 0)
             raise NicError(f"{self._device.address}: setting {what}: {why}") from error
+
+
+def disturbing(offers: Mapping[str, Capability]) -> frozenset[str]:
+    """See ``Capabilities``. Between VEB and VEPA guests lose each other, or are joined, and i40e
+    resets the whole PF (i40e_ndo_bridge_setlink)."""
+    return frozenset(name for name, offer in offers.items() if offer.by == BridgeMode.BY)

@@ -193,6 +193,8 @@ class CapsAnswer(Answer):
     pf_attributes: list[CapabilityAnswer]
     counters: list[str]
     absent_counters: list[str]
+    uncounted: str = ""
+    """Why VFs have no counters at all, where they have none."""
     max_vfs: int
     max_vlans: int
     max_macs: int

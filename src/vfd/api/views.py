@@ -149,6 +149,7 @@ def caps(managed: Managed) -> schema.CapsAnswer:
         ],
         counters=[c for c in COUNTERS if c in known.counters],
         absent_counters=[c for c in COUNTERS if c not in known.counters],
+        uncounted=known.uncounted,
         max_vfs=known.max_vfs,
         max_vlans=known.max_vlans,
         max_macs=known.max_macs,

@@ -66,6 +66,8 @@ class Capabilities:
     max_vlans: int
     max_macs: int
     max_groups: int
+    uncounted: str = ""
+    """Why the VFs have no counters, where they have none."""
     closed: Capability = Capability(Support.ENFORCED)
     """Whether a VF without a configuration is closed."""
     count_takes_all: bool = False

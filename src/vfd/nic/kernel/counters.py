@@ -8,16 +8,25 @@ from vfd.nic.kernel.vfinfo import VF_COUNTERS
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import PF_PORT, Counters
 
+_ALWAYS_FIT = 128
+"""VFs whose statistics fit a netlink attribute, whatever the kernel adds to them."""
 
-def names(driver: Driver) -> frozenset[str]:
-    """The counters that the driver's VFs have."""
-    return VF_COUNTERS if driver.statistics else frozenset()
+
+def names(netlink: Netlink, index: int, driver: Driver, vfs: int) -> tuple[frozenset[str], str]:
+    """The counters that the driver's VFs have; where they have none, why. Raises NicError."""
+    if not driver.statistics:
+        return frozenset(), "this NIC's driver counts nothing per VF"
+    if vfs > _ALWAYS_FIT and read_link(netlink, index, stats=True).torn:
+        why = f"the statistics of {vfs} VFs outgrow the 65535 bytes that netlink has for them"
+        return frozenset(), f"{why}: fewer VFs have some"
+    return VF_COUNTERS, ""
 
 
 def read(netlink: Netlink, index: int, driver: Driver) -> Counters:
     """All VFs' counters and the PF's. Raises NicError, NicGoneError.
 
-    Drivers that leave IFLA_VF_STATS at 0 have no VF counters here: absent, not 0.
+    Drivers that leave IFLA_VF_STATS at 0, and VFs that are too many (see ``names``), have no VF
+    counters here: absent, not 0.
     """
     link = read_link(netlink, index, stats=driver.statistics)
     found = {vfid: link.vf_counters.get(vfid, {}) for vfid in link.vfs}

@@ -96,6 +96,7 @@ class KernelNic:
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
         self._expressed: dict[VfRules | None, VfRules | None] = {}
         """A repair compares all VFs with what is wanted of them; it must not take long."""
+        self._counters: tuple[int, tuple[frozenset[str], str]] | None = None
         self._link = self.link()
         self._is_up = is_up(self._netdev)
 
@@ -115,11 +116,13 @@ class KernelNic:
     @property
     def capabilities(self) -> Capabilities:
         pf = self._settings.capabilities()
+        counted, why = self._counted()
         vf = capabilities.of_vfs(self._surfaces)
         return Capabilities(
             vf=vf,
             pf=pf,
-            counters=counters.names(self._driver),
+            counters=counted,
+            uncounted=why,
             max_vfs=self._device.total_vfs(),
             max_vlans=MAX_VLANS,
             max_macs=MAX_MACS,
@@ -128,6 +131,17 @@ class KernelNic:
             count_takes_all=True,
             disturbing=disturbing(pf),
         )
+
+    def _counted(self) -> tuple[frozenset[str], str]:
+        """The VFs' counters, or why there are none; asked once for each number of VFs."""
+        vfs = len(self._states)
+        if self._counters is None or self._counters[0] != vfs:
+            try:
+                found = counters.names(self._netlink, self._index, self._driver, vfs)
+            except NicError as error:
+                return frozenset(), str(error)
+            self._counters = vfs, found
+        return self._counters[1]
 
     def link(self) -> Link:
         return self._device.link(self._netdev)

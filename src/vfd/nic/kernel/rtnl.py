@@ -220,13 +220,23 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
 
 
 def read_link(netlink: Netlink, index: int, *, stats: bool = False) -> LinkInfo:
-    """The PF's netdev with its VFs, in one request. Raises NicError, NicGoneError."""
+    """The PF's netdev with its VFs, in one request; with ``stats`` perhaps ``torn``.
+
+    Raises NicError, NicGoneError."""
     try:
-        return parse_link(netlink.get(RTM_GETLINK, request(index, stats=stats), "the PF's VFs"))
+        link = parse_link(netlink.get(RTM_GETLINK, request(index, stats=stats), "the PF's VFs"))
     except NetlinkError as error:
         if error.errno == errno.ENODEV:
             raise NicGoneError("the PF's netdev is gone") from error
+        if error.errno == errno.EMSGSIZE and stats:
+            return replace(read_link(netlink, index), torn=True)
         raise NicError(f"reading the PF's VFs: {os.strerror(error.errno or 0)}") from error
+    if link.torn and not stats:
+        raise NicError(
+            "reading the PF's VFs: they outgrow the 65535 bytes that netlink has for them: make"
+            " fewer VFs"
+        )
+    return link
 
 
 def _asked(changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> tuple[str, ...]:

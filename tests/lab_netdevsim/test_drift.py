@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+from pathlib import Path
+
 import pytest
 from tests.lab_netdevsim.simulated import Simulated, run, until
 
@@ -69,6 +73,18 @@ def test_what_changed_while_the_pf_was_down_is_told_when_it_is_up_again(
     told(settled, EventKind.DRIFT, 0)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [("SUCCESSFUL_RECOVERY", EventKind.VF_RESET), ("FAILED_RECOVERY", EventKind.LOST)],
+)
+def test_a_pci_error_is_told_with_how_it_ended(
+    settled: Simulated, outcome: str, kind: EventKind
+) -> None:
+    uevent(settled.name, "BEGIN_RECOVERY")
+    uevent(settled.name, outcome)
+    assert "PCI error" in told(settled, kind, None).text
+
+
 def test_the_same_drift_is_told_as_often_as_it_is_made_and_repaired(settled: Simulated) -> None:
     """Also where the repair and the next drift are heard of at once."""
     right, after = settled.observed()[0], settled.policy
@@ -77,3 +93,27 @@ def test_the_same_drift_is_told_as_often_as_it_is_made_and_repaired(settled: Sim
         told(settled, EventKind.DRIFT, 0)
         settled.nic.apply(after, [VfChange(0, settled.observed()[0], right)])
         assert settled.observed()[0] == right
+
+
+def test_a_failure_that_the_driver_recovers_from_is_told(settled: Simulated) -> None:
+    """netdevsim's reporter "dummy" fails when it is told to (drivers/net/netdevsim/health.c)."""
+    health = Path("/sys/kernel/debug/netdevsim") / settled.name / "health"
+    (health / "break_health").write_text("broken by a test")
+    texts: list[str] = []
+
+    def recovered() -> bool:
+        texts.extend(e.text for e in settled.nic.events() if e.kind is EventKind.VF_RESET)
+        return any("dummy has recovered" in text for text in texts)
+
+    until(recovered)
+
+
+def uevent(address: str, error: str) -> None:
+    """The kernel tells what root hands it as a uevent to everyone (lib/kobject_uevent.c,
+    uevent_net_rcv_skb); the form is that of pci_uevent_ers (drivers/pci/pci-driver.c)."""
+    path = f"/devices/{address}"
+    pairs = ("ACTION=change", f"DEVPATH={path}", "SUBSYSTEM=pci", f"PCI_SLOT_NAME={address}")
+    text = "\0".join((f"change@{path}", *pairs, f"ERROR_EVENT={error}", ""))
+    header = struct.pack("=IHHII", 16 + len(text), 16, 1, 0, 0)  # any type, NLM_F_REQUEST
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15) as kernel:
+        kernel.sendto(header + text.encode(), (0, 0))

@@ -9,8 +9,10 @@ import socket
 from dataclasses import dataclass
 from enum import Enum
 
+from vfd.nic.kernel import health
+from vfd.nic.kernel.health import Health
 from vfd.nic.kernel.vfinfo import RTM_DELLINK, RTM_NEWLINK, link_head
-from vfd.nic.netlink import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK, split
+from vfd.nic.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_GENERIC, SOL_NETLINK, split
 
 NETLINK_KOBJECT_UEVENT = 15
 RTMGRP_LINK = 1
@@ -27,6 +29,8 @@ class Heard(Enum):
     """Somebody's tc rules changed, on whichever netdev."""
     DEVICE = "device"
     """A uevent of the PF or one of its VFs."""
+    HEALTH = "health"
+    """A driver noticed a failure of its device, or recovered from it."""
     OVERRUN = "overrun"
 
 
@@ -39,6 +43,9 @@ class Notice:
     """DEVICE: the PCI address."""
     driver: str = ""
     """DEVICE: the driver that binds or unbinds."""
+    health: Health | None = None
+    error: str = ""
+    """DEVICE: how far the recovery from a PCI error is (``ERROR_EVENT`` of pci_uevent_ers)."""
     index: int = 0
     """LINK: the netdev's ifindex, name now and IFF_ flags."""
     name: str = ""
@@ -51,8 +58,12 @@ class EventSource:
     def __init__(self) -> None:
         self._links = _socket(socket.NETLINK_ROUTE, RTMGRP_LINK)
         self._devices = _socket(NETLINK_KOBJECT_UEVENT, 1)
+        self._health: socket.socket | None = None
+        if (group := health.news_group()) is not None:
+            self._health = _socket(NETLINK_GENERIC, 0)
+            self._health.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         self._epoll = select.epoll()
-        for source in (self._links, self._devices):
+        for source in filter(None, (self._links, self._devices, self._health)):
             self._epoll.register(source, select.EPOLLIN)
 
     def hear_rules(self) -> None:
@@ -66,6 +77,8 @@ class EventSource:
         self._epoll.close()
         self._links.close()
         self._devices.close()
+        if self._health is not None:
+            self._health.close()
 
     def read(self) -> list[Notice]:
         """All that has come, without waiting."""
@@ -74,6 +87,8 @@ class EventSource:
             notices += _links(data)
         for data in _drain(self._devices, notices):
             notices += _uevent(data)
+        for data in _drain(self._health, notices) if self._health is not None else ():
+            notices += [Notice(Heard.HEALTH, health=each) for each in health.news(data)]
         return notices
 
 
@@ -121,4 +136,12 @@ def _uevent(data: bytes) -> list[Notice]:
     if pairs.get("SUBSYSTEM") != "pci":
         return []
     address = pairs.get("PCI_SLOT_NAME") or pairs.get("DEVPATH", "").rpartition("/")[2]
-    return [Notice(Heard.DEVICE, pairs.get("ACTION", ""), address, pairs.get("DRIVER", ""))]
+    return [
+        Notice(
+            Heard.DEVICE,
+            action=pairs.get("ACTION", ""),
+            address=address,
+            driver=pairs.get("DRIVER", ""),
+            error=pairs.get("ERROR_EVENT", ""),
+        )
+    ]

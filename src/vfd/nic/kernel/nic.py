@@ -10,6 +10,7 @@ from vfd.nic.kernel import capabilities, counters, switchdev
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
 from vfd.nic.kernel.guests import Guest, guests_of, is_on_netdev, is_up, rebind_for_mac
+from vfd.nic.kernel.health import Health
 from vfd.nic.kernel.parts import assignments, merged, without_rates, write_rules
 from vfd.nic.kernel.pf import PfSettings, disturbing
 from vfd.nic.kernel.sriov import PciPf, VfDevice
@@ -274,6 +275,8 @@ class KernelNic:
                     events += self._up_events(notice)
                 case Heard.LINK if notice.index != self._index:
                     guests_may_differ = True
+                case Heard.HEALTH if notice.health is not None:
+                    events += self._health_events(notice.health)
                 case Heard.RULES:
                     settings_may_differ = True
         if not self._lost and (settings_may_differ or count_may_differ):
@@ -402,7 +405,7 @@ class KernelNic:
 
     def _device_events(self, notice: Notice) -> list[Event]:
         if notice.address == self._device.address:
-            return self._pf_events(notice.action)
+            return self._pf_events(notice)
         if notice.action not in ("bind", "unbind") or self._lost:
             return []
         vfid = self._device.vfid_of(notice.address)
@@ -412,6 +415,14 @@ class KernelNic:
         kind = EventKind.GUEST_COME if come else EventKind.GUEST_GONE
         text = f"has driver {notice.driver}" if come else "has no driver any more"
         return [Event(kind, vfid, f"{notice.address} {text}")]
+
+    def _health_events(self, health: Health) -> list[Event]:
+        """A driver that recovers resets the device: what VFs had is looked at again."""
+        if health.device != self._device.address or self._lost:
+            return []
+        outcome = "has recovered" if health.healthy else "failed"
+        text = f"{health.device}: the driver says that {health.reporter} {outcome}"
+        return [Event(EventKind.VF_RESET, text=text)]
 
     def _guest_events(self) -> list[Event]:
         """Guests that took a VF's netdev or let it go: set it up or down, or moved it to another
@@ -428,8 +439,14 @@ class KernelNic:
             self._held[vf.vfid] = guest.held
         return found
 
-    def _pf_events(self, action: str) -> list[Event]:
-        address = self._device.address
+    def _pf_events(self, notice: Notice) -> list[Event]:
+        address, action = self._device.address, notice.action
+        if notice.error == "SUCCESSFUL_RECOVERY":
+            return [Event(EventKind.VF_RESET, text=f"{address} was reset after a PCI error")]
+        if notice.error == "FAILED_RECOVERY" and not self._lost:
+            self._lost = True
+            text = f"{address}: its driver could not recover from a PCI error: bind it again"
+            return [Event(EventKind.LOST, text=text)]
         if action in ("remove", "unbind") and not self._lost:
             self._lost = True
             why = "the device is gone" if action == "remove" else "its driver was unbound"

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfd.nic.kernel.sriov import DRIVERS, NETDEVS, PCI_DEVICES, VfDevice, write_patiently
+from vfd.nic.kernel.sriov import DRIVERS, NETDEVS, PCI_DEVICES, VfDevice, bind, write_patiently
 from vfd.nic.protocol import NicError
 
 log = logging.getLogger("vfd.nic")
@@ -83,6 +83,34 @@ def rebind_for_mac(vf: VfDevice, mac: str | None) -> None:
         write_patiently(driver / "bind", vf.address)
     except NicError as error:
         log.warning("%s does not get its MAC %s yet: %s", vf.address, mac, error)
+
+
+def idle_driver(vfs: Iterable[VfDevice], wanted: str) -> str:
+    """The driver of the VFs that nobody holds: ``wanted``, or in words what they have instead."""
+    others = {vf.driver or "none" for vf in _idle_elsewhere(vfs, wanted)}
+    return ", ".join(sorted(others)) or wanted
+
+
+def bind_idle(vfs: Iterable[VfDevice], driver: str) -> None:
+    """Binds the VFs that nobody holds to ``driver``, all or none. Raises NicError."""
+    done: list[VfDevice] = []
+    for vf in _idle_elsewhere(vfs, driver):
+        try:
+            bind(vf.address, driver)
+        except NicError:
+            for other in done:
+                try:
+                    bind(other.address, other.driver)
+                except NicError as error:
+                    log.warning("%s stays with %s: %s", other.address, driver, error)
+            raise
+        done.append(vf)
+
+
+def _idle_elsewhere(vfs: Iterable[VfDevice], driver: str) -> list[VfDevice]:
+    others = [vf for vf in vfs if vf.driver != driver]
+    guests = guests_of(others)
+    return [vf for vf in others if not guests[vf.vfid].held]
 
 
 def is_up(netdev: str) -> bool:

@@ -177,7 +177,8 @@ class KernelNic:
                 for vfid, state in self._states.items()
             }
         self._forget_repaired(rules)
-        return NicState(self._settings.observe(self._pf), self.link(), self._states)
+        pf = self._settings.observe(self._pf, guests=guests)
+        return NicState(pf, self.link(), self._states)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
@@ -198,7 +199,9 @@ class KernelNic:
         """The PF's settings, then the rules of the VFs, which are new ones where their number
         changes. What was written."""
         count = self._device.num_vfs()
-        old = self._settings.observe(self._pf).model_copy(update={"vfs": count})
+        old = self._settings.observe(self._pf).model_copy(
+            update={"vfs": count, "vf_driver": self._pf.vf_driver}
+        )
         recount = pf.after.vfs not in (None, count)
         before, was_up = self._observe_rules(), self.link().up
         if recount:
@@ -212,6 +215,7 @@ class KernelNic:
                 steps = self._write_new(rules, was_up=was_up)
             else:
                 write_rules(self._surfaces, steps)
+            self._settings.bind_vfs(pf.after)
             return steps
         except NicGoneError:
             raise
@@ -221,6 +225,7 @@ class KernelNic:
                 if recount:
                     self._take_up()
                     self._write_new(before, was_up=was_up)
+                    self._settings.bind_vfs(old)
             except NicError as second:
                 raise type(second)(f"{error}. Undoing it failed: {second}") from error
             raise

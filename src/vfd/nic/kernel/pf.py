@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 
-from vfd.nic.kernel.guests import guests_of
+from vfd.nic.kernel.guests import bind_idle, guests_of, idle_driver
 from vfd.nic.kernel.legacy import WANTED_FLAGS, BridgeMode, flag_capabilities, set_private_flags
 from vfd.nic.kernel.rtnl import read_link
 from vfd.nic.kernel.sriov import PciPf
@@ -54,6 +54,18 @@ _ABSENT = {
 }
 
 
+_BINDS = Capability(
+    Support.LIMITED,
+    by="sysfs:driver_override",
+    limit="a VF that a guest holds keeps its driver until the guest lets it go",
+)
+_BINDS_NOTHING = Capability(
+    Support.ABSENT,
+    reason="this NIC's VFs are no PCI functions, which a driver could be bound to",
+    consequence="its VFs have no drivers",
+)
+
+
 class PfSettings:
     """What is set on the PF itself."""
 
@@ -70,6 +82,7 @@ class PfSettings:
             "vfs": Capability(
                 Support.LIMITED, by="sysfs", limit=f"at most {self._device.total_vfs()}"
             ),
+            "vf_driver": _BINDS if self._device.vfs_are_functions() else _BINDS_NOTHING,
             "mtu": Capability(Support.ENFORCED, by="rtnetlink"),
             "promiscuous": Capability(Support.ENFORCED, by="rtnetlink"),
             **_ABSENT,
@@ -81,12 +94,16 @@ class PfSettings:
             },
         }
 
-    def observe(self, wanted: PfPolicy) -> PfPolicy:
-        """``wanted`` with what the PF shows in place of what can be set on it.
+    def observe(self, wanted: PfPolicy, *, guests: bool = True) -> PfPolicy:
+        """``wanted`` with what the PF shows in place of what can be set on it; without ``guests``
+        not which drivers the VFs have, which a guest's coming and going may change.
 
         Raises NicError, NicGoneError."""
         vfs = self._device.num_vfs() if wanted.vfs is not None else None
-        return wanted.model_copy(update={"vfs": vfs, **self.shown(wanted)})
+        driver = wanted.vf_driver
+        if guests and driver is not None and self._device.vfs_are_functions():
+            driver = idle_driver(self._device.vfs(), driver)
+        return wanted.model_copy(update={"vfs": vfs, "vf_driver": driver, **self.shown(wanted)})
 
     def shown(self, wanted: PfPolicy) -> Shown:
         """The attributes whose change netlink tells: all but those of the VFs as devices.
@@ -112,7 +129,7 @@ class PfSettings:
         if after.vfs is not None and after.vfs != self._device.num_vfs():
             if now.vfs == 0:  # drivers take these only while no VF is active
                 set_private_flags(self._index, WANTED_FLAGS)
-            self._device.set_num_vfs(after.vfs)
+            self._recount(after.vfs, probe=after.vf_driver is None)
         if after.mtu != now.mtu:
             self._link(mtu=after.mtu)
         if after.promiscuous != now.promiscuous:
@@ -120,6 +137,23 @@ class PfSettings:
             self._link(flags=_IFF_PROMISC if after.promiscuous else 0, change=_IFF_PROMISC)
         for surface in self._surfaces:
             surface.write_pf(now, after)
+
+    def _recount(self, count: int, *, probe: bool) -> None:
+        """``probe``: the host's drivers bind to the new VFs, as they do by themselves. Else they
+        are to be bound once they have their rules; VFs that others make afterwards are theirs."""
+        if probe or not self._device.vfs_are_functions():
+            self._device.set_num_vfs(count)
+            return
+        self._device.set_autoprobe(False)
+        try:
+            self._device.set_num_vfs(count)
+        finally:
+            self._device.set_autoprobe(True)
+
+    def bind_vfs(self, wanted: PfPolicy) -> None:
+        """Gives VFs that nobody holds the driver that is wanted, all or none. Raises NicError."""
+        if wanted.vf_driver is not None and self._device.vfs_are_functions():
+            bind_idle(self._device.vfs(), wanted.vf_driver)
 
     def refuse_count(self, after: PfPolicy, *, force: bool) -> None:
         """Raises NicError where the number of VFs asked for can't be had.

@@ -140,6 +140,10 @@ class PciPf:
         """Whether the host's drivers bind to new VFs (``sriov_drivers_autoprobe``)."""
         write(self.path / "sriov_drivers_autoprobe", "1" if on else "0")
 
+    def vfs_are_functions(self) -> bool:
+        """Whether drivers bind to the VFs, which then are PCI functions."""
+        return (self.path / "sriov_drivers_autoprobe").exists()
+
     def _write_count(self, count: int, seconds: float) -> None:
         try:
             write_patiently(self.path / "sriov_numvfs", str(count), seconds)

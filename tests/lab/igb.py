@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.lab.daemon import LabDaemon, kernel_shows
 
 from vfd.nic.kernel.rtnl import read_link
@@ -55,7 +56,11 @@ def shows(vfid: int, asked: dict[str, Any]) -> bool:
 
 WITHIN = 0.2
 """Seconds for a repair."""
-TRIES = 7
+TRIES = 5
+PAUSE = 0.7
+"""Seconds from a repair to the next drift: beyond 20 repairs in 10 s the daemon takes its time."""
+BUSY = 1.7
+"""Work that takes so many times as long as it could is done on a host that does other things."""
 
 
 def repair_times(vfd: LabDaemon, drifts: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -71,8 +76,31 @@ def repair_times(vfd: LabDaemon, drifts: dict[str, dict[str, Any]]) -> dict[str,
         took[what] = statistics.median(times)
         assert "repaired" in vfd.told(seen, "drift", 2)
     netlink.close()
-    print(f"\nfrom drift to repair, in guest time, median of {TRIES}: {in_words(took)}")
+    print(
+        f"\nfrom drift to repair, in guest time, median of {TRIES}: {in_words(took)};"
+        f" work takes {slowdown():.1f} times as long as it could"
+    )
     return took
+
+
+def hold_to_200_ms(took: dict[str, float]) -> None:
+    """Fails where a repair took longer, but of a machine that hardly ran it says nothing."""
+    if max(took.values()) < WITHIN:
+        return
+    said = f"{in_words(took)} from drift to repair, not {WITHIN * 1000:.0f}"
+    if (times := slowdown()) > BUSY:
+        pytest.skip(f"the host is busy: here everything takes {times:.1f} times as long; {said}")
+    pytest.fail(said)
+
+
+def slowdown() -> float:
+    """How many times as long the same work takes as when nothing interrupts it."""
+    took = []
+    for _ in range(1000):
+        began = time.perf_counter()
+        sum(range(1000))
+        took.append(time.perf_counter() - began)
+    return statistics.mean(took) / min(took)
 
 
 def in_words(took: dict[str, float]) -> str:
@@ -88,5 +116,5 @@ def _repair(netlink: Netlink, index: int, right: VfSettings, wrong: VfSettings) 
         assert time.monotonic() - before < 60, f"{wrong} was not repaired"
         time.sleep(0.005)
     took = time.monotonic() - before
-    time.sleep(0.3)  # the daemon reads back and tells
+    time.sleep(PAUSE)
     return took

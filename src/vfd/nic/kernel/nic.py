@@ -169,15 +169,15 @@ class KernelNic:
         rules = self._observe_rules()
         if self._seen is None:
             self._seen, self._seen_pf = rules, self._settings.shown(self._pf)
-        if guests or len(self._states) != self._device.num_vfs():
-            self._look_at_vfs(rules)
-        else:
-            self._states = {
-                vfid: self._with_rules(state, rules.get(vfid))
-                for vfid, state in self._states.items()
-            }
         self._forget_repaired(rules)
-        pf = self._settings.observe(self._pf, guests=guests)
+        if not guests and self._states.keys() == rules.keys():
+            self._states = {
+                vfid: self._with_rules(state, rules[vfid]) for vfid, state in self._states.items()
+            }
+            pf = self._settings.observe(self._pf, counted=len(rules))
+        else:
+            self._look_at_vfs(rules)
+            pf = self._settings.observe(self._pf)
         return NicState(pf, self.link(), self._states)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:

@@ -94,15 +94,18 @@ class PfSettings:
             },
         }
 
-    def observe(self, wanted: PfPolicy, *, guests: bool = True) -> PfPolicy:
-        """``wanted`` with what the PF shows in place of what can be set on it; without ``guests``
-        not which drivers the VFs have, which a guest's coming and going may change.
+    def observe(self, wanted: PfPolicy, *, counted: int | None = None) -> PfPolicy:
+        """``wanted`` with what the PF shows in place of what can be set on it.
 
-        Raises NicError, NicGoneError."""
-        vfs = self._device.num_vfs() if wanted.vfs is not None else None
-        driver = wanted.vf_driver
-        if guests and driver is not None and self._device.vfs_are_functions():
-            driver = idle_driver(self._device.vfs(), driver)
+        ``counted``: how many VFs there are, where that is known; their drivers are then not looked
+        at either. Raises NicError, NicGoneError."""
+        vfs, driver = counted, wanted.vf_driver
+        if counted is None:
+            vfs = self._device.num_vfs()
+            if driver is not None and self._device.vfs_are_functions():
+                driver = idle_driver(self._device.vfs(), driver)
+        if wanted.vfs is None:
+            vfs = None
         return wanted.model_copy(update={"vfs": vfs, "vf_driver": driver, **self.shown(wanted)})
 
     def shown(self, wanted: PfPolicy) -> Shown:

@@ -192,8 +192,8 @@ class KernelNic:
         self._expect(steps, pf)
         if self._driver.mac_needs_rebind:
             macs = {vfid: after.vm_mac for vfid, (_, after) in steps.items() if after}
-            for vf in self._device.vfs():
-                rebind_for_mac(vf, macs.get(vf.vfid))
+            for vf in self._device.vfs(macs):
+                rebind_for_mac(vf, macs[vf.vfid])
 
     def _apply_with_pf(self, desired: NicPolicy, pf: PfChange, steps: Steps) -> Steps:
         """The PF's settings, then the rules of the VFs, which are new ones where their number

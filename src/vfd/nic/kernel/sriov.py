@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -101,10 +102,10 @@ class PciPf:
         """Vendor and device ID, like ``("8086", "10c9")``."""
         return _hex(self.path / "vendor"), _hex(self.path / "device")
 
-    def vfs(self) -> tuple[VfDevice, ...]:
-        """The VFs that exist now, by vfid."""
+    def vfs(self, only: Collection[int] | None = None) -> tuple[VfDevice, ...]:
+        """The VFs that exist now, or those of them that are asked for, by vfid."""
         found = []
-        for vfid in range(self.num_vfs()):
+        for vfid in range(self.num_vfs()) if only is None else sorted(only):
             link = self.path / f"virtfn{vfid}"
             try:
                 address = link.readlink().name

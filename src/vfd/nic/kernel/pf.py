@@ -112,7 +112,7 @@ class PfSettings:
         """The attributes whose change netlink tells: all but those of the VFs as devices.
 
         Raises NicError, NicGoneError."""
-        link = read_link(self._netlink, self._index)
+        link = read_link(self._netlink, self._index, vfs=False)
         return {
             "mtu": link.mtu,
             "promiscuous": bool(link.flags & _IFF_PROMISC),

@@ -219,12 +219,13 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
     return offers
 
 
-def read_link(netlink: Netlink, index: int, *, stats: bool = False) -> LinkInfo:
-    """The PF's netdev with its VFs, in one request; with ``stats`` perhaps ``torn``.
+def read_link(netlink: Netlink, index: int, *, vfs: bool = True, stats: bool = False) -> LinkInfo:
+    """The PF's netdev, with its VFs in one request; with ``stats`` these are perhaps ``torn``.
 
     Raises NicError, NicGoneError."""
     try:
-        link = parse_link(netlink.get(RTM_GETLINK, request(index, stats=stats), "the PF's VFs"))
+        asked = request(index, vfs=vfs, stats=stats)
+        link = parse_link(netlink.get(RTM_GETLINK, asked, "the PF's VFs"))
     except NetlinkError as error:
         if error.errno == errno.ENODEV:
             raise NicGoneError("the PF's netdev is gone") from error

@@ -75,9 +75,9 @@ class LinkInfo:
     is too short: nothing is known of them. With statistics that is so beyond some 220 VFs."""
 
 
-def request(index: int, *, stats: bool = False) -> bytes:
-    """RTM_GETLINK of one netdev with its VFs."""
-    mask = RTEXT_FILTER_VF | (0 if stats else RTEXT_FILTER_SKIP_STATS)
+def request(index: int, *, vfs: bool = True, stats: bool = False) -> bytes:
+    """RTM_GETLINK of one netdev, with its VFs and their statistics."""
+    mask = (RTEXT_FILTER_VF if vfs else 0) | (0 if stats else RTEXT_FILTER_SKIP_STATS)
     return _IFINFO.pack(0, 0, index, 0, 0) + attr_u32(IFLA_EXT_MASK, mask)
 
 

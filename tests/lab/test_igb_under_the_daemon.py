@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,9 @@ from tests.lab.igb import (
 )
 
 from vfd.nic import kernel
+from vfd.nic.kernel.rtnl import read_link
 from vfd.nic.kernel.sriov import write_patiently
+from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import NicError
 from vfd.policy.values import PfPolicy
 
@@ -261,6 +264,29 @@ def test_a_change_of_the_count_takes_all_vfs_so_it_must_be_forced(vfd: LabDaemon
     assert kernel_shows(pf_name(), 4) == CLOSED
     vfd.must("PATCH", f"/v1/pfs/{PF}", {"vfs": 7, "force": True})
     assert kernel_shows(pf_name(), 2) == AS_ASKED
+
+
+def test_new_vfs_have_their_vlan_before_the_link_is_up_for_their_rate(vfd: LabDaemon) -> None:
+    """Making VFs resets the link, igb takes rates only while it is up, and new VFs are open."""
+    shown, ended = [], threading.Event()
+
+    def watch() -> None:
+        netlink, index = Netlink(), DEVICE.uplink()[1]
+        while not ended.is_set():
+            if (vf := read_link(netlink, index).vfs.get(2)) is not None:
+                shown.append((vf.vlan, vf.max_tx_mbps))
+        netlink.close()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        vfd.must("PATCH", f"/v1/pfs/{PF}", {"vfs": 6, "force": True})
+        vfd.must("PATCH", f"/v1/pfs/{PF}", {"vfs": 7, "force": True})
+    finally:
+        ended.set()
+        watching.join(60)
+    assert (200, 0) in shown
+    assert shown[-1] == (200, 300)
 
 
 def test_more_vfs_than_the_nic_has_are_refused(vfd: LabDaemon) -> None:

@@ -256,11 +256,17 @@ class Managed:
     def spared(self, pf: PfPolicy, seen: NicState) -> Mapping[str, Any]:
         """The PF's attributes that stay as they are found, with these values: nobody stated them,
         and a change would disturb guests that hold VFs now."""
-        if seen.pf is None or not any(vf.held for vf in seen.vfs.values()):
+        if seen.pf is None:
             return {}
-        unstated = self.working().capabilities.disturbing - pf.model_fields_set
-        found = {field: getattr(seen.pf, field) for field in unstated}
-        return {field: value for field, value in found.items() if value != getattr(pf, field)}
+        differing = {
+            field: value
+            for field in PfPolicy.model_fields.keys() - pf.model_fields_set
+            if (value := getattr(seen.pf, field)) != getattr(pf, field)
+        }
+        if not differing or not any(vf.held for vf in seen.vfs.values()):
+            return {}
+        disturbing = self.working().capabilities.disturbing
+        return {field: value for field, value in differing.items() if field in disturbing}
 
     def wanted(self, aim: Aim, seen: NicState) -> NicPolicy:
         """What is aimed at, without what is spared."""

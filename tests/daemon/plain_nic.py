@@ -40,6 +40,8 @@ class PlainNic:
         """It takes a change of a VF that opens and doesn't make it."""
         self.lacks: frozenset[str] = frozenset()
         """Attributes that it can't enforce."""
+        self.held = False
+        """Guests hold its VFs."""
         self.told: list[Event] = []
         self.answered = 0
         self._fd = os.eventfd(0)
@@ -59,6 +61,7 @@ class PlainNic:
             64,
             64,
             64,
+            disturbing=frozenset({"enable_loopback"}),
         )
 
     def link(self) -> Link:
@@ -73,10 +76,10 @@ class PlainNic:
         neutral = {name: VfRules.model_fields[name].default for name in self.lacks}
         return rules.model_copy(update=neutral)
 
-    def observe(self, only: object = None) -> NicState:  # noqa: ARG002
+    def observe(self, only: object = None, *, guests: bool = True) -> NicState:  # noqa: ARG002
         if self.gone:
             raise NicGoneError("it is unplugged")
-        vfs = {v: VfState(v, r, True, None, 1500) for v, r in self.rules.items()}
+        vfs = {v: VfState(v, r, True, None, 1500, held=self.held) for v, r in self.rules.items()}
         return NicState(self.pf, self.link(), vfs)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vfd.api.views import pf
 from vfd.config.main_file import parse_main
 from vfd.daemon.exclusive import LOCKS
 from vfd.daemon.files import Files
@@ -216,3 +217,26 @@ def test_a_change_that_somebody_tears_away_is_undone_and_said(vfd: Vfd) -> None:
         vandal.join()
     assert "undone" in said
     assert json.loads((vfd.config_dir / "vm1.json").read_text())["vlans"] == last
+
+
+def test_a_default_is_not_worth_disturbing_guests_but_what_is_stated_is(service: Service) -> None:
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    nic.pf = nic.pf.model_copy(update={"enable_loopback": True, "mtu": 9000})  # as it was found
+    nic.held = True
+    service.converge(managed)
+    assert nic.pf.enable_loopback
+    assert nic.pf.mtu == 1500
+    assert managed.condition == "ok"
+    warning = next(text for text in pf(service, managed).warnings if "enable_loopback" in text)
+    assert "guests" in warning
+    nic.held = False
+    service.converge(managed)
+    assert not nic.pf.enable_loopback
+    assert pf(service, managed).warnings == []
+    nic.pf = nic.pf.model_copy(update={"enable_loopback": True})
+    nic.held = True
+    entry = {"id": managed.id, "enable_loopback": False}
+    text = json.dumps({"config_dir": str(service.files.folder), "pciids": [entry]})
+    service.reload(parse_main(text, file="vfd.cfg").config)
+    assert not nic_of(service).pf.enable_loopback

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +33,10 @@ class ModelPf(PciPf):
     def path(self) -> Path:
         return self.folder
 
-    def vfs(self) -> tuple[VfDevice, ...]:
+    def vfs(self, only: Collection[int] | None = None) -> tuple[VfDevice, ...]:
+        vfids = range(self.num_vfs()) if only is None else sorted(only)
         return tuple(
-            VfDevice(vfid, f"0000:01:02.{vfid}", "", "", None, None, None)
-            for vfid in range(self.num_vfs())
+            VfDevice(vfid, f"0000:01:02.{vfid}", "", "", None, None, None) for vfid in vfids
         )
 
 
@@ -80,6 +80,7 @@ def _device(folder: Path, driver: str) -> ModelPf:
     (path / "net" / UPLINK / "speed").write_text("10000\n")
     (path / "driver").symlink_to(f"/sys/bus/pci/drivers/{driver}")
     (path / "sriov_totalvfs").write_text("64\n")
+    (path / "sriov_drivers_autoprobe").write_text("1\n")
     (path / "vendor").write_text("0x8086\n")
     (path / "device").write_text("0x1572\n")
     return ModelPf(ADDRESS, path)

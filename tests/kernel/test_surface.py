@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,16 @@ from vfd.nic.kernel.surface import (
     absent,
     assign,
 )
-from vfd.nic.kernel.vfinfo import Step, VfSettings, parse_link, set_vfs
-from vfd.nic.netlink import Netlink
+from vfd.nic.kernel.vfinfo import (
+    IFLA_IFNAME,
+    IFLA_MTU,
+    IFLA_VFINFO_LIST,
+    Step,
+    VfSettings,
+    parse_link,
+    set_vfs,
+)
+from vfd.nic.netlink import Netlink, attr, attr_text, attr_u32, nest
 from vfd.policy.rate import Rate
 from vfd.policy.values import C_TAG, S_TAG, VfRules
 
@@ -150,3 +159,22 @@ def test_unknown_unicast_follows_from_trust(igb: Rtnetlink, ice: Rtnetlink) -> N
     assert [
         "allow_un_ucast" in assign(rules, [igb])[1] for rules in (both, trusted, alone, neither)
     ] == [True, False, True, False]
+
+
+def test_a_list_of_vfs_that_outgrew_its_attribute_is_no_list_but_what_came_before_it_holds() -> (
+    None
+):
+    head = struct.pack("=BxHiII", 0, 0, 7, 0, 0)
+    before = attr_text(IFLA_IFNAME, "pf0") + attr_u32(IFLA_MTU, 9000)
+    vfs = b"".join(
+        nest(1, attr(4, struct.pack("=II", n, 1)), attr(8, bytes(250))) for n in range(256)
+    )
+    length = len(vfs) + 4
+    assert length > 0xFFFF
+    torn = struct.pack("=HH", length & 0xFFFF, IFLA_VFINFO_LIST) + vfs
+    link = parse_link(head + before + torn + attr_u32(IFLA_MTU, 1))
+    assert link.torn
+    assert (link.name, link.mtu, link.vfs, link.vf_counters) == ("pf0", 9000, {}, {})
+    few = b"".join(nest(1, attr(4, struct.pack("=II", n, 1))) for n in range(3))
+    whole = parse_link(head + before + attr(IFLA_VFINFO_LIST, few) + attr_u32(IFLA_MTU, 1))
+    assert (whole.torn, whole.mtu, sorted(whole.vfs)) == (False, 9000, [0, 1, 2])

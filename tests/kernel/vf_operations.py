@@ -20,7 +20,7 @@ from vfd.nic.netlink import Message, Netlink, NetlinkError, attr, attr_text, att
 
 _SETLINK, _GETLINK = 19, 18
 _IFNAME, _MTU, _NUM_VF, _VFINFO_LIST, _STATS64, _EXT_MASK = 3, 4, 21, 22, 23, 29
-_SKIP_STATS = 8
+_VFS, _SKIP_STATS = 1, 8
 _HEAD = struct.Struct("=BxHiII")
 _NO_MAC = "00:00:00:00:00:00"
 _PROTOS = {b"\x81\x00": "802.1Q", b"\x88\xa8": "802.1ad"}
@@ -155,9 +155,10 @@ class PfNetdev(Netlink):
                 _HEAD.pack(0, 0, index, self.flags, 0),
                 attr_text(_IFNAME, "pf"),
                 attr_u32(_MTU, self.mtu),
-                attr_u32(_NUM_VF, len(vfs)),
-                attr(_VFINFO_LIST, _cut(infos)),
                 attr(_STATS64, struct.pack("=8Q", *range(8))),
+                attr_u32(_NUM_VF, len(vfs)) + attr(_VFINFO_LIST, _cut(infos))
+                if mask & _VFS
+                else b"",
             )
         )
 

@@ -193,6 +193,8 @@ class CapsAnswer(Answer):
     pf_attributes: list[CapabilityAnswer]
     counters: list[str]
     absent_counters: list[str]
+    uncounted: str = ""
+    """Why VFs have no counters at all, where they have none."""
     max_vfs: int
     max_vlans: int
     max_macs: int
@@ -244,7 +246,7 @@ class Extended(Answer):
     numa_node: int | None = None
     iommu_group: int | None = None
     msix: int | None = None
-    """Interrupt vectors of a VF."""
+    """Interrupt vectors of a VF; of a PF those that can be shared out among its VFs."""
     vfs: int | None = None
     scale: float | None = None
 

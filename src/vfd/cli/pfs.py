@@ -62,7 +62,8 @@ def caps(pf: str) -> None:
     lines.append(paint("  Counters", "bold", colour))
     lines.append("    " + " ".join(answer["counters"]))
     if answer["absent_counters"]:
-        lines.append("    absent: " + " ".join(answer["absent_counters"]))
+        why = f" ({printable(answer['uncounted'])})" if answer.get("uncounted") else ""
+        lines.append("    absent: " + " ".join(answer["absent_counters"]) + why)
     ask.out("\n".join(lines))
 
 

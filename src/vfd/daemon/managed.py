@@ -9,6 +9,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from vfd.config.errors import Problem, shown
 from vfd.daemon.callbacks import Owner
@@ -257,7 +258,7 @@ class Managed:
         if self.seen is None or self.seen.pf is None or not has.more_with_vfs:
             return
         if pf.vfs and pf.vfs <= has.max_vfs:
-            more = self.seen.pf.model_copy(update={"vfs": pf.vfs})
+            more = self.seen.pf.model_copy(update={"vfs": pf.vfs, "vf_driver": pf.vf_driver})
             nic.apply(NicPolicy(pf=more), (PfChange(self.seen.pf, more),))
             self.seen = nic.observe()
 
@@ -268,12 +269,34 @@ class Managed:
             f for f in PF_FIELDS if f in known and known[f].support is not Support.ABSENT
         ) | {"vfs"}
 
+    def spared(self, pf: PfPolicy, seen: NicState) -> Mapping[str, Any]:
+        """The PF's attributes that stay as they are found, with these values: nobody stated them,
+        and a change would disturb guests that hold VFs now."""
+        if seen.pf is None:
+            return {}
+        differing = {
+            field: value
+            for field in PfPolicy.model_fields.keys() - pf.model_fields_set
+            if (value := getattr(seen.pf, field)) != getattr(pf, field)
+        }
+        if not differing or not any(vf.held for vf in seen.vfs.values()):
+            return {}
+        disturbing = self.working().capabilities.disturbing
+        return {field: value for field, value in differing.items() if field in disturbing}
+
+    def wanted(self, aim: Aim, seen: NicState) -> NicPolicy:
+        """What is aimed at, without what is spared."""
+        if not (spared := self.spared(aim.pf, seen)):
+            return aim.desired
+        pf = aim.desired.pf.model_copy(update=spared)
+        return aim.desired.model_copy(update={"pf": pf})
+
     def changes(
         self, aim: Aim, seen: NicState, only: Collection[int] | None = None
     ) -> tuple[Change, ...]:
         nic = self.working()
         return plan(
-            aim.desired,
+            self.wanted(aim, seen),
             Observed(seen.pf, {vfid: vf.rules for vfid, vf in seen.vfs.items()}),
             nic.expressible,
             pf_fields=self.pf_fields(),
@@ -297,7 +320,7 @@ class Managed:
                 replace(c, force=True) if isinstance(c, PfChange) else c for c in changes
             )
         if changes:
-            nic.apply(aim.desired, changes)
+            nic.apply(self.wanted(aim, seen_before), changes)
             pf_changed = any(isinstance(c, PfChange) for c in changes)
             if pf_changed:
                 only = None  # every VF may show something else now
@@ -362,29 +385,30 @@ class Managed:
         raise NicError(f"{error}. It was undone") from error
 
     def converge(
-        self, *, repair: bool = False
+        self, *, repair: bool = False, guests: bool = True
     ) -> tuple[tuple[Change, ...], tuple[tuple[Change, str], ...]]:
         """Looks at the NIC and makes it what is aimed at, as far as it goes.
 
         ``repair``: the NIC knows of damage that ``observe`` may not show, and mends it in ``apply``
-        even where no VF differs. Returns what was changed and what could not be, each with the
-        reason. Raises NicError where the NIC can't be read.
+        even where no VF differs. Who holds the VFs is then not looked at before that is done, and
+        with ``guests`` false not afterwards either. Returns what was changed and what could not be,
+        each with the reason. Raises NicError where the NIC can't be read.
         """
         nic = self.working()
         assert self.aim is not None
         try:
-            self.seen = nic.observe()
+            self.seen = nic.observe(guests=not repair)
         except NicError as error:
             self.fail(error)
             raise
         self.aim = self._recounted(self.aim, self.seen)
-        changes = self.changes(self.aim, self.seen)
+        changes, desired = self.changes(self.aim, self.seen), self.wanted(self.aim, self.seen)
         if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
             return (), ()
         failed: list[tuple[Change, str]] = []
         try:
-            nic.apply(self.aim.desired, changes)
+            nic.apply(desired, changes)
         except NicGoneError as error:
             self.fail(error)
             raise
@@ -393,10 +417,10 @@ class Managed:
             log.warning("%s refused all changes at once, trying one by one: %s", self.id, error)
             for change in changes:
                 try:
-                    nic.apply(self.aim.desired, [change])
+                    nic.apply(desired, [change])
                 except NicError as reason:
                     failed.append((change, str(reason)))
-        self.seen = nic.observe()
+        self.seen = nic.observe(guests=guests)
         left = self.changes(self.aim, self.seen)
         reasons = {_key(change): why for change, why in failed}
         failed = [

@@ -455,17 +455,22 @@ class Service:
 
     # Convergence
 
-    def converge(self, managed: Managed, *, found: str | None = None, repair: bool = False) -> int:
-        """Brings the NIC to what is aimed at. Tells what could not be done and, where something
-        should not have differed (``found`` says how it was noticed), what was repaired.
-
-        Returns the number of changes made.
-        """
+    def converge(
+        self,
+        managed: Managed,
+        *,
+        found: str | None = None,
+        repair: bool = False,
+        guests: bool = True,
+    ) -> int:
+        """Brings the NIC to what is aimed at (``repair``, ``guests``: see Managed). Tells what
+        could not be done and, where something should not have differed (``found`` says how it was
+        noticed), what was repaired. Returns the number of changes made."""
         if managed.nic is None or managed.aim is None:
             return 0
         known = managed.seen.vfs.keys() if managed.seen else set()
         try:
-            done, failed = managed.converge(repair=repair)
+            done, failed = managed.converge(repair=repair, guests=guests)
         except NicError as error:
             kind = "lost" if managed.condition is Condition.LOST else "failed"
             self.journal.emit(kind, str(error), level="error", pf=managed.id)

@@ -105,7 +105,8 @@ def _look_again(service: Service, managed: Managed, kinds: set[EventKind]) -> in
     else:
         found = "what the NIC enforces changed with its guest or its link"
     repair = bool(kinds & {EventKind.DRIFT, EventKind.OVERRUN})
-    made = service.converge(managed, found=found, repair=repair)
+    guests = kinds != {EventKind.DRIFT}  # else nobody came or went
+    made = service.converge(managed, found=found, repair=repair, guests=guests)
     return max(made, 1) if repair else made
 
 

@@ -68,6 +68,8 @@ class Capabilities:
     max_vlans: int
     max_macs: int
     max_groups: int
+    uncounted: str = ""
+    """Why the VFs have no counters, where they have none."""
     closed: Capability = Capability(Support.ENFORCED)
     """Whether a VF without a configuration is closed."""
     count_takes_all: bool = False
@@ -76,6 +78,9 @@ class Capabilities:
     more_with_vfs: bool = False
     """There are no VFs, and the driver shows only with the first all that it can enforce: VFs are
     made before it is judged what their policies ask for."""
+    disturbing: frozenset[str] = frozenset()
+    """Attributes of the PF whose change disturbs guests: one that the configuration leaves at its
+    default is not worth it while they hold VFs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,8 @@ class Identity:
     driver: str = ""
     firmware: str = ""
     numa_node: int | None = None
+    vf_total_msix: int | None = None
+    """Interrupt vectors that can be shared out among the VFs, where the NIC lets one choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +212,9 @@ class Nic(Protocol):
         or, on a NIC that can't close a VF, what it shows instead. Pure."""
         ...
 
-    def observe(self, only: Collection[int] | None = None) -> NicState:
+    def observe(self, only: Collection[int] | None = None, *, guests: bool = True) -> NicState:
         """What the NIC enforces now, read back from it. ``only``: of the VFs, at least these.
+        ``guests`` false: who holds the VFs may be as last seen, where looking takes time.
 
         Raises NicGoneError, or NicError when it can't be read."""
         ...

@@ -9,7 +9,8 @@ import socket
 from dataclasses import dataclass
 from enum import Enum
 
-from vfd.nic.kernel import genl
+from vfd.nic.kernel import genl, health
+from vfd.nic.kernel.health import Health
 from vfd.nic.kernel.vfinfo import RTM_DELLINK, RTM_NEWLINK, link_head
 from vfd.nic.netlink import (
     NETLINK_ADD_MEMBERSHIP,
@@ -43,6 +44,8 @@ class Heard(Enum):
     """A port, a Tx rate or the whole of a devlink instance came, changed or went."""
     DEVICE = "device"
     """A uevent of the PF or one of its VFs."""
+    HEALTH = "health"
+    """A driver noticed a failure of its device, or recovered from it."""
     OVERRUN = "overrun"
 
 
@@ -55,6 +58,9 @@ class Notice:
     """DEVICE: the PCI address. DEVLINK: the device's name on its bus, which is the same."""
     driver: str = ""
     """DEVICE: the driver that binds or unbinds."""
+    health: Health | None = None
+    error: str = ""
+    """DEVICE: how far the recovery from a PCI error is (``ERROR_EVENT`` of pci_uevent_ers)."""
     index: int = 0
     """LINK: the netdev's ifindex, name now and IFF_ flags."""
     name: str = ""
@@ -67,27 +73,14 @@ class EventSource:
     def __init__(self) -> None:
         self._links = _socket(socket.NETLINK_ROUTE, RTMGRP_LINK)
         self._devices = _socket(NETLINK_KOBJECT_UEVENT, 1)
-        self._devlink: socket.socket | None = None
+        self._devlink = _devlink_socket()
         self._epoll = select.epoll()
-        for source in (self._links, self._devices):
+        for source in filter(None, (self._links, self._devices, self._devlink)):
             self._epoll.register(source, select.EPOLLIN)
 
     def hear_rules(self) -> None:
         """From now on hears of tc rules too."""
         self._links.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, _RTNLGRP_TC)
-
-    def hear_devlink(self) -> None:
-        """From now on hears of devlink too, where the kernel has it."""
-        asking = Netlink(NETLINK_GENERIC)
-        try:
-            family = genl.family(asking, "devlink")
-        except NetlinkError:
-            return
-        finally:
-            asking.close()
-        self._devlink = _socket(NETLINK_GENERIC, 0)
-        self._devlink.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, family.groups["config"])
-        self._epoll.register(self._devlink, select.EPOLLIN)
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -121,6 +114,18 @@ def _socket(protocol: int, groups: int) -> socket.socket:
     return made
 
 
+def _devlink_socket() -> socket.socket | None:
+    """None where the kernel has no devlink."""
+    with contextlib.closing(Netlink(NETLINK_GENERIC)) as asking:
+        try:
+            family = genl.family(asking, "devlink")
+        except NetlinkError:
+            return None
+    made = _socket(NETLINK_GENERIC, 0)
+    made.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, family.groups["config"])
+    return made
+
+
 def _drain(source: socket.socket, notices: list[Notice]) -> list[bytes]:
     messages = []
     while True:
@@ -146,12 +151,13 @@ def _links(data: bytes) -> list[Notice]:
 
 
 def _devlink(data: bytes) -> list[Notice]:
-    """Of what happens to VFs. Health reports, statistics and the like are none of ours."""
-    return [
+    """Of what happens to VFs, and of failures. Statistics and the like are none of ours."""
+    changes = [
         Notice(Heard.DEVLINK, address=text(parse_attrs(body, genl.HEADER).get(_DEVICE_NAME, b"")))
         for _, _, _, body in split(data)
         if body[:1] and body[0] in _DEVLINK
     ]
+    return changes + [Notice(Heard.HEALTH, health=each) for each in health.news(data)]
 
 
 def _uevent(data: bytes) -> list[Notice]:
@@ -165,4 +171,12 @@ def _uevent(data: bytes) -> list[Notice]:
     if pairs.get("SUBSYSTEM") != "pci":
         return []
     address = pairs.get("PCI_SLOT_NAME") or pairs.get("DEVPATH", "").rpartition("/")[2]
-    return [Notice(Heard.DEVICE, pairs.get("ACTION", ""), address, pairs.get("DRIVER", ""))]
+    return [
+        Notice(
+            Heard.DEVICE,
+            action=pairs.get("ACTION", ""),
+            address=address,
+            driver=pairs.get("DRIVER", ""),
+            error=pairs.get("ERROR_EVENT", ""),
+        )
+    ]

@@ -269,18 +269,25 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
     return offers
 
 
-def read_link(netlink: Netlink, index: int, *, stats: bool = False) -> LinkInfo:
-    """The PF's netdev with its VFs, in one request. Raises NicError, NicGoneError."""
+def read_link(netlink: Netlink, index: int, *, vfs: bool = True, stats: bool = False) -> LinkInfo:
+    """The PF's netdev, with its VFs in one request; with ``stats`` these are perhaps ``torn``.
+
+    Raises NicError, NicGoneError."""
     try:
-        link = parse_link(netlink.get(RTM_GETLINK, request(index, stats=stats), "the PF's VFs"))
+        asked = request(index, vfs=vfs, stats=stats)
+        link = parse_link(netlink.get(RTM_GETLINK, asked, "the PF's VFs"))
     except NetlinkError as error:
         if error.errno == errno.ENODEV:
             raise NicGoneError("the PF's netdev is gone") from error
+        if error.errno == errno.EMSGSIZE and stats:
+            return replace(read_link(netlink, index), torn=True)
         raise NicError(f"reading the PF's VFs: {os.strerror(error.errno or 0)}") from error
-    if len(link.vfs) < link.num_vfs:
+    if vfs and len(link.vfs) < link.num_vfs:
+        if stats:
+            return replace(read_link(netlink, index), torn=True)
         raise NicError(
-            f"{link.name} has {link.num_vfs} VFs, and the kernel's answer has room for"
-            f" {len(link.vfs)}: give the PF fewer VFs"
+            f"{link.name} has {link.num_vfs} VFs, and netlink tells of {len(link.vfs)}: where they"
+            " outgrow the 65535 bytes that it has for them, make fewer VFs"
         )
     return link
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vfd.nic.netlink import attr, attr_u32, nest, parse_attrs
+from vfd.nic.netlink import Attrs, attr, attr_u32, nest, parse_attrs
 from vfd.policy.addresses import mac_bytes, mac_text
 from vfd.policy.values import C_TAG
 
@@ -87,11 +87,14 @@ class LinkInfo:
     """Where the request asked for them."""
     vf_counters: Mapping[int, Mapping[str, int]]
     counters: Mapping[str, int]
+    torn: bool = False
+    """The VFs outgrew the 65535 bytes that an attribute may have, and the kernel sent a length that
+    is too short: nothing is known of them. With statistics that is so beyond some 220 VFs."""
 
 
-def request(index: int, *, stats: bool = False) -> bytes:
-    """RTM_GETLINK of one netdev with its VFs."""
-    mask = RTEXT_FILTER_VF | (0 if stats else RTEXT_FILTER_SKIP_STATS)
+def request(index: int, *, vfs: bool = True, stats: bool = False) -> bytes:
+    """RTM_GETLINK of one netdev, with its VFs and their statistics."""
+    mask = (RTEXT_FILTER_VF if vfs else 0) | (0 if stats else RTEXT_FILTER_SKIP_STATS)
     return _IFINFO.pack(0, 0, index, 0, 0) + attr_u32(IFLA_EXT_MASK, mask)
 
 
@@ -104,7 +107,7 @@ def link_head(body: bytes) -> tuple[int, str, int]:
 
 def parse_link(body: bytes) -> LinkInfo:
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
-    attrs = parse_attrs(body, _IFINFO.size)
+    attrs, torn = _up_to_vfs(body)
     vfs: dict[int, VfSettings] = {}
     vf_counters: dict[int, Mapping[str, int]] = {}
     for raw in _repeated(attrs.get(IFLA_VFINFO_LIST, b""), _VF_INFO):
@@ -128,7 +131,29 @@ def parse_link(body: bytes) -> LinkInfo:
         vfs=vfs,
         vf_counters=vf_counters,
         counters=dict(zip(_STATS64, values, strict=False)),
+        torn=torn,
     )
+
+
+def _up_to_vfs(body: bytes) -> tuple[Attrs, bool]:
+    """The attributes up to the list of VFs, which is the last of those that are read here
+    (net/core/rtnetlink.c, rtnl_fill_ifinfo), and whether that one is torn: then it is left out."""
+    found: Attrs = {}
+    offset = _IFINFO.size
+    while offset + 4 <= len(body):
+        size, kind = struct.unpack_from("=HH", body, offset)
+        end = offset + size
+        if kind & 0x3FFF == IFLA_VFINFO_LIST:
+            # What follows it is short: if there is more, it is of the list.
+            if size < 4 or len(body) - end > 0xFFFF:
+                return found, True
+            found[IFLA_VFINFO_LIST] = body[offset + 4 : end]
+            return found, False
+        if size < 4:
+            break
+        found[kind & 0x3FFF] = body[offset + 4 : end]
+        offset = (end + 3) & ~3
+    return found, False
 
 
 def set_link(index: int, *, flags: int = 0, change: int = 0, mtu: int | None = None) -> bytes:

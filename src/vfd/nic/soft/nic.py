@@ -130,7 +130,12 @@ class SoftNic:
             return None
         return expressible(rules, self._state.pf, self._works.link_bps(self._state))
 
-    def observe(self, only: Collection[int] | None = None) -> NicState:
+    def observe(
+        self,
+        only: Collection[int] | None = None,
+        *,
+        guests: bool = True,  # noqa: ARG002
+    ) -> NicState:
         if self._drifted:
             only = None
         state = self._state

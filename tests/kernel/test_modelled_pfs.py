@@ -19,6 +19,7 @@ from vfd.daemon.exclusive import LOCKS
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.files import Files
 from vfd.daemon.journal import Journal
+from vfd.daemon.loading import judge_again
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.service import Service, Source
 from vfd.daemon.zero import Zero
@@ -416,3 +417,23 @@ def test_vfs_that_others_remove_come_back_where_one_is_configured(
         assert len(model.state()["vfs"]) == 4
         assert model.vf(1)["trunk"] == [5, 6]
         assert managed.condition is Condition.OK
+
+
+@pytest.mark.parametrize("pf", [{}, {"vfs": 4}], ids=["open", "stated"])
+@pytest.mark.parametrize("vendor", ["intel", "mellanox"])
+def test_a_pf_that_comes_back_without_vfs_has_them_and_their_policies_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, pf: Mapping[str, Any]
+) -> None:
+    files = {"a": {"vfid": 1, "vlans": [5, 6]}}
+    with (
+        modelled_pf(vendor) as (device, model),
+        daemon_on(device, tmp_path, monkeypatch, files, **pf) as (service, managed),
+    ):
+        model.act("numvfs", "0")
+        managed.look()
+        judge_again(service, managed, "the PF came back")
+        assert not service.bad
+        assert len(model.state()["vfs"]) == 4
+        assert set(model.vf(1)["trunk"]) == {5, 6}
+        assert managed.condition is Condition.OK
+        assert managed.pf.vfs == pf.get("vfs")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
@@ -62,14 +63,17 @@ def judge_again(service: Service, managed: Managed, found: str) -> int:
     in another mode. What it can't enforce any more is refused as at the door: the VF closes
     rather than be open with less than its file states. Returns the number of changes."""
     assert managed.aim is not None
-    pf, wanted = managed.aim.pf, [*managed.aim.vfs.values()]
+    before, wanted = managed.aim, [*managed.aim.vfs.values()]
+    pf = before.pf
+    if pf.vfs is None:  # their number is what it was, whatever the PF came back with
+        pf = pf.model_copy(update={"vfs": before.desired.pf.vfs})
     managed.aim = None
     known = _problems(service)
     managed.kept = still_kept(service, managed, wanted)
     _make_vfs(managed, pf)
     aim = _agreed(service, managed, pf, wanted, {})
     if aim is not None:
-        managed.aim, managed.pf = aim, pf
+        managed.aim, managed.pf = replace(aim, pf=before.pf), before.pf
     _tell_of_new(service, known)
     return service.converge(managed, found=found)
 

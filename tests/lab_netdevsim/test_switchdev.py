@@ -37,6 +37,7 @@ def _full(nic: Simulated) -> list[VfPolicy]:
 
 def test_a_nic_in_switchdev_mode_is_enforced_by_flower_rules(switchdev: Simulated) -> None:
     switchdev.set(*_full(switchdev), enable_loopback=True, tpid=0x88A8)
+    switchdev.nic.observe()  # what the CPU runs is known from what is read back
     offers = switchdev.nic.capabilities.vf
     assert offers["vlans"].support is Support.ENFORCED
     assert offers["vlans"].by == "switchdev"

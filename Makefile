@@ -36,7 +36,7 @@ test-lab: venv bpf lab ## what runs in that machine: the soft NIC on Linux 6.1 a
 	boot() { echo "== lab/vm pytest $$*"; lab/vm pytest "$$@" || status=1; }; \
 	boot --kernel 6.1 --igb 0 -- -q tests/lab_soft; \
 	boot --kernel 6.12 --igb 0 -- -q tests/lab_netdevsim tests/lab_soft -k "not [tap"; \
-	boot --kernel 6.12 --igb 2 --iommu --plain-nic -- -q tests/lab_soft/test_bond_igb.py tests/lab; \
+	boot --kernel 6.12 --igb 2 --iommu --plain-nic -- -q tests/lab_soft/test_bond_igb.py tests/lab tests/kernel/test_legacy.py; \
 	exit $$status
 
 test: venv bpf lint lab ## everything: style, types, tests on this machine and in the laboratory's; needs root

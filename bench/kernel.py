@@ -58,8 +58,10 @@ def _figures(rows: list[dict[str, Any]]) -> list[Figure]:
         figures += [
             Figure(f"{card}, all set and read back", vfd["seconds"] * 1e3, None, "ms"),
             Figure(f"{card}: system calls", vfd["calls"], None, "calls"),
-            Figure(f"{card}: netlink requests (ip loop {ways['ip loop']['sends']},"
-                   f" ip -batch {ways['ip -batch']['sends']})", vfd["sends"], None, "sent"),
+            Figure(f"{card}: netlink messages ({_both(ways, 'messages')})",
+                   vfd["messages"], None, "messages"),
+            Figure(f"{card}: system calls that send them ({_both(ways, 'sends')})",
+                   vfd["sends"], None, "calls"),
             Figure(f"{card}: observe", ways["observe"]["seconds"] * 1e3, None, "ms"),
         ]  # fmt: skip
         if "repair" in ways:
@@ -68,3 +70,7 @@ def _figures(rows: list[dict[str, Any]]) -> list[Figure]:
                        ways["repair"]["seconds"] * 1e3, _REPAIR_MS, "ms")
             )  # fmt: skip
     return figures
+
+
+def _both(ways: dict[str, dict[str, Any]], what: str) -> str:
+    return ", ".join(f"{other} {ways[other][what]}" for other in ("ip loop", "ip -batch"))

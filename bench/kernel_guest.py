@@ -4,8 +4,8 @@ Prints a JSON object a line, of which ``bench/kernel.py`` makes figures.
 
 Every round changes every setting of every VF, from one of two sets of policies to the other. The
 ``ip`` contestants are given the least work that does the job, one line for all settings of a VF.
-They neither read what was there before nor look whether it holds; vfd's ``apply`` does both, and
-both are in its figure. Not in it: starting Python and importing vfd, as the daemon runs already.
+They neither read what was there before nor look whether it holds; vfd does both, and both are in
+its figure. Not in it: starting Python and importing vfd, as the daemon runs already.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from vfd.nic.kernel import open as open_kernel
 from vfd.nic.kernel.rtnl import read_link
-from vfd.nic.netlink import Netlink
+from vfd.nic.kernel.vfinfo import RTM_SETLINK, Step, set_vfs
+from vfd.nic.netlink import Message, Netlink
 from vfd.nic.protocol import Nic
 from vfd.plan.changes import VfChange
 from vfd.policy.resolve import resolve
@@ -76,7 +78,12 @@ class Card:
     def apply(self, nic: Nic, before: int, after: int) -> Callable[[], None]:
         old, new = self.policies(before).by_vfid(), self.policies(after)
         changes = [VfChange(vf.vfid, old[vf.vfid].rules, vf.rules) for vf in new.vfs]
-        return lambda: nic.apply(new, changes)
+
+        def work() -> None:
+            nic.apply(new, changes)
+            nic.observe(guests=False)
+
+        return work
 
 
 def mac(turn: int, vfid: int) -> str:
@@ -141,18 +148,20 @@ def timed(work: Callable[[], object]) -> float:
 def traced(
     work: Callable[..., object], *, marked: bool = False, times: float = 1
 ) -> dict[str, int]:
-    """System calls, and those of them that send netlink messages; ``marked``: between marks;
-    ``times``: the work was a sample of that much more."""
+    """System calls, those of them that send to the kernel by netlink, and the messages in these;
+    ``marked``: between marks; ``times``: the work was a sample of that much more."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "strace"
-        work("strace", "-f", "-A", "-qq", "-e", "signal=none", "-o", str(log))
+        work("strace", "-f", "-v", "-A", "-qq", "-e", "signal=none", "-o", str(log))
         lines = log.read_text(errors="replace").splitlines()
     if marked:
         marks = [at for at, line in enumerate(lines) if f"kill({_MARK}, 0)" in line]
         lines = lines[marks[0] + 1 : marks[1]]
     calls = [line for line in lines if re.match(r"\d+\s+\w+\(", line)]
     sends = [line for line in calls if re.match(r"\d+\s+send(to|msg)\(", line)]
-    return {"calls": round(len(calls) * times), "sends": round(len(sends) * times)}
+    messages = sum(line.count("nlmsg_len=") for line in sends)
+    counted = {"calls": len(calls), "sends": len(sends), "messages": messages}
+    return {what: round(number * times) for what, number in counted.items()}
 
 
 def of(card: Card) -> list[str]:
@@ -200,7 +209,7 @@ def simulated(number: int, vfs: int) -> Card:
 
 
 def repairs(card: Card) -> Iterator[dict[str, object]]:
-    """A daemon with the card; ``ip link set … vf`` by hand; how long until it is undone."""
+    """A daemon with the card; what ``ip link set … vf`` does; how long until it is undone."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "vfs").mkdir()
@@ -244,11 +253,13 @@ def drift(
         time.sleep(0.5)
     time.sleep(5)  # it comes to rest
     times = []
+    right = read_link(netlink, index).vfs[last]
     for turn in range(5):
-        command = f"ip link set dev {card.netdev} vf {last} vlan {4000 + turn}"
-        subprocess.run(command.split(), check=True)
+        wrong = replace(right, vlan=4000 + turn)
+        message = Message(RTM_SETLINK, set_vfs(index, [Step(last, right, wrong)])[0])
         began = time.perf_counter()
-        while read_link(netlink, index).vfs[last].vlan != vlan(0, last):
+        netlink.send([message])  # not ip, which takes as long to end as the daemon to repair
+        while read_link(netlink, index).vfs[last].vlan != right.vlan:
             if time.perf_counter() - began > 30:
                 raise SystemExit(f"drift was not repaired in 30 s: {log.read_text()[-2000:]}")
             time.sleep(0.005)

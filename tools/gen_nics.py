@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vfd.nic.kernel import intel, mlx
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tools.nics_proofs import MODELLED_BY, PROVEN_BY
+
+from vfd.nic.kernel import intel, mlx, switchdev
+from vfd.nic.kernel.devlink_rate import DevlinkRate
 from vfd.nic.kernel.drivers import DRIVERS, Driver
 from vfd.nic.kernel.rtnl import Rtnetlink
 from vfd.nic.protocol import Capability, Support
-from vfd.policy.values import S_TAG, VfRules
+from vfd.policy.values import C_TAG, S_TAG, VfRules
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "nics.md"
+_UNUSED: Any = None
+"""What a surface can do is told without the NIC."""
 
 LAB = "proven in the lab"
 MODELLED = "modelled"
@@ -31,8 +38,9 @@ I40E_README = (
 )
 OFED = (
     "MLNX_OFED documentation, “Single Root IO Virtualization (SR-IOV)”, VGT+; its mlx5"
-    " sriov_sysfs.c; the VGT+ patches on netdev, 2019-10-30"
+    " sriov_sysfs.c and en_main.c; the VGT+ patches on netdev, 2019-10-30"
 )
+VIRTIO = "virtio_net"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,42 +50,65 @@ class Family:
     title: str
     short: str
     driver: str
-    proof: str
-    """How rtnetlink's part was proven."""
     vendor: tuple[Mapping[str, Capability], str] | None = None
-    """What the vendor's sysfs offers, and the source; it is always *modelled*."""
+    """What the vendor's sysfs offers, and the source."""
+    tpids: tuple[int, ...] | None = None
+    """TPIDs of port VLANs where they are not those of the kernel's own driver."""
+    switchdev: bool = False
     remark: str = ""
+
+    @property
+    def facts(self) -> Driver | None:
+        """None: the driver has no VF operations."""
+        driver = DRIVERS.get(self.driver)
+        if driver is not None and self.tpids is not None:
+            return replace(driver, vlan_tpids=self.tpids)
+        return driver
 
 
 FAMILIES = (
-    Family("82576", "82576 igb", "igb", LAB),
-    Family("82599, X540, X550", "82599 ixgbe", "ixgbe", DOCUMENTED),
-    Family("X710, XL710, X722, the kernel's driver", "X710 in-tree", "i40e", DOCUMENTED),
+    Family("82576", "82576 igb", "igb", remark="The I350, igb's other NIC, has no rates."),
+    Family("82599, X540, X550", "82599 ixgbe", "ixgbe"),
+    Family("X710, XL710, X722, the kernel's driver", "X710 in-tree", "i40e"),
     Family(
         "X710, XL710, X722, Intel's driver",
         "X710 out-of-tree",
         "i40e",
-        DOCUMENTED,
-        (intel.offers(), I40E_README),
-        "A change of `tpid` restarts all VFs of the device; the X722 has no `tpid`. A closed VF is"
-        " disabled (`enable off`): its queues stop.",
+        vendor=(intel.offers(), I40E_README),
+        remark="A change of `tpid` restarts all VFs of the device; the X722 has no `tpid`. A closed"
+        " VF is disabled (`enable off`): its queues stop.",
     ),
-    Family("E810, legacy mode", "E810 legacy", "ice", DOCUMENTED),
-    Family("ConnectX-4 and later, legacy mode", "ConnectX legacy", "mlx5_core", DOCUMENTED),
+    Family("E810, legacy mode", "E810 legacy", "ice"),
+    Family("E810, switchdev mode", "E810 switchdev", "ice", switchdev=True),
+    Family("ConnectX-4, -5, -6, legacy mode", "ConnectX legacy", "mlx5_core"),
     Family(
-        "ConnectX-4 and later, legacy mode, MLNX_OFED",
+        "ConnectX-4, -5, -6, legacy mode, MLNX_OFED",
         "ConnectX OFED",
         "mlx5_core",
-        DOCUMENTED,
-        (mlx.OFFERS, OFED),
+        vendor=(mlx.OFFERS, OFED),
+        tpids=(C_TAG, S_TAG),
     ),
-    Family("BCM573xx, BCM574xx, BCM575xx", "BCM57xxx bnxt", "bnxt_en", DOCUMENTED),
+    Family("ConnectX-4, -5, -6, switchdev mode", "ConnectX switchdev", "mlx5_core", switchdev=True),
+    Family("BCM573xx, BCM574xx, BCM575xx, legacy mode", "BCM57xxx bnxt", "bnxt_en"),
+    Family(
+        "virtio-net",
+        "virtio-net",
+        VIRTIO,
+        remark="It has VFs and not one VF operation (drivers/net/virtio_net.c, kernel 6.12): such a"
+        " PF is refused as a whole. Put the software NIC before it.",
+    ),
     Family(
         "netdevsim: no NIC, the kernel's own simulation",
         "netdevsim",
         "netdevsim",
-        LAB,
         remark="It takes every VF operation and moves no frames.",
+    ),
+    Family(
+        "netdevsim, switchdev mode",
+        "netdevsim switchdev",
+        "netdevsim",
+        switchdev=True,
+        remark="It acknowledges every rule and moves no frames.",
     ),
 )
 
@@ -86,28 +117,28 @@ INTRO = f"""# NICs: what enforces what
 <!-- Written by tools/gen_nics.py (make docs) from the drivers' facts and the surfaces. -->
 
 What the `kernel` backend enforces on each family of NICs, and by which *control surface*:
-`rtnl` is rtnetlink's VF operations, `sysfs` the vendor's files, `hwmode` the NIC's bridge mode.
-`iplex caps` says the same of the NIC at hand, which is what counts: it is found by looking.
+`rtnl` is rtnetlink's VF operations, `sysfs` the vendor's files, `switchdev` the VFs' representors
+and the rules at them ([switchdev.md](switchdev.md)), `devlink` its rates, `hwmode` the NIC's bridge
+mode. `iplex caps` says the same of the NIC at hand, which is what counts: it is found by looking.
 
 | mark | |
 |---|---|
-| {_MARKS[LAB]} | *{LAB}*: taken and read back by a real driver ([lab.md](lab.md), also on frames) |
+| {_MARKS[LAB]} | *{LAB}*: taken and read back by a real driver, by the test that is named below |
 | {_MARKS[MODELLED]} | *{MODELLED}*: on a model of the vendor's files; no driver, no frames |
 | {_MARKS[DOCUMENTED]} | *{DOCUMENTED}*: the driver's source or the vendor's README; never run |
 | ~ | with a limit, told below |
 | – | nothing enforces it: refused where a file states it |
 
-The models (`lab/models/`) were written from the vendors' documents and share no code with the
-backend. A stated attribute that is not enforced is refused with the reason and what would
-provide it.
-
-virtio-net (`virtio_net`, `virtio-pci`) has VFs and not one VF operation (drivers/net/virtio_net.c,
-kernel 6.12): such a PF is refused. Put the software NIC before it.
-
-NICs in **switchdev** mode (E810, ConnectX, BCM57xxx) are not in these tables: the VF operations of
-rtnetlink are refused there or have no effect, and the representors take their place:
-[switchdev.md](switchdev.md).
+A mark is of one attribute on one NIC. Frames were sent on the 82576 alone: [lab.md](lab.md). The
+models (`lab/models/`) were written from the vendors' documents and share no code with the backend.
+A stated attribute that is not enforced is refused with the reason and what would provide it.
 """
+
+PF_NOTE = (
+    "`vfs`, `mtu` and `promiscuous` are set on every NIC, by sysfs and rtnetlink. Where nothing"
+    " sets `enable_loopback` it is always on: false is refused where it is stated, and warned of"
+    " where not."
+)
 
 KNOWN_LIMITS = """
 ## What no table says
@@ -119,6 +150,11 @@ KNOWN_LIMITS = """
   and resets every VF of the PF (i40e_set_pf_qos_apply). It is written only where a share or a class
   differs. A share can't go back to 0, and 8 classes don't become 4, until the driver is loaded
   anew.
+* **Rates with classes** on the X710: the driver ignores a VF's rate then; `rate` is written to the
+  VF's `max_tc_tx_rate` of every class, and holds in each.
+* **MTU** is the guest's choice on all of them: the drivers hold it to the NIC's largest frame
+  (igb_set_vf_rlpml, ixgbe_set_vf_lpe, ice_vc_get_max_frame_size), and none lets the host set it.
+* **Files of the vendors' interfaces that are not used**, and why: [decisions.md](decisions.md).
 * **Link state** on the X710 is set through rtnetlink: the sysfs file does not tell `auto` from
   `enable`.
 * **Further MACs** on the X710: the driver's list has the guest's own MACs among them. Those that
@@ -140,24 +176,40 @@ vendor's documents say, not what a card does.
 """
 
 
-def offers(family: Family) -> Mapping[str, tuple[Capability, str]]:
-    """The strongest capability for each attribute, and how it was proven."""
-    unused: Any = None  # what a surface can do is told without the NIC
-    base = Rtnetlink(unused, unused, DRIVERS[family.driver]).capabilities()
-    found = {attribute: (capability, family.proof) for attribute, capability in base.items()}
+def offers(family: Family) -> Mapping[str, Capability]:
+    """The strongest capability for each attribute."""
+    facts = family.facts
+    if facts is None:
+        return {}
+    if family.switchdev:
+        rules = Capability(Support.LIMITED, by="switchdev", limit="in hardware or by the CPU")
+        found = dict(Rtnetlink(_UNUSED, 0, _in_switchdev(facts)).capabilities())
+        found |= DevlinkRate(_UNUSED, _UNUSED).capabilities()
+        return found | dict.fromkeys((*switchdev._OFFERS, "link_status"), rules)
+    found = dict(Rtnetlink(_UNUSED, 0, facts).capabilities())
     for attribute, capability in (family.vendor[0] if family.vendor else {}).items():
-        if attribute not in found or found[attribute][0].support is not Support.ENFORCED:
-            found[attribute] = (capability, MODELLED)
+        if attribute not in found or found[attribute].support is not Support.ENFORCED:
+            found[attribute] = capability
     return found
 
 
-def cell(offer: tuple[Capability, str] | None) -> str:
+def _in_switchdev(facts: Driver) -> Driver:
+    return replace(facts, vlan_tpids=(), spoofchk=False, trust=False)
+
+
+def proof(family: Family, attribute: str, surface: str) -> str:
+    """How it is known that the surface enforces the attribute on this NIC."""
+    if (family.short, attribute) in PROVEN_BY:
+        return LAB
+    return MODELLED if (family.short, attribute, surface) in MODELLED_BY else DOCUMENTED
+
+
+def cell(family: Family, attribute: str, offer: Capability | None) -> str:
     if offer is None:
         return "–"
-    capability, proof = offer
-    by = "sysfs" if capability.by.startswith("sysfs") else "rtnl"
-    limited = " ~" if capability.support is Support.LIMITED else ""
-    return f"{_MARKS[proof]} {by}{limited}"
+    by = {"rtnetlink": "rtnl"}.get(offer.by, offer.by.partition(":")[0])
+    limited = " ~" if offer.support is Support.LIMITED else ""
+    return f"{_MARKS[proof(family, attribute, by)]} {by}{limited}"
 
 
 def table() -> Iterable[str]:
@@ -165,61 +217,106 @@ def table() -> Iterable[str]:
     yield "| | " + " | ".join(family.short for family in FAMILIES) + " |"
     yield "|---" * (len(FAMILIES) + 1) + "|"
     for attribute in VfRules.model_fields:
-        cells = " | ".join(cell(column.get(attribute)) for column in columns)
+        cells = " | ".join(
+            cell(family, attribute, column.get(attribute))
+            for family, column in zip(FAMILIES, columns, strict=True)
+        )
         yield f"| `{attribute}` | {cells} |"
-    counters = " | ".join(
-        f"{_MARKS[family.proof]} rtnl" if DRIVERS[family.driver].statistics else "–"
-        for family in FAMILIES
-    )
-    yield f"| counters per VF | {counters} |"
+    yield f"| counters per VF | {' | '.join(_counters(family) for family in FAMILIES)} |"
+
+
+def _counters(family: Family) -> str:
+    cells = []
+    if family.facts and family.facts.statistics:
+        cells.append(f"{_MARKS[DOCUMENTED]} rtnl")
+    if family.vendor and family.vendor[1] == I40E_README:
+        cells.append(f"{_MARKS[proof(family, 'counters', 'sysfs')]} sysfs")
+    return ", ".join(cells) or "–"
 
 
 def pf_table() -> Iterable[str]:
     yield "| | " + " | ".join(family.short for family in FAMILIES) + " |"
     yield "|---" * (len(FAMILIES) + 1) + "|"
-    for attribute, told in (
-        ("enable_loopback", "hwmode"),
-        ("tpid", "rtnl ~"),
-        ("tclasses", ""),
-    ):
-        cells = []
-        for family in FAMILIES:
-            driver = DRIVERS[family.driver]
-            has = {"hwmode": driver.bridge_modes, "rtnl ~": S_TAG in driver.vlan_tpids}
-            if family.vendor and family.vendor[1] == I40E_README:
-                limited = "" if attribute == "enable_loopback" else " ~"
-                cells.append(f"{_MARKS[MODELLED]} sysfs{limited}")
-            else:
-                cells.append(f"{_MARKS[family.proof]} {told}" if has.get(told) else "–")
-        yield f"| `{attribute}` | {' | '.join(cells)} |"
+    for attribute in ("enable_loopback", "tpid", "enable_qos", "tclasses"):
+        cells = " | ".join(
+            cell(family, attribute, _pf_offers(family).get(attribute)) for family in FAMILIES
+        )
+        yield f"| `{attribute}` | {cells} |"
+
+
+def _pf_offers(family: Family) -> Mapping[str, Capability]:
+    def by(surface: str, support: Support = Support.LIMITED) -> Capability:
+        return Capability(support, by=surface)
+
+    facts = family.facts
+    if facts is None:
+        return {}
+    if family.switchdev:
+        return dict.fromkeys(("enable_loopback", "tpid"), by("switchdev"))
+    if family.vendor and family.vendor[1] == I40E_README:
+        classes = dict.fromkeys(("tpid", "enable_qos", "tclasses"), by("sysfs"))
+        return {"enable_loopback": by("sysfs", Support.ENFORCED), **classes}
+    found = {}
+    if facts.bridge_modes:
+        found["enable_loopback"] = by("hwmode", Support.ENFORCED)
+    if S_TAG in facts.vlan_tpids:
+        found["tpid"] = by("rtnetlink")
+    return found
 
 
 def section(family: Family) -> Iterable[str]:
-    driver: Driver = DRIVERS[family.driver]
     yield f"### {family.title} (`{family.driver}`)"
     yield ""
     if family.remark:
         yield f"* {family.remark}"
+    if family.facts is not None:
+        yield from _limits(family)
+        yield from _sources(family, family.facts)
+        yield from _tests(family)
+    yield ""
+
+
+def _limits(family: Family) -> Iterable[str]:
     limits: dict[str, list[str]] = {}
     offered = offers(family)
     for attribute in (name for name in VfRules.model_fields if name in offered):
-        capability = offered[attribute][0]
+        capability = offered[attribute]
         if capability.support is Support.LIMITED:
             limits.setdefault(f"{capability.by}: {capability.limit}", []).append(f"`{attribute}`")
     yield from (f"* {', '.join(names)} – {limit}" for limit, names in limits.items())
-    if driver.mac_needs_rebind:
+
+
+def _sources(family: Family, facts: Driver) -> Iterable[str]:
+    if facts.mac_needs_rebind:
         yield "* `vm_mac` reaches the guest when its VF driver binds again"
-    yield from (f"* {note}" for note in driver.notes)
-    sources = [f"kernel 6.12, {driver.source} ({family.proof})"]
+    if not family.switchdev:
+        yield from (f"* {note}" for note in facts.notes)
+    yield f"* Source of `rtnl` and `hwmode`: kernel 6.12, {facts.source}"
     if family.vendor:
-        sources.append(f"{family.vendor[1]} ({MODELLED})")
-    yield f"* Sources: {'; '.join(sources)}"
-    yield ""
+        yield f"* Source of `sysfs`: {family.vendor[1]}"
+    if family.switchdev:
+        yield (
+            "* Source of `switchdev` and `devlink`: [switchdev.md](switchdev.md); kernel 6.12,"
+            " include/uapi/linux/pkt_cls.h (flower), net/devlink/rate.c"
+        )
+
+
+def _tests(family: Family) -> Iterable[str]:
+    by_test: dict[tuple[str, str], list[str]] = {}
+    for (short, attribute), test in PROVEN_BY.items():
+        if short == family.short:
+            by_test.setdefault((LAB, test), []).append(attribute)
+    for (short, attribute, _), test in MODELLED_BY.items():
+        if short == family.short:
+            by_test.setdefault((MODELLED, test), []).append(attribute)
+    for (mark, test), attributes in by_test.items():
+        file, name = test.split("::")
+        yield f"* {_MARKS[mark]} {', '.join(f'`{a}`' for a in attributes)}: {file}, `{name}`"
 
 
 def page() -> str:
     lines = [INTRO, "## VF attributes", "", *table(), "", "## PF attributes", "", *pf_table(), ""]
-    lines += ["`vfs`, `mtu` and `promiscuous` are set on every NIC, by sysfs and rtnetlink.", ""]
+    lines += [PF_NOTE, ""]
     lines += ["## Limits, notes and sources", ""]
     for family in FAMILIES:
         lines += section(family)

@@ -41,7 +41,7 @@ def main() -> None:
         model = MellanoxModel(args.vfs)
     watcher = threading.Thread(target=unmount_at_end_of_input, args=(args.mountpoint,), daemon=True)
     watcher.start()
-    serve(ModelFiles(model.tree(), model.state, model.control()), args.mountpoint)
+    serve(ModelFiles(model.tree, model.state, model.control()), args.mountpoint)
 
 
 if __name__ == "__main__":

@@ -78,11 +78,12 @@ class Recorder:
 
 
 class ModelFiles(mfusepy.Operations):  # type: ignore[misc]
-    """The file system. ``extra`` are the model's own control files below ``.model``."""
+    """The file system. ``tree``: the vendor's files as they are now; ``extra``: the model's own
+    control files below ``.model``."""
 
     use_ns = True
 
-    def __init__(self, tree: Tree, state: Callable[[], Any], extra: Tree) -> None:
+    def __init__(self, tree: Callable[[], Tree], state: Callable[[], Any], extra: Tree) -> None:
         self._recorder = Recorder()
         control: Tree = {
             "log": File(show=self._recorder.log),
@@ -90,7 +91,8 @@ class ModelFiles(mfusepy.Operations):  # type: ignore[misc]
             "fail": File(store=self._recorder.plan_fault),
             **extra,
         }
-        self._root: Tree = {**tree, ".model": control}
+        self._tree = tree
+        self._control = control
         self._born = time.time_ns()
         self._open: dict[int, bytes] = {}
         self._handles = self._numbers()
@@ -103,7 +105,7 @@ class ModelFiles(mfusepy.Operations):  # type: ignore[misc]
             yield number
 
     def _at(self, path: str) -> File | Tree:
-        node: File | Tree = self._root
+        node: File | Tree = {**self._tree(), ".model": self._control}
         for name in filter(None, path.split("/")):
             if isinstance(node, File) or name not in node:
                 raise mfusepy.FuseOSError(errno.ENOENT)

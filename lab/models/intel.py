@@ -9,81 +9,39 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from lab.models.files import File, Tree, refuse
+from lab.models.intel_vf import (
+    BROADCAST,
+    CLASSES,
+    Vf,
+    ip_link_set,
+    own_files,
+    set_port_vlan,
+    watched,
+)
 from lab.models.text import (
     parse_edit,
     parse_flag,
     parse_list,
     parse_mac,
-    parse_macs,
     parse_number,
     show_flag,
     show_list,
 )
 
-CLASSES = 8
-MAC_FILTERS = 227
-"""PAGE_SIZE / 18 MAC filters fit a VF; further ones are dropped with a line in the log only (V)."""
 STEP_MBPS = 50
 EBADPARAM = 5
 """I40E_ERR_PARAM, which reaches the writer as errno 5 (V)."""
-EBADMAC = 10
-"""I40E_ERR_INVALID_MAC_ADDR, likewise errno 10 (V)."""
-BROADCAST = "ff:ff:ff:ff:ff:ff"
-
-
-@dataclass(slots=True)
-class Vf:
-    """What the driver holds of one VF; the defaults are those of a VF just created (V)."""
-
-    number: int
-    mac: str
-    trunk: set[int] = field(default_factory=set)
-    vlan_mirror: set[int] = field(default_factory=set)
-    egress_mirror: int | None = None
-    ingress_mirror: int | None = None
-    mirror_rules: list[tuple[str, int]] = field(default_factory=list)
-    """The rules in the switch. Adding a target over another leaves the old rule there (V)."""
-    mac_anti_spoof: bool = True
-    vlan_anti_spoof: bool = False
-    allow_untagged: bool = True
-    allow_bcast: bool = True
-    loopback: bool = True
-    macs: list[str] = field(default_factory=list)
-    promisc: set[str] = field(default_factory=set)
-    vlan_strip: bool = True
-    strips: bool = True
-    """Whether the hardware strips: writing a trunk turns it on behind ``vlan_strip`` (V)."""
-    enable: bool = True
-    link: str = "auto"
-    max_tx_rate: int = 0
-    trust: bool = False
-    num_queues: int = 4
-    port_vlan: int = 0
-    resets: int = 0
-    exposed: int = 0
-    """Commands after which the VF was on without a trunk or a port VLAN: every VLAN passed."""
-    requested_share: list[int] = field(default_factory=lambda: [0] * CLASSES)
-    applied_share: list[int] = field(default_factory=lambda: [0] * CLASSES)
-    tc_rate: list[int] = field(default_factory=lambda: [0] * CLASSES)
-    counters: dict[str, int] = field(default_factory=dict)
-
-    def reset(self) -> None:
-        """A VF reset: the driver puts its own settings back, so only the guest notices (V)."""
-        self.resets += 1
-        self.strips = self.vlan_strip
+TOTAL_VFS = 64
 
 
 class IntelModel:
     """The device. ``no_tpid``: as on the X722, whose ``tpid`` can't be set (R)."""
 
     def __init__(self, vfs: int, *, link_mbps: int = 10_000, no_tpid: bool = False) -> None:
-        self.vfs = [Vf(n, f"02:00:00:00:00:{n:02x}") for n in range(vfs)]
-        for vf in self.vfs:
-            vf.macs = [BROADCAST, vf.mac]
         self.link_mbps = link_mbps
         self.no_tpid = no_tpid
         self.tpid = 0x8100
@@ -94,6 +52,14 @@ class IntelModel:
         self.max_bw = [0] * CLASSES
         self.dcb = False
         self.to_reconfigure = False
+        self._make(vfs)
+
+    def _make(self, vfs: int) -> None:
+        """As many VFs as new, and the files as they then are."""
+        self.vfs = [Vf(n, f"02:00:00:00:00:{n:02x}") for n in range(vfs)]
+        for vf in self.vfs:
+            vf.macs = [BROADCAST, vf.mac]
+        self._tree = self._files()
 
     def state(self) -> Any:
         """Everything, for ``.model/state``."""
@@ -105,7 +71,12 @@ class IntelModel:
         return {"tpid": self.tpid, "dcb": self.dcb, "classes": self.classes, "vfs": vfs}
 
     def tree(self) -> Tree:
-        """The files below ``sriov``."""
+        """The files below ``sriov``, as they are now."""
+        return self._tree
+
+    def _files(self) -> Tree:
+        if not self.vfs:
+            return {}
         pf: dict[str, File | Tree] = {
             name: File(self._show_pf_mirror(name), self._store_pf_mirror(name))
             for name in self.mirrors
@@ -115,70 +86,40 @@ class IntelModel:
             "apply": File(store=self._apply),
             **{str(tc): self._class_files(tc) for tc in range(CLASSES)},
         }
-        return {**pf, **{str(vf.number): _watched(vf, self._vf_files(vf)) for vf in self.vfs}}
+        return {**pf, **{str(vf.number): watched(vf, self._vf_files(vf)) for vf in self.vfs}}
 
     def control(self) -> Tree:
-        """What others do: ``port_vlan`` takes ``VF VID`` as ``ip link set … vf … vlan`` would;
-        ``guest_mac`` takes ``VF MAC``, a filter that a guest asks for."""
+        """What others do: ``ip`` takes ``VF WORD VALUE…``, as ``ip link set PF vf`` would set it,
+        ``port_vlan`` takes ``VF VID``; ``guest_mac`` takes ``VF MAC``, a filter that a guest asks
+        for; ``count`` takes ``VF COUNTER NUMBER``; ``numvfs`` is the device's ``sriov_numvfs``."""
         return {
+            "ip": File(store=self._ip),
             "port_vlan": File(store=self._port_vlan),
             "guest_mac": File(store=self._guest_mac),
+            "count": File(store=self._count),
+            "numvfs": File(lambda: f"{len(self.vfs)}\n", self._store_numvfs),
         }
 
+    def _count(self, text: str) -> None:
+        number, name, value = text.split()
+        self.vfs[int(number)].counters[name] = int(value)
+
     def _vf_files(self, vf: Vf) -> Tree:
-        def flag(name: str, after: Callable[[Vf], None] = lambda _: None) -> File:
-            def store(text: str) -> None:
-                value = parse_flag(text)
-                if value != getattr(vf, name):  # unchanged values never reach the device (K)
-                    setattr(vf, name, value)
-                    after(vf)
-
-            return File(lambda: show_flag(getattr(vf, name)), store)
-
-        def strip_follows(changed: Vf) -> None:
-            changed.strips = changed.vlan_strip
-
-        classes: Tree = {str(tc): self._vf_class_files(vf, tc) for tc in range(CLASSES)}
         return {
+            **own_files(vf),
             "trunk": File(lambda: show_list(vf.trunk), lambda text: self._store_trunk(vf, text)),
             "vlan_mirror": File(
                 lambda: show_list(vf.vlan_mirror), lambda text: self._store_vlan_mirror(vf, text)
             ),
             "egress_mirror": self._mirror_file(vf, "egress_mirror"),
             "ingress_mirror": self._mirror_file(vf, "ingress_mirror"),
-            "mac_anti_spoof": flag("mac_anti_spoof"),
-            "vlan_anti_spoof": flag("vlan_anti_spoof"),
-            "allow_untagged": flag("allow_untagged"),
-            "allow_bcast": flag("allow_bcast", _broadcast_filter),
-            "loopback": flag("loopback"),
-            "mac": File(lambda: vf.mac + "\n", lambda text: _store_mac(vf, text)),
-            "mac_list": File(lambda: _show_macs(vf), lambda text: _store_macs(vf, text)),
-            "promisc": File(lambda: _show_promisc(vf), lambda text: _store_promisc(vf, text)),
-            "vlan_strip": flag("vlan_strip", strip_follows),
-            "enable": flag("enable", _enabled_or_disabled),
-            "link_state": File(lambda: self._show_link(vf), lambda text: _store_link(vf, text)),
             "max_tx_rate": File(
                 lambda: f"{vf.max_tx_rate}\n", lambda text: self._store_rate(vf, text)
             ),
-            "min_tx_rate": File(_unsupported, _unsupported_store),
-            "trust": flag("trust"),
-            "queue_type": File(lambda: "0\n", _unsupported_store),
-            "num_queues": File(lambda: f"{vf.num_queues}\n", lambda text: _store_queues(vf, text)),
-            "stats": {
-                name: File(lambda name=name: f"{vf.counters.get(name, 0)}\n")  # type: ignore[misc]
-                for name in (
-                    "rx_bytes",
-                    "rx_packets",
-                    "rx_dropped",
-                    "tx_bytes",
-                    "tx_packets",
-                    "tx_dropped",
-                    "tx_errors",
-                )
-            }
-            | {"tx_spoofed": File(_unsupported)},
-            "reset_stats": File(store=lambda text: _reset_stats(vf, text)),
-            "qos": classes,
+            "qos": {
+                "share": File(lambda: _show_share(vf), lambda text: _store_share(vf, text)),
+                **{str(tc): self._vf_class_files(vf, tc) for tc in range(CLASSES)},
+            },
         }
 
     # -- VLANs and mirrors ------------------------------------------------------------------
@@ -254,14 +195,25 @@ class IntelModel:
         return store
 
     def _port_vlan(self, text: str) -> None:
-        """V, i40e_ndo_set_vf_port_vlan: the port VLAN replaces the trunk; ending it empties it."""
         number, vid = map(int, text.split())
-        vf = self.vfs[number]
-        if vid == vf.port_vlan:
-            return
-        vf.port_vlan = vid
-        vf.trunk = {vid} if vid else set()
-        vf.allow_untagged = not vid
+        set_port_vlan(self.vfs[number], vid)
+
+    def _ip(self, text: str) -> None:
+        number, *words = text.split()
+        if not 0 <= int(number) < len(self.vfs):
+            raise refuse(errno.EINVAL)
+        ip_link_set(self.vfs[int(number)], words)
+
+    def _store_numvfs(self, text: str) -> None:
+        """``sriov_numvfs_store``: from one number to another by way of 0 only. The driver makes
+        its folder with the VFs and takes it away with them (K, create_vfd_sysfs)."""
+        count = parse_number(text)
+        if not 0 <= count <= TOTAL_VFS:
+            raise refuse(errno.ERANGE)
+        if count and self.vfs and count != len(self.vfs):
+            raise refuse(errno.EBUSY)
+        if count != len(self.vfs):
+            self._make(count)
 
     def _guest_mac(self, text: str) -> None:
         number, mac = text.split()
@@ -379,8 +331,10 @@ class IntelModel:
         if parse_number(text) != 1:
             raise refuse(errno.EINVAL)
         sums = [sum(vf.requested_share[tc] for vf in self.vfs) for tc in range(CLASSES)]
-        if any(total > 100 for total in sums):
+        if any(total > 100 for total in sums) or sum(vf.bw_share for vf in self.vfs) > 100:
             raise refuse(EBADPARAM)
+        for vf in self.vfs:
+            vf.bw_share_applied |= bool(vf.bw_share) and not any(vf.requested_share)
         if self.to_reconfigure:
             self.dcb = self.dcb or bool(self.classes)
             for vf in self.vfs:
@@ -397,7 +351,7 @@ class IntelModel:
                     vf.requested_share[tc] = (100 - sums[tc]) // len(without)
                 vf.applied_share[tc] = vf.requested_share[tc]
 
-    # -- rates and links --------------------------------------------------------------------
+    # -- rates ------------------------------------------------------------------------------
 
     def _store_rate(self, vf: Vf, text: str) -> None:
         mbps = parse_number(text)
@@ -405,101 +359,18 @@ class IntelModel:
             raise refuse(errno.EINVAL)
         vf.max_tx_rate = mbps
 
-    def _show_link(self, vf: Vf) -> str:
-        """K: whether the link is up and its speed; ``auto`` is not told from ``enable``."""
-        return "down\n" if vf.link == "disable" else "up, 10 Gbps\n"
 
-
-def _watched(vf: Vf, files: Tree) -> Tree:
-    """The files, with an eye on what the VF can do after each command."""
-
-    def watched(file: File | Tree) -> File | Tree:
-        if not isinstance(file, File) or file.store is None:
-            return file
-        taken = file.store
-
-        def store(text: str) -> None:
-            taken(text)
-            if vf.enable and vf.link != "disable" and not vf.trunk and not vf.port_vlan:
-                vf.exposed += 1
-
-        return File(file.show, store)
-
-    return {name: watched(file) for name, file in files.items()}
-
-
-def _unsupported() -> str:
-    raise refuse(errno.EOPNOTSUPP)
-
-
-def _unsupported_store(_: str) -> None:
-    raise refuse(errno.EOPNOTSUPP)
-
-
-def _enabled_or_disabled(vf: Vf) -> None:
-    """R: enabling resets the VF. V: disabling forces its link down, enabling makes it ``auto``."""
-    vf.link = "auto" if vf.enable else "disable"
-    if vf.enable:
-        vf.reset()
-
-
-def _broadcast_filter(vf: Vf) -> None:
-    if vf.allow_bcast:
-        vf.macs.append(BROADCAST)
-    else:
-        vf.macs.remove(BROADCAST)
-
-
-def _store_mac(vf: Vf, text: str) -> None:
-    mac = parse_mac(text)
-    if mac != vf.mac:
-        vf.macs = [mac if known == vf.mac else known for known in vf.macs]
-        vf.mac = mac
-
-
-def _show_macs(vf: Vf) -> str:
-    """V: every MAC filter of the VF: broadcast, its default MAC, its guest's, in no order."""
-    return ",".join(vf.macs) + "\n" if vf.macs else ""
-
-
-def _store_macs(vf: Vf, text: str) -> None:
-    adding, rest = parse_edit(text)
-    for mac in parse_macs(rest):
-        if adding and mac not in vf.macs:
-            if len(vf.macs) < MAC_FILTERS:
-                vf.macs.append(mac)
-        elif not adding:
-            if mac not in vf.macs:
-                raise refuse(EBADMAC)
-            vf.macs.remove(mac)
-
-
-def _show_promisc(vf: Vf) -> str:
-    return (", ".join(mode for mode in ("ucast", "mcast") if mode in vf.promisc) or "off") + "\n"
-
-
-def _store_promisc(vf: Vf, text: str) -> None:
-    adding, mode = parse_edit(text)
-    if mode.strip() not in ("ucast", "mcast"):
+def _show_share(vf: Vf) -> str:
+    """V: not to be read before ``qos/apply``, nor where a class has a share of its own."""
+    if any(vf.requested_share):
+        raise refuse(errno.EPERM)
+    if not vf.bw_share_applied:
         raise refuse(errno.EINVAL)
-    vf.promisc = vf.promisc | {mode.strip()} if adding else vf.promisc - {mode.strip()}
+    return f"{vf.bw_share}\n"
 
 
-def _store_link(vf: Vf, text: str) -> None:
-    if text not in ("auto", "enable", "disable"):
+def _store_share(vf: Vf, text: str) -> None:
+    share = parse_number(text)
+    if not 1 <= share <= 100:  # K
         raise refuse(errno.EINVAL)
-    vf.link = text
-
-
-def _store_queues(vf: Vf, text: str) -> None:
-    queues = parse_number(text)
-    if not 1 <= queues <= 16:
-        raise refuse(errno.EINVAL)
-    vf.num_queues = queues
-    vf.resets += 1
-
-
-def _reset_stats(vf: Vf, text: str) -> None:
-    if parse_number(text) != 1:
-        raise refuse(errno.EINVAL)
-    vf.counters.clear()
+    vf.bw_share = share

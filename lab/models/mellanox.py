@@ -16,6 +16,9 @@ from typing import Any
 from lab.models.files import File, Tree, refuse
 from lab.models.text import VLANS, parse_mac
 
+LINKS = ("Follow", "Up", "Down")
+"""In the order of IFLA_VF_LINK_STATE."""
+
 
 @dataclass(slots=True)
 class Vf:
@@ -37,21 +40,45 @@ class MellanoxModel:
     """The eswitch in legacy mode."""
 
     def __init__(self, vfs: int) -> None:
+        self._make(vfs)
+
+    def _make(self, vfs: int) -> None:
         self.vfs = [Vf(number) for number in range(vfs)]
+        self._tree = {str(vf.number): self._files(vf) for vf in self.vfs}
 
     def state(self) -> Any:
         return {"vfs": [{**asdict(vf), "trunk": sorted(vf.trunk)} for vf in self.vfs]}
 
     def tree(self) -> Tree:
-        return {str(vf.number): self._files(vf) for vf in self.vfs}
+        """The files as they are now: a VF's folder comes and goes with it."""
+        return self._tree
 
     def control(self) -> Tree:
-        """``port_vlan`` takes ``VF VID`` as ``ip link set … vf … vlan`` would."""
-        return {"port_vlan": File(store=self._port_vlan)}
+        """What others do: ``ip`` takes ``VF WORD VALUE…``, as ``ip link set PF vf`` would set it,
+        ``port_vlan`` takes ``VF VID``; ``numvfs`` is the device's ``sriov_numvfs``."""
+        return {
+            "ip": File(store=self._ip),
+            "port_vlan": File(store=self._port_vlan),
+            "numvfs": File(lambda: f"{len(self.vfs)}\n", self._store_numvfs),
+        }
 
     def _port_vlan(self, text: str) -> None:
         number, vid = text.split()
         _store_vlan(self.vfs[int(number)], f"{vid}:0")
+
+    def _ip(self, text: str) -> None:
+        number, *words = text.split()
+        if not 0 <= int(number) < len(self.vfs):
+            raise refuse(errno.EINVAL)
+        _ip_link_set(self.vfs[int(number)], words)
+
+    def _store_numvfs(self, text: str) -> None:
+        """``sriov_numvfs_store``: from one number to another by way of 0 only."""
+        count = int(text)
+        if count and self.vfs and count != len(self.vfs):
+            raise refuse(errno.EBUSY)
+        if count != len(self.vfs):
+            self._make(count)
 
     def _files(self, vf: Vf) -> Tree:
         return {
@@ -66,6 +93,25 @@ class MellanoxModel:
             "trunk": File(lambda: _show_trunk(vf), lambda text: _store_trunk(vf, text)),
             "stats": File(lambda: _stats(vf), _read_only),
         }
+
+
+def _ip_link_set(vf: Vf, words: list[str]) -> None:
+    """The VF operations of rtnetlink, which set the same values as the files (S)."""
+    match words:
+        case ["mac", mac]:
+            vf.mac = parse_mac(mac)
+        case ["vlan", vid, qos, proto]:
+            _store_vlan(vf, f"{vid}:{qos}:{proto}")
+        case ["rate", minimum, maximum]:
+            vf.min_tx_rate, vf.max_tx_rate = int(minimum), int(maximum)
+        case ["spoofchk", on]:
+            vf.spoofcheck = on == "1"
+        case ["trust", on]:
+            vf.trust = on == "1"
+        case ["state", number]:
+            vf.link_state = LINKS[int(number)]
+        case _:
+            raise refuse(errno.EINVAL)
 
 
 def _write_only(store: Callable[[str], None], what: str) -> File:
@@ -96,7 +142,7 @@ def _rate(vf: Vf, name: str) -> File:
 
 
 def _store_link(vf: Vf, text: str) -> None:
-    if text not in ("Up", "Down", "Follow"):
+    if text not in LINKS:
         raise refuse(errno.EINVAL)
     vf.link_state = text
 

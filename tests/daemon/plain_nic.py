@@ -58,6 +58,10 @@ class PlainNic:
         """Seconds that it takes to tell its events."""
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
+        self.lacks: frozenset[str] = frozenset()
+        """Attributes that it can't enforce."""
+        self.held = False
+        """Guests hold its VFs."""
         self.told: list[Event] = []
         self.answered = 0
         self._fd = os.eventfd(0, os.EFD_NONBLOCK)
@@ -77,18 +81,22 @@ class PlainNic:
             64,
             64,
             64,
+            disturbing=frozenset({"enable_loopback"}),
         )
 
     def link(self) -> Link:
         return Link(not self.gone and self.speed is not None, self.speed)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:  # noqa: ARG002
-        return {}
+        return dict.fromkeys(self.lacks, Capability(Support.ABSENT, reason="not this driver"))
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
-        return rules
+        if rules is None or not self.lacks:
+            return rules
+        neutral = {name: VfRules.model_fields[name].default for name in self.lacks}
+        return rules.model_copy(update=neutral)
 
-    def observe(self, only: object = None) -> NicState:  # noqa: ARG002
+    def observe(self, only: object = None, *, guests: bool = True) -> NicState:  # noqa: ARG002
         if self.gone:
             raise NicGoneError("it is unplugged")
         self.looked += 1
@@ -97,7 +105,8 @@ class PlainNic:
         if self.unreadable:
             raise NicError(self.unreadable)
         vfs = {
-            v: VfState(v, r, True, None, 1500, grants=self.grants[v]) for v, r in self.rules.items()
+            v: VfState(v, r, True, None, 1500, held=self.held, grants=self.grants[v])
+            for v, r in self.rules.items()
         }
         return NicState(self.pf, self.link(), vfs)
 

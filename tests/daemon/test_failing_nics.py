@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from vfd.config.main_file import ParsedMain
+from vfd.api.views import pf
+from vfd.config.main_file import ParsedMain, parse_main
 from vfd.daemon import runner
 from vfd.daemon.exclusive import LOCKS, InUseError, lock_nic
 from vfd.daemon.flood import BURST, EVERY, Flood
@@ -50,6 +51,24 @@ def test_a_vf_of_a_lost_pf_is_deleted_and_closes_when_the_pf_is_back(service: Se
     assert nic.rules[0] is None
     assert nic.rules[1] is not None
     assert managed.condition == "ok"
+
+
+def test_a_vf_closes_when_its_pf_comes_back_unable_to_enforce_what_its_file_states(
+    service: Service,
+) -> None:
+    add(service, "vm1", 0)
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    nic.unplug()
+    handle(service, managed)
+    nic.lacks = frozenset({"vlans"})
+    nic.plug_in()
+    handle(service, managed)
+    assert nic.rules[0] is None
+    assert files(service) == {"vm1.json"}
+    [bad] = service.bad.values()
+    assert (bad.problems[0].field, bad.vfid) == ("vlans", 0)
+    assert any("not this driver" in event.text for event in service.journal.since(0))
 
 
 def test_a_pf_that_is_lost_at_this_very_moment_lets_its_vf_be_deleted(service: Service) -> None:
@@ -404,3 +423,26 @@ def test_a_change_that_somebody_tears_away_is_undone_and_said(vfd: Vfd) -> None:
         vandal.join()
     assert "undone" in said
     assert json.loads((vfd.config_dir / "vm1.json").read_text())["vlans"] == last
+
+
+def test_a_default_is_not_worth_disturbing_guests_but_what_is_stated_is(service: Service) -> None:
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    nic.pf = nic.pf.model_copy(update={"enable_loopback": True, "mtu": 9000})  # as it was found
+    nic.held = True
+    service.converge(managed)
+    assert nic.pf.enable_loopback
+    assert nic.pf.mtu == 1500
+    assert managed.condition == "ok"
+    warning = next(text for text in pf(service, managed).warnings if "enable_loopback" in text)
+    assert "guests" in warning
+    nic.held = False
+    service.converge(managed)
+    assert not nic.pf.enable_loopback
+    assert pf(service, managed).warnings == []
+    nic.pf = nic.pf.model_copy(update={"enable_loopback": True})
+    nic.held = True
+    entry = {"id": managed.id, "enable_loopback": False}
+    text = json.dumps({"config_dir": str(service.files.folder), "pciids": [entry]})
+    service.reload(parse_main(text, file="vfd.cfg").config)
+    assert not nic_of(service).pf.enable_loopback

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from vfd.nic.kernel.flower import (
     ANY,
     WIRE,
+    Action,
     Drop,
     Goto,
     Match,
@@ -18,6 +19,7 @@ from vfd.nic.kernel.flower import (
     Note,
     Pass,
     Police,
+    PoliceBytes,
     Pop,
     Push,
     Redirect,
@@ -30,28 +32,27 @@ from vfd.policy.frames import Frame, Tag, parse
 HOST = -2
 """Where frames of the wire go that no rule took: the netdev that the uplink is."""
 Out = tuple[tuple[int, bytes], ...]
+_Chains = dict[tuple[int, int], list[tuple[int, Match, tuple[Action, ...]]]]
 
 
 class Machine:
-    def __init__(self, rules: Rules) -> None:
-        self._chains: dict[tuple[int, int], list[tuple[int, Match, tuple]]] = {}  # type: ignore[type-arg]
-        for place, actions in rules.items():
-            assert len(actions) <= 32, f"{len(actions)} actions in one rule: the kernel takes 32"
-            chain = self._chains.setdefault((place.port, place.chain), [])
-            chain.append((place.pref, place.match, actions))
-        for entries in self._chains.values():
-            entries.sort(key=lambda entry: entry[0])
-            protocols: dict[int, int] = {}
-            for pref, match, _ in entries:
-                assert protocols.setdefault(pref, match.protocol) == match.protocol, (
-                    f"pref {pref} has rules of two protocols: the kernel refuses that"
-                )
+    def __init__(self, rules: Rules, in_cpu: Rules | None = None) -> None:
+        """``in_cpu``: rules that a frame meets from where it met none of ``rules`` in the NIC."""
+        self._nic = _chains(rules)
+        self._cpu = _chains(in_cpu or {})
 
-    def process(self, port: int, raw: bytes, *, exhausted: bool = False) -> Out:
-        """The frames that leave, by port. ``exhausted``: policers let nothing through."""
+    def process(
+        self, port: int, raw: bytes, *, exhausted: bool = False, throttled: bool = False
+    ) -> Out:
+        """The frames that leave, by port. ``exhausted``, ``throttled``: policers of frames, of
+        bytes, let nothing through."""
         frame, chain, out = parse(raw), 0, []
+        chains = self._nic
         while True:
-            hits = [entry for entry in self._chains.get((port, chain), ()) if _is(entry[1], frame)]
+            hits = [entry for entry in chains.get((port, chain), ()) if _is(entry[1], frame)]
+            if not hits and chains is self._nic and self._cpu:
+                chains = self._cpu
+                continue
             if not hits:
                 out.append((HOST, bytes(frame)))
                 break
@@ -76,6 +77,9 @@ class Machine:
                     case Police():
                         if exhausted:
                             break
+                    case PoliceBytes():
+                        if throttled:
+                            break
                     case Goto(to):
                         chain = to
                         break
@@ -91,6 +95,22 @@ class Machine:
             if chain < 0:
                 break
         return tuple(sorted(out))
+
+
+def _chains(rules: Rules) -> _Chains:
+    chains: _Chains = {}
+    for place, actions in rules.items():
+        assert len(actions) <= 32, f"{len(actions)} actions in one rule: the kernel takes 32"
+        chain = chains.setdefault((place.port, place.chain), [])
+        chain.append((place.pref, place.match, actions))
+    for entries in chains.values():
+        entries.sort(key=lambda entry: entry[0])
+        protocols: dict[int, int] = {}
+        for pref, match, _ in entries:
+            assert protocols.setdefault(pref, match.protocol) == match.protocol, (
+                f"pref {pref} has rules of two protocols: the kernel refuses that"
+            )
+    return chains
 
 
 def to_others(out: Iterable[tuple[int, bytes]]) -> Out:

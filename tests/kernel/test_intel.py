@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.kernel.modelled import CLOSED, Modelled, PortVlan, modelled, part
 
 from vfd.nic.kernel.intel import IntelSysfs
-from vfd.nic.kernel.nic import write_rules
+from vfd.nic.kernel.parts import write_rules
 from vfd.nic.protocol import NicError, Support
 from vfd.policy.values import PfPolicy, VfRules
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.kernel.modelled import CLOSED, Modelled, PortVlan, modelled, part
 
 from vfd.nic.kernel.mlx import MlxSysfs
-from vfd.nic.kernel.nic import write_rules
+from vfd.nic.kernel.parts import write_rules
 from vfd.nic.kernel.surface import TAGGING
 from vfd.nic.protocol import NicError
 from vfd.policy.values import VfRules

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import pytest
 
-from vfd.nic.kernel.drivers import driver_named
+from vfd.nic.kernel.drivers import DRIVERS, driver_named
 from vfd.nic.kernel.rtnl import Rtnetlink
-from vfd.nic.kernel.surface import CONSEQUENCES, NEEDS_NOBODY, Assignment, assign
-from vfd.nic.kernel.vfinfo import VfSettings, differ, parse_link, set_vfs
-from vfd.nic.netlink import Netlink
+from vfd.nic.kernel.surface import (
+    CONSEQUENCES,
+    NEEDS_NOBODY,
+    PROVIDERS,
+    Assignment,
+    absent,
+    assign,
+)
+from vfd.nic.kernel.vfinfo import (
+    IFLA_IFNAME,
+    IFLA_MTU,
+    IFLA_VFINFO_LIST,
+    Step,
+    VfSettings,
+    parse_link,
+    set_vfs,
+)
+from vfd.nic.netlink import Netlink, attr, attr_text, attr_u32, nest
 from vfd.policy.rate import Rate
 from vfd.policy.values import C_TAG, S_TAG, VfRules
 
@@ -28,7 +44,8 @@ def ice() -> Rtnetlink:
 
 
 def test_every_attribute_has_a_consequence_and_a_value_that_needs_nobody() -> None:
-    assert CONSEQUENCES.keys() == NEEDS_NOBODY.keys() == VfRules.model_fields.keys()
+    assert CONSEQUENCES.keys() == NEEDS_NOBODY.keys() == PROVIDERS.keys()
+    assert CONSEQUENCES.keys() == VfRules.model_fields.keys()
 
 
 def test_access_mode_is_rtnetlinks(igb: Rtnetlink) -> None:
@@ -46,7 +63,9 @@ def test_a_vlan_list_is_lacking_and_says_what_would_provide_it(igb: Rtnetlink) -
 def test_service_access_needs_a_driver_with_802_1ad(igb: Rtnetlink, ice: Rtnetlink) -> None:
     rules = VfRules(vlans=(5,), strip_stag=True)
     assert "strip_stag" in assign(rules, [igb])[1]
-    assert "strip_stag" not in assign(rules, [ice])[1]
+    assert "0x88a8" in assign(rules, [ice])[1]["strip_stag"].reason
+    service = Rtnetlink(Netlink(), 1, driver_named("ice"), pf_tpid=S_TAG)
+    assert "strip_stag" not in assign(rules, [service])[1]
 
 
 def test_what_is_expressed_is_the_rules_in_steps_of_1_mbit(igb: Rtnetlink) -> None:
@@ -77,7 +96,7 @@ PLAIN = VfSettings(mac="02:00:00:00:00:01", spoofchk=True, trust=False, link_sta
     ],
 )
 def test_what_is_sent_reads_back_as_it_was_meant(wanted: VfSettings) -> None:
-    message = set_vfs(7, {3: (VfSettings(mac="ff:ff:ff:ff:ff:ff"), wanted)})
+    [message] = set_vfs(7, [Step(3, VfSettings(mac="ff:ff:ff:ff:ff:ff"), wanted)])
     link = parse_link(message)
     assert link.index == 7
     got = link.vfs[3]
@@ -88,6 +107,74 @@ def test_what_is_sent_reads_back_as_it_was_meant(wanted: VfSettings) -> None:
 
 
 def test_settings_that_stay_are_not_sent() -> None:
-    assert not differ(PLAIN, PLAIN)
-    assert not differ(PLAIN, replace(PLAIN, mac=None, spoofchk=None, trust=None, link_state=None))
-    assert len(set_vfs(7, {3: (PLAIN, PLAIN)})) == len(set_vfs(7, {}))
+    nothing = replace(PLAIN, mac=None, spoofchk=None, trust=None, link_state=None)
+    assert set_vfs(7, [Step(3, PLAIN, PLAIN), Step(4, PLAIN, nothing)]) == ()
+
+
+@pytest.mark.parametrize("attribute", VfRules.model_fields)
+def test_what_nothing_offers_names_what_would(attribute: str) -> None:
+    assert PROVIDERS[attribute] in absent(attribute).reason
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    "rules",
+    [
+        VfRules(vlans=[1, 2], macs=["02:00:00:00:00:09"], allow_un_ucast=True),
+        VfRules(vlans=[1, 2], strip_ctag=True, allow_bcast=False, mtu=1400, storm_limit=5),
+        VfRules(vlans=[5], strip_stag=True, trust=True, mirror={"target": 2}, queues=[]),
+    ],
+)
+def test_every_refusal_names_what_would_enforce_it(driver: str, rules: VfRules) -> None:
+    _, lacking = assign(rules, [Rtnetlink(Netlink(), 1, driver_named(driver))])
+    assert lacking
+    for attribute, why in lacking.items():
+        assert PROVIDERS[attribute] in why.reason, attribute
+
+
+def test_rates_are_those_that_the_driver_enforces(igb: Rtnetlink) -> None:
+    i40e = Rtnetlink(Netlink(), 1, driver_named("i40e"))
+    asked = VfRules(vlans=[5], strip_ctag=True, rate=Rate(bps=130 * 10**6))
+    taken, lacking = assign(asked, [i40e])
+    assert "rate" not in lacking
+    assert i40e.express(Assignment(asked, taken["rtnetlink"]))["rate"] == Rate(bps=10**8)
+    too_small = asked.model_copy(update={"rate": Rate(bps=30 * 10**6)})
+    assert "50 Mbit/s" in assign(too_small, [i40e])[1]["rate"].reason
+    assert "rate" not in assign(too_small, [igb])[1]
+    assert "50 Mbit/s" in i40e.capabilities()["rate"].limit
+    assert (
+        "10 Gbit/s" in Rtnetlink(Netlink(), 1, driver_named("ixgbe")).capabilities()["rate"].limit
+    )
+    assert "rate" not in Rtnetlink(Netlink(), 1, driver_named("igb", "1521")).capabilities()
+
+
+def test_unknown_unicast_follows_from_trust(igb: Rtnetlink, ice: Rtnetlink) -> None:
+    both = VfRules(vlans=[5], strip_ctag=True, trust=True, allow_un_ucast=True)
+    trusted = both.model_copy(update={"allow_un_ucast": False})
+    alone = both.model_copy(update={"trust": False})
+    neither = both.model_copy(update={"trust": False, "allow_un_ucast": False})
+    assert [
+        "allow_un_ucast" in assign(rules, [ice])[1] for rules in (both, trusted, alone, neither)
+    ] == [False, True, True, False]
+    assert [
+        "allow_un_ucast" in assign(rules, [igb])[1] for rules in (both, trusted, alone, neither)
+    ] == [True, False, True, False]
+
+
+def test_a_list_of_vfs_that_outgrew_its_attribute_is_no_list_but_what_came_before_it_holds() -> (
+    None
+):
+    head = struct.pack("=BxHiII", 0, 0, 7, 0, 0)
+    before = attr_text(IFLA_IFNAME, "pf0") + attr_u32(IFLA_MTU, 9000)
+    vfs = b"".join(
+        nest(1, attr(4, struct.pack("=II", n, 1)), attr(8, bytes(250))) for n in range(256)
+    )
+    length = len(vfs) + 4
+    assert length > 0xFFFF
+    torn = struct.pack("=HH", length & 0xFFFF, IFLA_VFINFO_LIST) + vfs
+    link = parse_link(head + before + torn + attr_u32(IFLA_MTU, 1))
+    assert link.torn
+    assert (link.name, link.mtu, link.vfs, link.vf_counters) == ("pf0", 9000, {}, {})
+    few = b"".join(nest(1, attr(4, struct.pack("=II", n, 1))) for n in range(3))
+    whole = parse_link(head + before + attr(IFLA_VFINFO_LIST, few) + attr_u32(IFLA_MTU, 1))
+    assert (whole.torn, whole.mtu, sorted(whole.vfs)) == (False, 9000, [0, 1, 2])

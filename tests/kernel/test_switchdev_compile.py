@@ -6,6 +6,7 @@ they mean what docs/semantics.md says; tests/lab_netdevsim proves that the kerne
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import pytest
@@ -15,7 +16,7 @@ from tests.kernel.flower_machine import HOST, WIRE, Machine, to_others
 from vfd.nic.kernel.flower import Rules
 from vfd.nic.kernel.switchdev_compile import Eswitch, compile_rules
 from vfd.nic.kernel.switchdev_record import record, recorded
-from vfd.nic.kernel.switchdev_steps import Put, Remove, Step, steps
+from vfd.nic.kernel.switchdev_steps import Put, Remove, Step, software_ports, steps, to_software
 from vfd.policy.frames import TruncatedError, parse
 from vfd.policy.model import Model
 from vfd.policy.requests import owners
@@ -92,6 +93,24 @@ def test_a_storm_limit_stops_what_counts_as_a_storm_and_nothing_else(seed: int) 
                 to_others(machine.process(port, raw, exhausted=True))
                 == model.process(port, raw, limited=limited).out  # type: ignore[arg-type]
             )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_limit_of_what_a_vf_is_sent_stops_frames_to_its_macs_and_nothing_else(seed: int) -> None:
+    rng = Random(5000 + seed)
+    for _ in range(4):
+        world = _world(rng)
+        limited = {vf.vfid for vf in world.nic.vfs if vf.max_rx_rate.bps}
+        owner = owners(world.nic, {}, world.own_macs)
+        machine = Machine(compile_rules(_eswitch(world)))
+        for port, raw in _frames(rng, world, 50):
+            free = to_others(machine.process(port, raw))
+            held = to_others(machine.process(port, raw, throttled=True))
+            gone = [to for to, _ in (Counter(free) - Counter(held)).elements()]
+            to = owner.get(parse(raw).dst)
+            assert gone in ([], [to])
+            assert to in limited or not gone
+            assert not Counter(held) - Counter(free)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -191,6 +210,22 @@ def test_a_change_of_one_vf_shuts_no_other() -> None:
         shut = {step.rule.place.port for step in way if isinstance(step, Put) and
                 step.rule.place.pref == 1 and step.rule.place.chain == 0}  # fmt: skip
         assert shut <= {one.vfid}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_while_rules_go_from_the_nic_to_the_cpu_every_frame_fares_as_before(seed: int) -> None:
+    rng = Random(4000 + seed)
+    world = _world(rng, 4)
+    rules = compile_rules(_eswitch(world))
+    frames = _frames(rng, world, 30)
+    fates = [Machine(rules).process(*frame) for frame in frames]
+    ports = frozenset(rng.sample(range(WIRE, 4), 3))
+    in_nic, in_cpu = dict(rules), Rules()
+    for rule in to_software(rules, rules.keys(), ports):
+        in_cpu[rule.place] = in_nic.pop(rule.place)
+        machine = Machine(in_nic, in_cpu)
+        assert [machine.process(*frame) for frame in frames] == fates, rule
+    assert software_ports(rules, in_nic) == ports & {place.port for place in rules}
 
 
 def test_between_equal_policies_there_is_nothing_to_do() -> None:

@@ -60,7 +60,9 @@ def until(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def ip(*arguments: str) -> str:
-    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+    command = ["ip", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
 
 
 def kernel_shows(netdev: str, vfid: int) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class IgbBench:
             if not policy.pf.enable_loopback and len(policy.vfs) > 1:
                 return f"enable_loopback: {pf_can['enable_loopback'].limit}"
         if "mtu" in features or "tx.5" in case.proves:
-            return f"mtu: {vf_can['mtu'].limit}"
+            return f"mtu: {vf_can['mtu'].reason}"
         checked = all(vf.mac_anti_spoof for policy in case.policies for vf in policy.vfs)
         if "tx.2" in case.proves and not checked:
             return "mac_anti_spoof: when it is off, this NIC checks no source address at all"

@@ -22,10 +22,12 @@ from vfd.nic.kernel.flower_netlink import Tc
 from vfd.nic.kernel.representors import Representors
 from vfd.nic.kernel.surface import Assignment
 from vfd.nic.kernel.switchdev import SwitchdevSurface
+from vfd.nic.kernel.switchdev_netdevs import Netdevs
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import Support
 from vfd.policy.model import Model
-from vfd.policy.values import VfRules
+from vfd.policy.rate import NONE, Rate
+from vfd.policy.values import PfPolicy, VfRules
 
 VFS = 4
 NETNS = "guests"
@@ -87,14 +89,16 @@ def test_rules_in_the_kernel_do_with_frames_what_the_model_does(wires: Wires) ->
         world = _world(rng, VFS)
         surface = SwitchdevSurface(
             Tc(netlink),
+            Netdevs(netlink),
             world.nic.pf,
             lambda: Representors(wires.ifindexes),
             lambda world=world: world.own_macs,  # type: ignore[misc]
-            takes_links=True,
+            link_limit="",
         )
         surface.write_pf(world.nic.pf, world.nic.pf)
-        # no storm limit: a policer's tokens are no matter of single frames
-        policies = tuple(vf.model_copy(update={"storm_limit": 0}) for vf in world.nic.vfs)
+        # no limits: a policer's tokens are no matter of single frames
+        unlimited = {"storm_limit": 0, "max_rx_rate": NONE}
+        policies = tuple(vf.model_copy(update=unlimited) for vf in world.nic.vfs)
         nic = world.nic.model_copy(update={"vfs": policies})
         wanted = {vf.vfid: Assignment(vf.rules, _ALL) for vf in nic.vfs}
         closed = {vfid: Assignment(None, frozenset()) for vfid in range(VFS)}
@@ -103,7 +107,9 @@ def test_rules_in_the_kernel_do_with_frames_what_the_model_does(wires: Wires) ->
         for vf in nic.vfs:
             assert shown[vf.vfid] == surface.express(wanted[vf.vfid])
         assert surface.capabilities()["vlans"].support is Support.LIMITED
-        assert "software" in surface.capabilities()["vlans"].limit
+        limit = surface.capabilities()["vlans"].limit
+        assert "by the CPU" in limit
+        assert "hw-tc-offload is off and stays off at r-1" in limit
         model = Model(nic, {}, world.own_macs, wire_up=True)
         for port, raw in _frames(rng, world, 30):
             whole = raw.ljust(64, b"\0")
@@ -113,3 +119,29 @@ def test_rules_in_the_kernel_do_with_frames_what_the_model_does(wires: Wires) ->
             passed += bool(expected)
     assert checked == 300
     assert passed > 60
+
+
+def test_what_a_vf_is_sent_above_its_limit_is_dropped_and_floods_are_not(wires: Wires) -> None:
+    macs = {vfid: f"02:00:00:00:00:{vfid:02x}" for vfid in range(2)}
+    pf = PfPolicy(id="none")
+    surface = SwitchdevSurface(
+        Tc(Netlink()),
+        Netdevs(Netlink()),
+        pf,
+        lambda: Representors(wires.ifindexes),
+        lambda: macs,
+        link_limit="",
+    )
+    slow = VfRules(allow_untagged=True, max_rx_rate=Rate(bps=8000))  # the bucket is 64 KiB
+    surface.write({vfid: Assignment(slow, _ALL) for vfid in range(2)})
+    rest = bytes.fromhex("02ffffff0001" + "0800") + bytes(1400)
+
+    def arrived(dst: str, count: int) -> int:
+        for _ in range(count):
+            wires.ends[WIRE].send(bytes.fromhex(dst.replace(":", "")) + rest)
+        time.sleep(0.3)
+        return sum(1 for port, _ in wires._arrived() if port == 0)
+
+    assert 40 <= arrived(macs[0], 100) <= 50
+    assert arrived("ff:ff:ff:ff:ff:ff", 20) == 20
+    assert arrived(macs[0], 20) <= 1

@@ -75,3 +75,14 @@ def test_link_status_of_an_open_vf_is_as_asked(legacy: Simulated) -> None:
         shown = legacy.observed()[0]
         assert shown is not None
         assert shown.link_status is status
+
+
+def test_a_parameter_of_devlink_limits_the_macs_of_a_vf(legacy: Simulated) -> None:
+    assert legacy.nic.capabilities.max_macs == 32  # netdevsim's own number
+    assert legacy.nic.capabilities.pf["max_macs"].by == "devlink"
+    device = f"netdevsim/{legacy.name}"
+    run("devlink", "dev", "param", "set", device, "name", "max_macs", "value", "5",
+        "cmode", "driverinit")  # fmt: skip
+    run("devlink", "dev", "reload", device)
+    until(lambda: EventKind.BACK in [event.kind for event in legacy.nic.events()])
+    assert legacy.nic.capabilities.max_macs == 5

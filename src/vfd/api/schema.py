@@ -197,6 +197,8 @@ class CapsAnswer(Answer):
     absent_counters: list[str]
     counter_limits: dict[str, str]
     """By counter: in what it counts otherwise than docs/semantics.md says."""
+    uncounted: str = ""
+    """Why VFs have no counters at all, where they have none."""
     max_vfs: int
     max_vlans: int
     max_macs: int
@@ -250,7 +252,7 @@ class Extended(Answer):
     numa_node: int | None = None
     iommu_group: int | None = None
     msix: int | None = None
-    """Interrupt vectors of a VF."""
+    """Interrupt vectors of a VF; of a PF those that can be shared out among its VFs."""
     vfs: int | None = None
     scale: float | None = None
     class_scale: dict[int, float] | None = None

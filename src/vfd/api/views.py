@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -118,6 +119,12 @@ def _warnings(managed: Managed, vfid: int | None) -> list[str]:
     found = list(managed.aim.warnings.get(vfid, ())) if managed.aim else []
     if (why := managed.unmet.get(vfid)) is not None:
         found.append(f"not as asked: {why}")
+    if vfid is None and managed.nic is not None and managed.aim and managed.seen:
+        found += [
+            f"{field} is {json.dumps(value)} as it was found: nobody states it, and a change would"
+            " disturb guests that hold VFs; state it to have it changed"
+            for field, value in managed.spared(managed.aim.pf, managed.seen).items()
+        ]
     if vfid is not None and vfid in managed.kept:
         found.append("open although no configuration of it can be read: left as it was found")
     if vfid is not None and managed.nic is not None and managed.is_closed(vfid):
@@ -144,6 +151,7 @@ def caps(managed: Managed) -> schema.CapsAnswer:
         counters=[c for c in COUNTERS if c in known.counters],
         absent_counters=[c for c in COUNTERS if c not in known.counters],
         counter_limits={c: known.counter_limits[c] for c in COUNTERS if c in known.counter_limits},
+        uncounted=known.uncounted,
         max_vfs=known.max_vfs,
         max_vlans=known.max_vlans,
         max_macs=known.max_macs,
@@ -201,6 +209,7 @@ def _pf_row(managed: Managed, counters: dict[str, int], extended: bool) -> schem
             numa_node=identity.numa_node if identity else None,
             mtu=managed.pf.mtu,
             vfs=len(seen.vfs) if seen else 0,
+            msix=identity.vf_total_msix if identity else None,
             scale=managed.aim.scale if managed.aim else 1.0,
             class_scale=dict(managed.aim.class_scale) if managed.aim else {},
         )

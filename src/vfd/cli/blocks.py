@@ -37,6 +37,7 @@ def block_lines(row: Mapping[str, Any], *, exact: bool, colour: bool) -> list[st
         line(
             "vfs",
             "" if vfs is None else str(vfs),
+            "" if more.get("msix") is None else f"{more['msix']} interrupts to share out",
             f"guarantees scaled by {more['scale']:.3g}" if scaled else "",
             *(
                 f"shares of class {pri} scaled by {factor:.3g}"

@@ -67,7 +67,8 @@ def caps(pf: str) -> None:
         names = [name for name, text in answer["counter_limits"].items() if text == limit]
         lines.append(f"    {', '.join(names)}: {limit}")
     if answer["absent_counters"]:
-        lines.append("    absent: " + " ".join(answer["absent_counters"]))
+        why = f" ({printable(answer['uncounted'])})" if answer.get("uncounted") else ""
+        lines.append("    absent: " + " ".join(answer["absent_counters"]) + why)
     ask.out("\n".join(lines))
 
 

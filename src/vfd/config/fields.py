@@ -43,7 +43,6 @@ PF_SHAPE = Shape(
     gone={
         "hw_strip_crc": "guests never see the frame check sequence",
         "pf_driver": "drivers are the host's: vfd takes the one that the PF has",
-        "vf_driver": "drivers are the host's: vfd takes the one that a VF has",
     },
     inner=frozenset({"default_mtu", "enable_qos"}),
 )

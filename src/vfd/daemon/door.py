@@ -44,7 +44,8 @@ def admit(
     refused, warnings = [], []
     values = policy.model_dump(mode="json", include=set(shortfalls))
     for field, capability in shortfalls.items():
-        limited = capability.support is Support.LIMITED
+        # one that has a single value doesn't enforce another at all
+        limited = capability.support is Support.LIMITED and capability.fixed is None
         if strict or (strict is None and field in stated and not limited):
             refused.append(Shortfall(field, values.get(field), _refusal(capability)))
         elif limited:
@@ -71,18 +72,22 @@ def _consequence(capability: Capability) -> str:
 def pf_shortfalls(
     policy: PfPolicy, capabilities: Mapping[str, Capability]
 ) -> dict[str, Capability]:
-    """The PF's attributes that the NIC can't enforce as the PF has them: those that differ from
-    their defaults, and a default that is limited to another value, with what follows from that.
-    Of ``vfs`` the rules know the limit."""
+    """The PF's attributes whose value the NIC can't enforce: another than its only one; another
+    than the default, of what it lacks; and what is limited, with what follows from that. Of ``vfs``
+    the rules know the limit."""
     plain = PfPolicy(id=policy.id)
-    short: dict[str, Capability] = {}
-    for field, capability in capabilities.items():
-        if field not in PfPolicy.model_fields or field == "vfs":
-            continue
-        differs = getattr(policy, field) != getattr(plain, field)
+
+    def lacks(field: str, capability: Capability) -> bool:
+        value = getattr(policy, field)
+        differs = bool(value != getattr(plain, field))
+        if capability.fixed is not None:
+            return bool(value != capability.fixed)
         if capability.support is Support.ABSENT:
-            if differs:
-                short[field] = capability
-        elif capability.support is Support.LIMITED and differs is not bool(capability.consequence):
-            short[field] = capability
-    return short
+            return differs
+        return capability.support is Support.LIMITED and differs is not bool(capability.consequence)
+
+    return {
+        field: capability
+        for field, capability in capabilities.items()
+        if field in PfPolicy.model_fields and field != "vfs" and lacks(field, capability)
+    }

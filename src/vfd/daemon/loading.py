@@ -6,18 +6,22 @@ all others go on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
-from vfd.daemon.failures import RefusedError
+from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.files import BadFile
-from vfd.daemon.managed import Condition, Configured, Managed
+from vfd.daemon.managed import Aim, Condition, Configured, Managed
+from vfd.nic.protocol import NicError
 from vfd.policy.values import PfPolicy, VfRules
 
 if TYPE_CHECKING:
     from vfd.daemon.service import Service
+
+log = logging.getLogger("vfd.service")
 
 
 def load(
@@ -35,7 +39,7 @@ def load(
         if not starting:
             return  # what was in force stays in force
         good, bad = [], [BadFile(problem.file, (problem,))]
-    known = {p for b in service.bad.values() for p in b.problems}
+    known = _problems(service)
     service.bad = {b.file: b for b in bad}
     if starting:
         good.sort(key=lambda one: not _is_enforced(service, one))
@@ -52,6 +56,34 @@ def load(
             pf = (pfs or {}).get(pf_id, managed.pf)
             _follow(service, managed, pf, homes[pf_id], starting=starting)
     _tell_conflicts(service)
+    _tell_of_new(service, known)
+
+
+def judge_again(service: Service, managed: Managed, found: str) -> int:
+    """Follows once more what was aimed at, on a NIC that came back with another driver perhaps or
+    in another mode. What it can't enforce any more is refused as at the door: the VF closes
+    rather than be open with less than its file states. Returns the number of changes."""
+    assert managed.aim is not None
+    before, wanted = managed.aim, [*managed.aim.vfs.values()]
+    pf = before.pf
+    if pf.vfs is None:  # their number is what it was, whatever the PF came back with
+        pf = pf.model_copy(update={"vfs": before.desired.pf.vfs})
+    managed.aim = None
+    known = _problems(service)
+    managed.kept = still_kept(service, managed, wanted)
+    _make_vfs(managed, pf)
+    aim = _agreed(service, managed, pf, wanted, {})
+    if aim is not None:
+        managed.aim, managed.pf = replace(aim, pf=before.pf), before.pf
+    _tell_of_new(service, known)
+    return service.converge(managed, found=found)
+
+
+def _problems(service: Service) -> set[Problem]:
+    return {problem for bad in service.bad.values() for problem in bad.problems}
+
+
+def _tell_of_new(service: Service, known: set[Problem]) -> None:
     for problem in (p for b in service.bad.values() for p in b.problems):
         if problem not in known:
             service.journal.emit(
@@ -70,6 +102,17 @@ def _tell_conflicts(service: Service) -> None:
     for bad in tuple(service.bad.values()):
         if more := service.conflicts(bad.file, bad.problems, bad.readable, in_force.get(bad.file)):
             service.bad[bad.file] = replace(bad, problems=(*bad.problems, *more))
+
+
+def admit_waiting(service: Service, managed: Managed) -> None:
+    """Files whose VF was missing come into force where it is there now."""
+    assert managed.seen is not None
+    for bad in tuple(service.bad.values()):
+        if bad.device and service.home(bad.device) is managed and bad.vfid in managed.seen.vfs:
+            try:
+                service.admit(bad.file)
+            except (RefusedError, NotFoundError, ExistsError, NicError, StorageError) as error:
+                log.info("%s stays out of force: %s", bad.file, error)
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:
@@ -117,20 +160,21 @@ def _follow(
     fallback = [one for file, one in old_of.items() if _is_bad(service, file) and file not in files]
     candidates = fallback + wanted
     managed.kept = still_kept(service, managed, candidates, starting=starting)
-    while True:
-        try:
-            aim = managed.aim_at(pf, candidates)
-            break
-        except RefusedError as refused:
-            again = _without_offenders(service, managed, candidates, refused, old_of)
-            if again is None:
-                managed.condition, managed.detail = Condition.FAILED, str(refused)
-                managed.refused = str(refused)
-                service.journal.emit("failed", str(refused), level="error", pf=managed.id)
-                return
-            candidates = again
+    _make_vfs(managed, pf)
+    bad = dict(service.bad)
+    aim = _agreed(service, managed, pf, candidates, old_of)
+    if aim is None:
+        return
+    is_new_pf = managed.aim is not None and managed.aim.pf != pf
     managed.aim, managed.pf, managed.refused = aim, pf, ""
     service.converge(managed)
+    if is_new_pf:  # as it is now, the PF may enforce less of its VFs' policies, or more
+        service.bad = bad
+        aim = _agreed(service, managed, pf, candidates, old_of, anew=True)
+        if aim is None:
+            return
+        managed.aim = aim
+        service.converge(managed)
     for vfid in managed.kept:
         service.journal.emit(
             "kept",
@@ -140,6 +184,36 @@ def _follow(
             pf=managed.id,
             vfid=vfid,
         )
+
+
+def _make_vfs(managed: Managed, pf: PfPolicy) -> None:
+    try:
+        managed.make_vfs(pf)
+    except NicError as error:  # converging tries again, and tells what becomes of it
+        log.warning("%s: %s", managed.id, error)
+
+
+def _agreed(
+    service: Service,
+    managed: Managed,
+    pf: PfPolicy,
+    candidates: list[Configured],
+    old_of: Mapping[str, Configured],
+    *,
+    anew: bool = False,
+) -> Aim | None:
+    """What as many of ``candidates`` as agree ask for; None: the PF's own configuration is bad."""
+    while True:
+        try:
+            return managed.aim_at(pf, candidates, anew=anew)
+        except RefusedError as refused:
+            again = _without_offenders(service, managed, candidates, refused, old_of)
+            if again is None:
+                managed.condition, managed.detail = Condition.FAILED, str(refused)
+                managed.refused = str(refused)
+                service.journal.emit("failed", str(refused), level="error", pf=managed.id)
+                return None
+            candidates = again
 
 
 def _is_bad(service: Service, file: str) -> bool:

@@ -9,15 +9,17 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from vfd.config.errors import Problem, shown
+from vfd.daemon import steps
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.door import admit, pf_shortfalls
 from vfd.daemon.exclusive import InUseError, Lock, lock_nic
 from vfd.daemon.failures import RefusedError
 from vfd.nic.discovery import address_of, open_nic, remove_nic
 from vfd.nic.protocol import Nic, NicError, NicGoneError, NicState, Support, VfState
-from vfd.plan.changes import Change, PfChange, VfChange
+from vfd.plan.changes import Change, PfChange
 from vfd.plan.plan import PF_FIELDS, Observed, plan
 from vfd.policy.remarks import remarks
 from vfd.policy.resolve import resolve
@@ -192,11 +194,13 @@ class Managed:
         vfs: Mapping[int, Configured] | Sequence[Configured],
         *,
         unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
+        anew: bool = False,
     ) -> Aim:
         """Checks the whole state that is asked for, by every rule and against the NIC.
 
         A sequence may hold two configurations for one VF, which is then what it is refused for.
         ``unknown``: by the VF's name, fields that could not be read, about which no rule is judged.
+        ``anew``: what the NIC can enforce may have changed since it was last asked.
         Raises RefusedError; changes nothing.
         """
         nic = self.working()
@@ -215,18 +219,15 @@ class Managed:
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
             warnings.setdefault(one.policy.vfid, []).extend(one.remarks)
-        pf_verdict = admit(pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict)
-        warnings[None] += pf_verdict.warnings
-        for pf_shortfall in pf_verdict.refused:
-            problems.append(
-                Problem(
-                    self.main_file, pf_shortfall.field, shown(pf_shortfall.value), pf_shortfall.rule
-                )
-            )
+        verdict = admit(pf, pf.model_fields_set, pf_shortfalls(pf, capabilities.pf), pf.strict)
+        problems += [
+            Problem(self.main_file, s.field, shown(s.value), s.rule) for s in verdict.refused
+        ]
+        warnings[None] += verdict.warnings
         resolved = resolve(asked, link_bps or DEFAULT_LINK)
         rules = {vf.vfid: vf for vf in resolved.nic.vfs}
         short = dict(self.aim.short) if self.aim else {}
-        admitted = self._admitted_before(pf, resolved.nic)
+        admitted = {} if anew else self._admitted_before(pf, resolved.nic)
         for one in everyone:
             if admitted.get(one.policy.vfid) is one:
                 continue
@@ -288,7 +289,7 @@ class Managed:
     def _kept_policies(self, configured: Collection[Configured]) -> list[VfPolicy]:
         claimed = {one.policy.vfid for one in configured}
         return [
-            _without_file(self.pf, vfid, rules)
+            steps.without_file(self.pf, vfid, rules)
             for vfid, rules in self.kept.items()
             if vfid not in claimed
         ]
@@ -299,6 +300,18 @@ class Managed:
 
     # The way there
 
+    def make_vfs(self, pf: PfPolicy) -> None:
+        """Makes the VFs that ``pf`` asks for, closed, where the NIC shows only with VFs what it can
+        enforce on them. Raises NicError; there are then none, as before."""
+        nic = self.working()
+        has = nic.capabilities
+        if self.seen is None or self.seen.pf is None or not has.more_with_vfs:
+            return
+        if pf.vfs and pf.vfs <= has.max_vfs:
+            more = self.seen.pf.model_copy(update={"vfs": pf.vfs, "vf_driver": pf.vf_driver})
+            nic.apply(NicPolicy(pf=more), (PfChange(self.seen.pf, more),))
+            self.seen = nic.observe()
+
     def pf_fields(self) -> frozenset[str]:
         """The PF's attributes that this NIC has and that can be read back."""
         known = self.working().capabilities.pf
@@ -306,12 +319,34 @@ class Managed:
             f for f in PF_FIELDS if f in known and known[f].support is not Support.ABSENT
         ) | {"vfs"}
 
+    def spared(self, pf: PfPolicy, seen: NicState) -> Mapping[str, Any]:
+        """The PF's attributes that stay as they are found, with these values: nobody stated them,
+        and a change would disturb guests that hold VFs now."""
+        if seen.pf is None:
+            return {}
+        differing = {
+            field: value
+            for field in PfPolicy.model_fields.keys() - pf.model_fields_set
+            if (value := getattr(seen.pf, field)) != getattr(pf, field)
+        }
+        if not differing or not any(vf.held for vf in seen.vfs.values()):
+            return {}
+        disturbing = self.working().capabilities.disturbing
+        return {field: value for field, value in differing.items() if field in disturbing}
+
+    def wanted(self, aim: Aim, seen: NicState) -> NicPolicy:
+        """What is aimed at, without what is spared."""
+        if not (spared := self.spared(aim.pf, seen)):
+            return aim.desired
+        pf = aim.desired.pf.model_copy(update=spared)
+        return aim.desired.model_copy(update={"pf": pf})
+
     def changes(
         self, aim: Aim, seen: NicState, only: Collection[int] | None = None
     ) -> tuple[Change, ...]:
         nic = self.working()
         return plan(
-            aim.desired,
+            self.wanted(aim, seen),
             Observed(seen.pf, {vfid: vf.rules for vfid, vf in seen.vfs.items()}),
             nic.expressible,
             pf_fields=self.pf_fields(),
@@ -322,7 +357,8 @@ class Managed:
         """Makes ``aim`` true, wholly or not at all, and reads it back.
 
         ``force``: VFs may be taken from guests that hold them.
-        Raises NicError with everything as it was (or says what could not be undone).
+        Raises NicError with everything as it was (or says what could not be undone); RefusedError,
+        likewise, where the NIC can't enforce a VF's policy now that its PF is another.
         """
         nic = self.working()
         assert self.seen is not None
@@ -334,16 +370,21 @@ class Managed:
                 replace(c, force=True) if isinstance(c, PfChange) else c for c in changes
             )
         if changes:
-            nic.apply(aim.desired, changes)
+            nic.apply(self.wanted(aim, seen_before), changes)
+            pf_changed = any(isinstance(c, PfChange) for c in changes)
+            if pf_changed:
+                only = None  # every VF may show something else now
             try:
-                self.look(None if any(isinstance(c, PfChange) for c in changes) else only)
+                self.look(only)
+                if pf_changed:
+                    aim = self.aim_at(aim.pf, aim.vfs, anew=True)
                 left = self.changes(aim, self.seen, only)
                 if left:
                     raise NicError(
                         f"{self.pf.id} took the change but shows something else: "
-                        + differences(left)
+                        + steps.differences(left)
                     )
-            except NicError as error:
+            except (NicError, RefusedError) as error:
                 self._undo(nic, before, changes, error)
             self._met(only)
         self.aim, self.pf = aim, aim.pf
@@ -384,7 +425,11 @@ class Managed:
             self.condition, self.detail = Condition.OK, ""
 
     def _undo(
-        self, nic: Nic, before: Aim | None, changes: Sequence[Change], error: NicError
+        self,
+        nic: Nic,
+        before: Aim | None,
+        changes: Sequence[Change],
+        error: NicError | RefusedError,
     ) -> None:
         """Leads back to ``before`` and raises what went wrong."""
         inverses = [c.inverse() for c in reversed(changes)]
@@ -397,60 +442,76 @@ class Managed:
         except NicError as second:
             self.condition, self.detail = Condition.DRIFTED, f"{error}; undoing it failed: {second}"
             raise NicError(f"{error}. It could not be undone: {second}") from error
+        if isinstance(error, RefusedError):
+            raise error
         raise NicError(f"{error}. It was undone") from error
 
     def converge(
-        self, *, repair: bool = False
+        self, *, repair: bool = False, guests: bool = True
     ) -> tuple[tuple[Change, ...], tuple[tuple[Change, str], ...]]:
         """Looks at the NIC and makes it what is aimed at, as far as it goes.
 
         ``repair``: the NIC knows of damage that ``observe`` may not show, and mends it in ``apply``
-        even where no VF differs. Returns what was changed and what could not be, each with the
-        reason. Raises NicError where the NIC can't be read.
+        even where no VF differs. Who holds the VFs is then not looked at before that is done, and
+        with ``guests`` false not afterwards either. Returns what was changed and what could not be,
+        each with the reason. Raises NicError where the NIC can't be read.
         """
         nic = self.working()
         assert self.aim is not None
         try:
-            self.seen = nic.observe()
+            self.seen = nic.observe(guests=not repair)
         except NicError as error:
             self.fail(error)
             raise
-        changes = self.changes(self.aim, self.seen)
+        self.aim = self._recounted(self.aim, self.seen)
+        changes, desired = self.changes(self.aim, self.seen), self.wanted(self.aim, self.seen)
         if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
             return (), ()
         failed: list[tuple[Change, str]] = []
         try:
-            nic.apply(self.aim.desired, changes)
+            nic.apply(desired, changes)
         except NicGoneError as error:
             self.fail(error)
             raise
         except NicError as error:
             # One bad change must not keep the others from being made.
             log.warning("%s refused all changes at once, trying one by one: %s", self.id, error)
-            reached = _before(self.aim.desired, changes)
+            reached = steps.state_before(desired, changes)
             for change in changes:
-                wanted = _after(reached, change)
+                wanted = steps.state_after(reached, change)
                 try:
                     nic.apply(wanted, [change])
                 except NicError as reason:
                     failed.append((change, str(reason)))
                 else:
                     reached = wanted
-        self.seen = nic.observe()
+        self.seen = nic.observe(guests=guests)
         left = self.changes(self.aim, self.seen)
-        reasons = {_key(change): why for change, why in failed}
+        reasons = {steps.vfid_of(change): why for change, why in failed}
         failed = [
-            (c, reasons.get(_key(c), "the NIC took it but shows something else")) for c in left
+            (c, reasons.get(steps.vfid_of(c), "the NIC took it but shows something else"))
+            for c in left
         ]
-        self.unmet = {_key(change): why for change, why in failed}
+        self.unmet = {steps.vfid_of(change): why for change, why in failed}
         if failed:
             self.condition = Condition.DRIFTED
-            self.detail = "; ".join(f"{_whose(c)}: {why}" for c, why in failed[:5])
+            self.detail = "; ".join(f"{steps.whose(c)}: {why}" for c, why in failed[:5])
         else:
             self.condition, self.detail = Condition.OK, ""
-        done = tuple(c for c in changes if _key(c) not in {_key(f) for f, _ in failed})
+        done = tuple(
+            c for c in changes if steps.vfid_of(c) not in {steps.vfid_of(f) for f, _ in failed}
+        )
         return done, tuple(failed)
+
+    def _recounted(self, aim: Aim, seen: NicState) -> Aim:
+        """Where the configuration leaves the number of VFs open it is the NIC's, as long as all
+        that are configured are among them."""
+        count = len(seen.vfs)
+        if aim.pf.vfs is not None or not all(vfid < count for vfid in aim.vfs):
+            return aim
+        pf = aim.desired.pf.model_copy(update={"vfs": count})
+        return replace(aim, desired=aim.desired.model_copy(update={"pf": pf}))
 
     # What it shows
 
@@ -483,58 +544,5 @@ class Managed:
         return expected is not None and expected.model_copy(update=shared) == state.rules
 
 
-def _before(desired: NicPolicy, changes: Sequence[Change]) -> NicPolicy:
-    """What a NIC enforces that ``changes`` lead from to ``desired``."""
-    for change in reversed(changes):
-        back = change.inverse()
-        if back is not None:
-            desired = _after(desired, back)
-    return desired
-
-
-def _after(policy: NicPolicy, change: Change) -> NicPolicy:
-    """``policy`` with one change more."""
-    if isinstance(change, PfChange):
-        return NicPolicy.model_construct(pf=change.after, vfs=policy.vfs)
-    vfs = policy.by_vfid()
-    if change.after is None:
-        vfs.pop(change.vfid, None)
-    else:
-        vfs[change.vfid] = _without_file(policy.pf, change.vfid, change.after)
-    return NicPolicy.model_construct(pf=policy.pf, vfs=tuple(vfs[v] for v in sorted(vfs)))
-
-
-def _without_file(pf: PfPolicy, vfid: int, rules: VfRules) -> VfPolicy:
-    """The policy of a VF of which only its rules are known."""
-    fields = {name: getattr(rules, name) for name in VfRules.model_fields}
-    return VfPolicy.model_construct(name=f"{pf.id}:{vfid}", pciid=pf.id, vfid=vfid, **fields)
-
-
 def _same(one: VfPolicy | None, other: VfPolicy | None) -> bool:
     return one is other or one == other
-
-
-def _key(change: Change) -> int | None:
-    return change.vfid if isinstance(change, VfChange) else None
-
-
-def _whose(change: Change) -> str:
-    return f"VF {change.vfid}" if isinstance(change, VfChange) else "the PF"
-
-
-def differences(changes: Sequence[Change]) -> str:
-    """What is shown against what was asked, of the first few changes that were not made."""
-    texts = []
-    for change in changes[:3]:
-        fields = ", ".join(
-            f"{f} is {_shown_value(change.before, f)} and not {_shown_value(change.after, f)}"
-            for f in change.fields[:4]
-        )
-        texts.append(f"{_whose(change)}: {fields}")
-    return "; ".join(texts)
-
-
-def _shown_value(rules: VfRules | PfPolicy | None, name: str) -> str:
-    if rules is None:
-        return "closed"
-    return shown(rules.model_dump(mode="json", include={name}).get(name))

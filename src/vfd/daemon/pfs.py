@@ -6,16 +6,15 @@ import logging
 
 from vfd.config.errors import ConfigError, Problem
 from vfd.daemon.failures import (
-    ExistsError,
     NotFoundError,
     RefusedError,
     StorageError,
     not_stored,
 )
 from vfd.daemon.files import BadFile
+from vfd.daemon.loading import admit_waiting
 from vfd.daemon.managed import Configured, Managed
-from vfd.daemon.service import Service, Source
-from vfd.nic.protocol import NicError
+from vfd.daemon.service import Service
 from vfd.plan.changes import Change
 
 log = logging.getLogger("vfd.service")
@@ -58,7 +57,7 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
     rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
     for one in gone:
         _park(service, managed, one, "vfid", str(one.policy.vfid), rule)
-    _admit_waiting(service, managed)
+    admit_waiting(service, managed)
     return changes
 
 
@@ -70,17 +69,6 @@ def _park(
     service.bad[one.file] = BadFile(
         one.file, (problem,), managed.id, one.policy.vfid, one.policy.name
     )
-
-
-def _admit_waiting(service: Service, managed: Managed) -> None:
-    """Files whose VF was missing come into force where it is there now."""
-    assert managed.seen is not None
-    for bad in tuple(service.bad.values()):
-        if bad.device and service.home(bad.device) is managed and bad.vfid in managed.seen.vfs:
-            try:
-                service.add(Source(file=bad.file), 0, 0)
-            except (RefusedError, NotFoundError, ExistsError, NicError, StorageError) as error:
-                log.info("%s stays out of force: %s", bad.file, error)
 
 
 def _in_the_way(managed: Managed, vfs: int) -> list[Problem]:

@@ -28,9 +28,10 @@ from vfd.daemon.failures import (
 from vfd.daemon.files import BadFile, Files
 from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
-from vfd.daemon.loading import load, still_kept, why_homeless
-from vfd.daemon.managed import Aim, Condition, Configured, Managed, differences
+from vfd.daemon.loading import admit_waiting, load, still_kept, why_homeless
+from vfd.daemon.managed import Aim, Condition, Configured, Managed
 from vfd.daemon.openings import Openings
+from vfd.daemon.steps import differences
 from vfd.daemon.zero import Zero
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change, VfChange
@@ -169,6 +170,10 @@ class Service:
         """Puts a VF's configuration in force, and keeps it. Raises ExistsError where it is."""
         one, staged = self._read(source, uid, gid)
         return self._put(one, staged, None)
+
+    def admit(self, file: str) -> Made:
+        """Puts a file in force that waited for its VF. Raises as ``add`` does."""
+        return self.add(Source(file=file), 0, 0)
 
     def update(self, name: str, source: Source, uid: int, gid: int) -> Made:
         """Changes what differs. The VF stays on its PF and in its file. Raises NotFoundError."""
@@ -457,17 +462,23 @@ class Service:
 
     # Convergence
 
-    def converge(self, managed: Managed, *, found: str | None = None, repair: bool = False) -> int:
-        """Brings the NIC to what is aimed at. Tells what could not be done and, where something
-        should not have differed (``found`` says how it was noticed), what was repaired.
-
-        Returns the number of changes made.
-        """
+    def converge(
+        self,
+        managed: Managed,
+        *,
+        found: str | None = None,
+        repair: bool = False,
+        guests: bool = True,
+    ) -> int:
+        """Brings the NIC to what is aimed at (``repair``, ``guests``: see Managed). Tells what
+        could not be done and, where something should not have differed (``found`` says how it was
+        noticed), what was repaired. Returns the number of changes made."""
         if managed.nic is None or managed.aim is None:
             return 0
         known, unmet = managed.detail, managed.unmet
+        there = managed.seen.vfs.keys() if managed.seen else set()
         try:
-            done, failed = managed.converge(repair=repair)
+            done, failed = managed.converge(repair=repair, guests=guests)
         except NicError as error:
             kind = "lost" if managed.condition is Condition.LOST else "failed"
             if str(error) != known:  # told once, not at every attempt
@@ -491,6 +502,8 @@ class Service:
                 level="error",
                 **self._whose(managed, change),
             )
+        if managed.seen and managed.seen.vfs.keys() - there:
+            admit_waiting(self, managed)
         return len(done)
 
     def _whose(self, managed: Managed, change: Change) -> Whose:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.journal import Level
+from vfd.daemon.loading import judge_again
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.service import Service
 from vfd.nic.protocol import Event, EventKind, NicError
@@ -112,7 +113,8 @@ def _look_again(service: Service, managed: Managed, kinds: set[EventKind]) -> in
     else:
         found = "what the NIC enforces changed with its guest or its link"
     repair = bool(kinds & {EventKind.DRIFT, EventKind.OVERRUN})
-    made = service.converge(managed, found=found, repair=repair)
+    guests = kinds != {EventKind.DRIFT}  # else nobody came or went
+    made = service.converge(managed, found=found, repair=repair, guests=guests)
     return max(made, 1) if repair else made
 
 
@@ -151,7 +153,7 @@ def _come_back(service: Service, managed: Managed) -> int:
     if managed.aim is None:
         service.load(starting=True)
         return 0
-    return service.converge(managed, found="the PF came back without its policies")
+    return judge_again(service, managed, "the PF came back without its policies")
 
 
 def _look(service: Service, managed: Managed, only: set[int] | None = None) -> None:

@@ -50,6 +50,8 @@ class Capability:
     """ABSENT: why not, and what would provide it."""
     consequence: str = ""
     """ABSENT: what a guest can therefore do, in words ("this guest can send any VLAN")."""
+    fixed: object = None
+    """The PF attribute's one value on this NIC, where it can't be set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Capabilities:
     max_groups: int
     max_mirrors: int | None = None
     """Mirrors of one VF, as ``policy.mirrors.merged`` puts them together; None: no limit."""
+    uncounted: str = ""
+    """Why the VFs have no counters, where they have none."""
     closed: Capability = Capability(Support.ENFORCED)
     """Whether a VF without a configuration is closed."""
     counter_limits: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +79,12 @@ class Capabilities:
     count_takes_all: bool = False
     """A change of the number of VFs takes every VF from its guest for a moment, not only those
     that go. ``apply`` refuses it while guests hold any, but with ``PfChange.force``."""
+    more_with_vfs: bool = False
+    """There are no VFs, and the driver shows only with the first all that it can enforce: VFs are
+    made before it is judged what their policies ask for."""
+    disturbing: frozenset[str] = frozenset()
+    """Attributes of the PF whose change disturbs guests: one that the configuration leaves at its
+    default is not worth it while they hold VFs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,8 @@ class Identity:
     driver: str = ""
     firmware: str = ""
     numa_node: int | None = None
+    vf_total_msix: int | None = None
+    """Interrupt vectors that can be shared out among the VFs, where the NIC lets one choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +216,9 @@ class Nic(Protocol):
         or, on a NIC that can't close a VF, what it shows instead. Pure."""
         ...
 
-    def observe(self, only: Collection[int] | None = None) -> NicState:
+    def observe(self, only: Collection[int] | None = None, *, guests: bool = True) -> NicState:
         """What the NIC enforces now, read back from it. ``only``: of the VFs, at least these.
+        ``guests`` false: who holds the VFs may be as last seen, where looking takes time.
 
         Raises NicGoneError, or NicError when it can't be read."""
         ...

@@ -60,6 +60,9 @@ def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...
     if pf.tclasses and not pf.enable_qos:
         rule = "without enable_qos in the main file, traffic classes have no effect"
         found.append(Broken("", "tclasses", len(pf.tclasses), rule))
+    if pf.vf_driver is not None and pf.backend == "dpdk":
+        rule = "VFs of a PF that DPDK has keep the drivers that the host gave them"
+        found.append(Broken("", "vf_driver", pf.vf_driver, rule))
     for number, tc in enumerate(pf.tclasses):
         if tc.latency:
             rule = "kept for old files; it has no effect"

@@ -256,6 +256,8 @@ def _soft(pf: PfPolicy) -> Iterator[tuple[str, Hashable, str]]:
     if is_pci_address(pf.id):
         yield "id", pf.id, "a software NIC has no PCI address: give it a name, like soft0"
         return
+    if pf.vf_driver is not None:
+        yield "vf_driver", pf.vf_driver, "a software NIC's VFs have no drivers: leave it out"
     if pf.vfs is None:
         yield "vfs", None, "required: a software NIC has as many VFs as this says"
     last_port = f"{pf.id}v{max(0, (pf.vfs or 1) - 1)}"

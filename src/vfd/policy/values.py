@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from vfd.policy.addresses import Device, Netdev, UnicastMac, Vlans
+from vfd.policy.addresses import Device, DriverName, Netdev, UnicastMac, Vlans
 from vfd.policy.names import Command, Name
 from vfd.policy.rate import NONE, PercentField, RateField, SpeedField
 
@@ -370,6 +370,9 @@ class PfPolicy(Value):
     """4 or 8 traffic classes; none: 4 equal ones."""
     bw_grps: Groups = ()
     """Bandwidth groups by name, each a list of classes: `{"bwg0": [0], "bwg1": [1, 2]}`."""
+    vf_driver: DriverName | None = None
+    """The driver that VFs are bound to while no guest holds them, like `vfio-pci`; none: as the
+    host binds them. Of NICs that a Linux driver owns (`"backend": "kernel"`)."""
     # A software NIC's own:
     link_speed: SpeedField | None = None
     """A software NIC's link, like `"10Gbps"`; none: its uplink's speed, or 10 Gbit/s."""

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from vfd.nic.kernel import genl
 from vfd.nic.netlink import (
     NETLINK_GENERIC,
     Attrs,
@@ -27,7 +28,6 @@ from vfd.nic.netlink import (
 )
 from vfd.nic.protocol import NicError
 
-_GENL_ID_CTRL, _CTRL_GETFAMILY, _CTRL_ID, _CTRL_NAME = 16, 3, 1, 2
 _PORT_GET, _ESWITCH_GET, _RATE_GET, _RATE_SET = 5, 29, 74, 75
 _BUS, _DEVICE, _PORT, _IFINDEX, _MODE = 1, 2, 3, 6, 25
 _FLAVOUR, _PF, _VF, _TYPE, _SHARE, _MAX = 77, 127, 128, 165, 166, 167
@@ -62,21 +62,21 @@ class Devlink:
         self._names = bus, device
         self._netlink = Netlink(NETLINK_GENERIC)
         try:
-            body = _genl(_CTRL_GETFAMILY, attr_text(_CTRL_NAME, "devlink"))
-            answer = self._netlink.get(_GENL_ID_CTRL, body, "the devlink family")
+            self._family = genl.family(self._netlink, "devlink").id
         except NetlinkError as error:
             self.close()
             raise NicError(f"{bus}/{device}: {error.strerror}") from error
-        self._family = int.from_bytes(parse_attrs(answer, 4)[_CTRL_ID][:2], "little")
 
     def close(self) -> None:
         self._netlink.close()
 
     def in_switchdev_mode(self) -> bool:
         """False also where the device has no devlink, or no embedded switch."""
-        body = _genl(_ESWITCH_GET, self._handle)
+        body = genl.message(_ESWITCH_GET, self._handle)
         try:
-            found = parse_attrs(self._netlink.get(self._family, body, "the eswitch's mode"), 4)
+            found = parse_attrs(
+                self._netlink.get(self._family, body, "the eswitch's mode"), genl.HEADER
+            )
         except NetlinkError as error:
             if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
                 return False
@@ -107,33 +107,40 @@ class Devlink:
         }
 
     def set_rates(self, wanted: Mapping[int, Rates]) -> None:
-        """Sets the rates of ports. Raises NicError at the first that is refused, with those
-        before it set."""
-        for port, rates in wanted.items():
-            attributes = (attr_u32(_PORT, port), attr_u64(_SHARE, rates.share))
-            body = _genl(_RATE_SET, self._handle, *attributes, attr_u64(_MAX, rates.maximum))
-            try:
-                self._netlink.send([Message(self._family, body, 0, f"the rates of port {port}")])
-            except NetlinkError as error:
-                raise self._error(error) from error
+        """Sets the rates of ports, all in one batch. Raises NicError where one is refused, with
+        the others set."""
+        messages = [
+            Message(
+                self._family,
+                genl.message(
+                    _RATE_SET,
+                    self._handle,
+                    attr_u32(_PORT, port),
+                    attr_u64(_SHARE, rates.share),
+                    attr_u64(_MAX, rates.maximum),
+                ),
+                what=f"the rates of port {port}",
+            )
+            for port, rates in wanted.items()
+        ]
+        try:
+            self._netlink.send(messages)
+        except NetlinkError as error:
+            raise self._error(error) from error
 
     def _list(self, command: int, what: str) -> Iterable[Attrs]:
         """A dump is of all devices: it is sifted here."""
         try:
-            answers = self._netlink.dump(self._family, _genl(command), what)
+            answers = self._netlink.dump(self._family, genl.message(command), what)
         except NetlinkError as error:
             raise self._error(error) from error
         for _, body in answers:
-            found = parse_attrs(body, 4)
+            found = parse_attrs(body, genl.HEADER)
             if (text(found[_BUS]), text(found[_DEVICE])) == self._names:
                 yield found
 
     def _error(self, error: NetlinkError) -> NicError:
         return NicError(f"{'/'.join(self._names)}: devlink: {error.strerror}")
-
-
-def _genl(command: int, *attributes: bytes) -> bytes:
-    return struct.pack("=BBH", command, 1, 0) + b"".join(attributes)
 
 
 def _u16(found: Attrs, kind: int) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vfd.nic.kernel import netdevsim
 from vfd.nic.kernel.drivers import NO_VF_OPERATIONS, driver_named
 from vfd.nic.kernel.intel import IntelSysfs
@@ -14,7 +16,7 @@ from vfd.nic.kernel.surface import PfSurface, Surface
 from vfd.nic.kernel.switchdev_find import find_eswitch
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import NicError
-from vfd.policy.values import PfPolicy
+from vfd.policy.values import C_TAG, S_TAG, PfPolicy
 
 
 def open_pf(pf: PfPolicy) -> KernelNic:
@@ -34,18 +36,23 @@ def find_surfaces(
 ) -> tuple[list[Surface], list[PfSurface]]:
     """The control surfaces that the PF has now, strongest first; those that also set the PF."""
     driver = device.driver()
-    eswitch = find_eswitch(pf, device, netlink, index, driver_named(driver))
+    facts = driver_named(driver, device.ids()[1])
+    eswitch = find_eswitch(pf, device, netlink, index, facts)
     if eswitch is not None:
         return eswitch
-    surfaces: list[Surface] = [Rtnetlink(netlink, index, driver_named(driver))]
-    pf_surfaces: list[PfSurface] = []
-    # The vendors' files come and go with the VFs, so these surfaces look for them at each call.
+    # The vendors' files come and go with the VFs, so their surfaces look for them at each call.
     if driver == "i40e":
         intel = IntelSysfs(device.path / "sriov", pf)
-        surfaces.insert(0, intel)
-        pf_surfaces += [intel, BridgeMode(netlink, index, gives_way=intel.present)]
-    else:
-        pf_surfaces.append(BridgeMode(netlink, index))
+        rtnetlink = Rtnetlink(netlink, index, facts, pf_tpid=pf.tpid)
+        bridge = BridgeMode(netlink, index, gives_way=intel.present)
+        return [intel, rtnetlink], [intel, bridge, rtnetlink]
     if driver == "mlx5_core":
-        surfaces.insert(0, MlxSysfs(device.path / "sriov"))
-    return surfaces, pf_surfaces
+        mlx = MlxSysfs(device.path / "sriov")
+        shown = None
+        if mlx.present():
+            facts = replace(facts, vlan_tpids=(C_TAG, S_TAG))
+            shown = mlx.port_tpid
+        rtnetlink = Rtnetlink(netlink, index, facts, pf_tpid=pf.tpid, shown_tpid=shown)
+        return [mlx, rtnetlink], [BridgeMode(netlink, index), rtnetlink]
+    rtnetlink = Rtnetlink(netlink, index, facts, pf_tpid=pf.tpid)
+    return [rtnetlink], [BridgeMode(netlink, index), rtnetlink]

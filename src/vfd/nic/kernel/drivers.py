@@ -8,9 +8,26 @@ in the notes, the function, as of 6.12; statements about igb were also seen in t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vfd.policy.values import C_TAG, S_TAG
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Which rates a driver takes, in Mbit/s."""
+
+    step: int = 1
+    """Others hold at the next lower multiple."""
+    least: int = 1
+    when: str = ""
+    """A rate is refused but in this case, in words."""
+
+    def __str__(self) -> str:
+        parts = [f"steps of {self.step} Mbit/s"]
+        if self.least > 1:
+            parts.append(f"at least {self.least} Mbit/s")
+        return ", ".join([*parts, *filter(None, [self.when])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +42,10 @@ class Driver:
     spoofchk_vlan: bool = True
     """Spoof check covers the VLAN too."""
     trust: bool = True
+    unicast_promisc: bool = True
+    """A trusted guest that sets promiscuous mode is given unicast that nobody owns."""
     max_tx_rate: bool = True
+    rates: Rates = Rates()
     min_tx_rate: bool = False
     link_state: bool = True
     statistics: bool = True
@@ -36,6 +56,9 @@ class Driver:
     """After the PF was down and up, VFs show a link and pass nothing until they were, too."""
     rate_needs_link: bool = False
     """A rate is refused while the link is down."""
+    vendors: str = ""
+    """The vendor's own version of the driver, where that offers a sysfs interface, which is there
+    only while there are VFs."""
     bridge_modes: bool = False
     """The PF's bridge is VEB or VEPA, as asked (``ndo_bridge_setlink``)."""
     notes: tuple[str, ...] = ()
@@ -48,8 +71,11 @@ DRIVERS = {
         link_state=False,
         statistics=False,
         mac_needs_rebind=True,
+        unicast_promisc=False,
+        rates=Rates(when="with the link up, at most its speed"),
         notes=(
             "a rate only on the 82576, with the link up, at most its speed (igb_ndo_set_vf_bw)",
+            "a guest's unicast promiscuous mode is refused, trusted or not (igb_set_vf_promisc)",
             "a rate is gone when the link's speed changes (igb_check_vf_rate_limit)",
             "spoof check is of MAC and VLAN together (igb_ndo_set_vf_spoofchk)",
         ),
@@ -61,6 +87,7 @@ DRIVERS = {
         mac_needs_rebind=True,
         rate_needs_link=True,
         bridge_modes=True,
+        rates=Rates(least=11, when="on a link of 10 Gbit/s that is up"),
         notes=(
             (
                 "a rate only on a link of 10 Gbit/s that is up, and above 10 Mbit/s"
@@ -72,6 +99,8 @@ DRIVERS = {
     ),
     "i40e": Driver(
         "drivers/net/ethernet/intel/i40e/i40e_virtchnl_pf.c",
+        vendors="Intel's out-of-tree i40e",
+        rates=Rates(step=50, least=50),
         bridge_modes=True,
         notes=(
             (
@@ -108,11 +137,14 @@ DRIVERS = {
     ),
     "mlx5_core": Driver(
         "drivers/net/ethernet/mellanox/mlx5/core/esw/legacy.c",
+        vendors="MLNX_OFED's mlx5_core",
+        mac_needs_rebind=True,
         spoofchk_vlan=False,
         min_tx_rate=True,
         bridge_modes=True,
         notes=(
-            "802.1Q only (mlx5e_set_vf_vlan); 802.1ad with MLNX_OFED",
+            "802.1Q only (mlx5e_set_vf_vlan)",
+            "a VF's driver asks for its MAC when it binds (en_main.c, mlx5e_set_netdev_dev_addr)",
             "spoof check is of the default MAC alone (esw_acl_ingress_lgcy_setup)",
             "in switchdev mode none of these (mlx5_eswitch_set_vport_vlan: EOPNOTSUPP)",
             "VEB or VEPA for the whole PF (mlx5e_bridge_setlink)",
@@ -146,5 +178,13 @@ NO_VF_OPERATIONS = {
 """Drivers with SR-IOV but without a single VF operation: these NICs are refused."""
 
 
-def driver_named(name: str) -> Driver:
-    return DRIVERS.get(name, Driver("(a driver that docs/nics.md does not list)"))
+_I350 = frozenset({"1521", "1522", "1523", "1524", "1546"})
+"""Device ids of igb's other NIC with SR-IOV (e1000_hw.h, E1000_DEV_ID_I350_*)."""
+
+
+def driver_named(name: str, device: str = "") -> Driver:
+    """``device``: the PF's PCI device id, where drivers know several kinds of NICs."""
+    found = DRIVERS.get(name, Driver("(a driver that docs/nics.md does not list)"))
+    if name == "igb" and device in _I350:
+        return replace(found, max_tx_rate=False)  # igb_ndo_set_vf_bw: EOPNOTSUPP
+    return found

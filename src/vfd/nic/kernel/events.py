@@ -9,14 +9,29 @@ import socket
 from dataclasses import dataclass
 from enum import Enum
 
+from vfd.nic.kernel import genl, health
+from vfd.nic.kernel.health import Health
 from vfd.nic.kernel.vfinfo import RTM_DELLINK, RTM_NEWLINK, link_head
-from vfd.nic.netlink import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK, split
+from vfd.nic.netlink import (
+    NETLINK_ADD_MEMBERSHIP,
+    NETLINK_GENERIC,
+    SOL_NETLINK,
+    Netlink,
+    NetlinkError,
+    parse_attrs,
+    split,
+    text,
+)
 
 NETLINK_KOBJECT_UEVENT = 15
 RTMGRP_LINK = 1
 _RTNLGRP_TC = 4
 _RULES = (37, 44, 45)
 """RTM_DELQDISC, which takes all rules along, RTM_NEWTFILTER, RTM_DELTFILTER."""
+_DEVLINK = (3, 4, 7, 8, 76, 77)
+"""DEVLINK_CMD_NEW, DEL, PORT_NEW, PORT_DEL, RATE_NEW, RATE_DEL: a change is told as NEW. The
+mode of the eswitch has no notice of its own, but its ports come and go with it."""
+_DEVICE_NAME = 2
 _BUFFER = 1 << 20
 
 
@@ -25,8 +40,12 @@ class Heard(Enum):
     """A netdev changed or went: name, link, flags, or somebody's ``ip link set … vf``."""
     RULES = "rules"
     """Somebody's tc rules changed, on whichever netdev."""
+    DEVLINK = "devlink"
+    """A port, a Tx rate or the whole of a devlink instance came, changed or went."""
     DEVICE = "device"
     """A uevent of the PF or one of its VFs."""
+    HEALTH = "health"
+    """A driver noticed a failure of its device, or recovered from it."""
     OVERRUN = "overrun"
 
 
@@ -36,9 +55,12 @@ class Notice:
     action: str = ""
     """DEVICE: ``add``, ``remove``, ``bind``, ``unbind``, ``change``."""
     address: str = ""
-    """DEVICE: the PCI address."""
+    """DEVICE: the PCI address. DEVLINK: the device's name on its bus, which is the same."""
     driver: str = ""
     """DEVICE: the driver that binds or unbinds."""
+    health: Health | None = None
+    error: str = ""
+    """DEVICE: how far the recovery from a PCI error is (``ERROR_EVENT`` of pci_uevent_ers)."""
     index: int = 0
     """LINK: the netdev's ifindex, name now and IFF_ flags."""
     name: str = ""
@@ -51,8 +73,9 @@ class EventSource:
     def __init__(self) -> None:
         self._links = _socket(socket.NETLINK_ROUTE, RTMGRP_LINK)
         self._devices = _socket(NETLINK_KOBJECT_UEVENT, 1)
+        self._devlink = _devlink_socket()
         self._epoll = select.epoll()
-        for source in (self._links, self._devices):
+        for source in filter(None, (self._links, self._devices, self._devlink)):
             self._epoll.register(source, select.EPOLLIN)
 
     def hear_rules(self) -> None:
@@ -66,6 +89,8 @@ class EventSource:
         self._epoll.close()
         self._links.close()
         self._devices.close()
+        if self._devlink is not None:
+            self._devlink.close()
 
     def read(self) -> list[Notice]:
         """All that has come, without waiting."""
@@ -74,6 +99,9 @@ class EventSource:
             notices += _links(data)
         for data in _drain(self._devices, notices):
             notices += _uevent(data)
+        if self._devlink is not None:
+            for data in _drain(self._devlink, notices):
+                notices += _devlink(data)
         return notices
 
 
@@ -83,6 +111,18 @@ def _socket(protocol: int, groups: int) -> socket.socket:
     with contextlib.suppress(OSError):  # beyond rmem_max: needs CAP_NET_ADMIN
         made.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_RCVBUFFORCE", 33), _BUFFER)
     made.bind((0, groups))
+    return made
+
+
+def _devlink_socket() -> socket.socket | None:
+    """None where the kernel has no devlink."""
+    with contextlib.closing(Netlink(NETLINK_GENERIC)) as asking:
+        try:
+            family = genl.family(asking, "devlink")
+        except NetlinkError:
+            return None
+    made = _socket(NETLINK_GENERIC, 0)
+    made.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, family.groups["config"])
     return made
 
 
@@ -110,6 +150,16 @@ def _links(data: bytes) -> list[Notice]:
     return found
 
 
+def _devlink(data: bytes) -> list[Notice]:
+    """Of what happens to VFs, and of failures. Statistics and the like are none of ours."""
+    changes = [
+        Notice(Heard.DEVLINK, address=text(parse_attrs(body, genl.HEADER).get(_DEVICE_NAME, b"")))
+        for _, _, _, body in split(data)
+        if body[:1] and body[0] in _DEVLINK
+    ]
+    return changes + [Notice(Heard.HEALTH, health=each) for each in health.news(data)]
+
+
 def _uevent(data: bytes) -> list[Notice]:
     """A kernel uevent: ``action@path`` and KEY=VALUE pairs, separated by NUL
     (lib/kobject_uevent.c). What udev re-sends in its own format is not ours."""
@@ -121,4 +171,12 @@ def _uevent(data: bytes) -> list[Notice]:
     if pairs.get("SUBSYSTEM") != "pci":
         return []
     address = pairs.get("PCI_SLOT_NAME") or pairs.get("DEVPATH", "").rpartition("/")[2]
-    return [Notice(Heard.DEVICE, pairs.get("ACTION", ""), address, pairs.get("DRIVER", ""))]
+    return [
+        Notice(
+            Heard.DEVICE,
+            action=pairs.get("ACTION", ""),
+            address=address,
+            driver=pairs.get("DRIVER", ""),
+            error=pairs.get("ERROR_EVENT", ""),
+        )
+    ]

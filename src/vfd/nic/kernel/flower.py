@@ -17,6 +17,9 @@ ANY = 0x0003
 """ETH_P_ALL: frames of any type, tagged or not."""
 EVERY_BIT = "ff:ff:ff:ff:ff:ff"
 GROUP_BIT = "01:00:00:00:00:00"
+HOST_PREF = 1000
+"""At the uplink, filters with this pref and later ones are the host's own: they stand behind ours,
+and meet only frames that no rule of ours is about."""
 MOST_ACTIONS = 32
 """TCA_ACT_MAX_PRIO: actions of one rule."""
 
@@ -78,6 +81,15 @@ class Police:
 
 
 @dataclass(frozen=True, slots=True)
+class PoliceBytes:
+    """On while bytes come no faster than ``rate`` a second; else the frame is dropped."""
+
+    index: int
+    """As with ``Police``."""
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
 class Goto:
     chain: int
 
@@ -99,7 +111,7 @@ class Note:
     text: bytes
 
 
-Action = Mirror | Redirect | Push | Retag | Pop | Police | Goto | Drop | Pass | Note
+Action = Mirror | Redirect | Push | Retag | Pop | Police | PoliceBytes | Goto | Drop | Pass | Note
 
 
 @dataclass(frozen=True, slots=True)

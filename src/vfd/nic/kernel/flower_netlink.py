@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from vfd.nic.kernel.flower import (
     ANY,
+    HOST_PREF,
+    WIRE,
     Action,
     Drop,
     Goto,
@@ -21,6 +23,7 @@ from vfd.nic.kernel.flower import (
     Pass,
     Place,
     Police,
+    PoliceBytes,
     Pop,
     Push,
     Redirect,
@@ -52,6 +55,7 @@ _NEWQDISC, _NEWTFILTER, _DELTFILTER, _GETTFILTER = 36, 44, 45, 46
 _CLSACT, _CLSACT_HANDLE, _INGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2
 _TCMSG = struct.Struct("=BxxxiIII")
 _KIND, _OPTIONS, _CHAIN = 1, 2, 11
+_FLOWER = "flower"
 
 _ACT, _DST, _DST_MASK, _SRC, _SRC_MASK, _ETH_TYPE, _FLAGS, _VLAN_ID = 3, 4, 5, 6, 7, 8, 22, 23
 SKIP_HW, SKIP_SW, IN_HW = 1, 2, 4
@@ -63,11 +67,33 @@ _OK, _SHOT, _PIPE, _STOLEN = 0, 2, 3, 4
 _GOTO, _CHAIN_MASK = 0x20000000, 0x0FFFFFFF
 _EGRESS_REDIR, _EGRESS_MIRROR = 1, 2
 _POP, _PUSH, _MODIFY = 1, 2, 3
-_TBF, _RESULT, _PKTRATE64, _PKTBURST64 = 1, 5, 10, 11
+_TBF, _RATE_TABLE, _RESULT, _RATE64, _PKTRATE64, _PKTBURST64 = 1, 2, 5, 8, 10, 11
+_POLICE = struct.Struct("=IiIII12s12xiiI")
+"""struct tc_police: index, action, limit, burst, mtu, rate, peakrate, refcnt, bindcnt, capab."""
+_RATESPEC = struct.Struct("=BBHhHI")
+"""struct tc_ratespec: cell_log, linklayer, overhead, cell_align, mpu, rate."""
+_TABLE_BYTES, _CELL_LOG, _ETHERNET = 1024, 16, 1
+"""act_police.c asks for a table of transmission times, and takes nothing from it if the link layer
+is named. 255 cells are the largest frame that passes: far above 64 KiB."""
+_LARGEST = 1 << 16
+"""Bytes of a segmentation-offload buffer, which is policed whole: it must fit the bucket."""
 _TICK_NS = 64
 """PSCHED_TICKS2NS: what net/sched counts bursts in."""
 _BURST_NS = 100_000_000
 """A tenth of a second's frames may come at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One filter as the kernel numbers it."""
+
+    port: int
+    kind: str
+    """The classifier: ``flower``, ``matchall``, ``u32`` …"""
+    chain: int
+    pref: int
+    protocol: int
+    handle: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +102,15 @@ class Found:
 
     rules: Rules
     handles: Mapping[Place, int]
-    foreign: Sequence[tuple[int, str]] = ()
-    """(port, what) of rules that none of ours look like."""
-    in_software: frozenset[int] = field(default_factory=frozenset)
-    """Ports with a rule that the NIC did not take."""
+    foreign: Sequence[Filter] = ()
+    """What others put where ours stand: none of ours looks like it."""
+    offloaded: frozenset[Place] = field(default_factory=frozenset)
+    """The rules that the NIC took."""
+
+    def own(self) -> Iterator[Filter]:
+        """The rules as filters."""
+        for place, handle in self.handles.items():
+            yield Filter(place.port, _FLOWER, place.chain, place.pref, place.match.protocol, handle)
 
 
 class Tc:
@@ -103,15 +134,17 @@ class Tc:
             if error.errno != errno.EEXIST:
                 raise error
 
-    def read(self, ports: Mapping[int, int]) -> Found:
-        """All rules of ``ports`` (port → ifindex). Raises NetlinkError."""
+    def read(self, ports: Mapping[int, int], chain: int | None = None) -> Found:
+        """All rules of ``ports`` (port → ifindex), or of one chain. Raises NetlinkError."""
         numbers = {index: port for port, index in ports.items()}
         rules: Rules = {}
         handles: dict[Place, int] = {}
-        foreign: list[tuple[int, str]] = []
-        software: set[int] = set()
+        foreign: list[Filter] = []
+        offloaded: set[Place] = set()
         for port, index in ports.items():
             body = _TCMSG.pack(0, index, 0, _INGRESS, 0)
+            if chain is not None:
+                body += attr_u32(_CHAIN, chain)
             try:
                 answers = self._netlink.dump(_GETTFILTER, body, f"rules of interface {index}")
             except NetlinkError as error:
@@ -119,8 +152,8 @@ class Tc:
                     continue  # no qdisc: no rules
                 raise
             for _, answer in answers:
-                self._take(port, answer, numbers, rules, handles, foreign, software)
-        return Found(rules, handles, tuple(foreign), frozenset(software))
+                self._take(port, answer, numbers, rules, handles, foreign, offloaded)
+        return Found(rules, handles, tuple(foreign), frozenset(offloaded))
 
     def put(
         self, rule: Rule, ports: Mapping[int, int], old: int | None, flags: int, new: int = 0
@@ -146,13 +179,31 @@ class Tc:
         how = NLM_F_CREATE | (NLM_F_EXCL if old is None else NLM_F_REPLACE)
         handle = new if old is None else old
         return Message(
-            _NEWTFILTER, _head(place, index, handle) + options, how, _words(place, rule.actions)
+            _NEWTFILTER, _head_of(place, index, handle) + options, how, _words(place, rule.actions)
         )
 
     def remove(self, place: Place, ports: Mapping[int, int], handle: int) -> Message:
         return Message(
-            _DELTFILTER, _head(place, ports[place.port], handle), 0, f"removing {_words(place)}"
+            _DELTFILTER, _head_of(place, ports[place.port], handle), 0, f"removing {_words(place)}"
         )
+
+    def evict(self, filters: Iterable[Filter], ports: Mapping[int, int]) -> None:
+        """Removes them; those that have gone by themselves are no error.
+
+        Ours and another's flower rule may share a classifier (a chain and pref): of a flower
+        classifier the one rule goes, of any other the whole. Raises NetlinkError."""
+        gone = {one if one.kind == _FLOWER else replace(one, handle=0) for one in filters}
+        messages = [
+            Message(
+                _DELTFILTER,
+                _head(ports[one.port], one.handle, one.kind, one.chain, one.pref, one.protocol),
+                what=f"removing {one.kind} of {_port(one.port)}, chain {one.chain} pref {one.pref}",
+            )
+            for one in sorted(gone, key=lambda one: (one.port, one.chain, one.pref))
+        ]
+        for error in self._netlink.send_all(messages):
+            if error.errno != errno.ENOENT:
+                raise error
 
     def send(self, messages: Sequence[Message]) -> list[NetlinkError]:
         return self._netlink.send_all(messages)
@@ -164,8 +215,8 @@ class Tc:
         numbers: Mapping[int, int],
         rules: Rules,
         handles: dict[Place, int],
-        foreign: list[tuple[int, str]],
-        software: set[int],
+        foreign: list[Filter],
+        offloaded: set[Place],
     ) -> None:
         _, _, handle, _, info = _TCMSG.unpack_from(answer)
         found = parse_attrs(answer, _TCMSG.size)
@@ -173,33 +224,35 @@ class Tc:
             return  # the classifier itself, before its rules
         pref, protocol = info >> 16, int.from_bytes(struct.pack("=H", info & 0xFFFF), "big")
         chain = u32(found[_CHAIN]) if _CHAIN in found else 0
-        what = f"{text(found[_KIND])} chain {chain} pref {pref} handle {handle:#x}"
-        options = parse_attrs(found.get(_OPTIONS, b""))
-        actions = _actions(options, numbers) if text(found[_KIND]) == "flower" else None
-        if actions is None or options.keys() - _KEYS:
-            foreign.append((port, what))
+        if port == WIRE and pref >= HOST_PREF:
             return
+        kind = text(found[_KIND])
+        options = parse_attrs(found.get(_OPTIONS, b""))
+        actions = _actions(options, numbers) if kind == _FLOWER else None
         place = Place(port, chain, pref, _match(options, protocol))
-        if place in rules:
-            foreign.append((port, what))
+        if actions is None or options.keys() - _KEYS or place in rules:
+            foreign.append(Filter(port, kind, chain, pref, protocol, handle))
             return
         rules[place], handles[place] = actions, handle
         flags = u32(options[_FLAGS]) if _FLAGS in options else 0
-        if not flags & (IN_HW | SKIP_HW):
-            software.add(port)
+        if flags & IN_HW:
+            offloaded.add(place)
 
 
 _IN_HW_COUNT = 86
 _KEYS = {_ACT, _DST, _DST_MASK, _SRC, _SRC_MASK, _ETH_TYPE, _FLAGS, _VLAN_ID, _IN_HW_COUNT}
 
 
-def _head(place: Place, index: int, handle: int) -> bytes:
-    protocol = struct.unpack("=H", place.match.protocol.to_bytes(2, "big"))[0]
-    info = place.pref << 16 | protocol
+def _head_of(place: Place, index: int, handle: int) -> bytes:
+    return _head(index, handle, _FLOWER, place.chain, place.pref, place.match.protocol)
+
+
+def _head(index: int, handle: int, kind: str, chain: int, pref: int, protocol: int) -> bytes:
+    info = pref << 16 | struct.unpack("=H", protocol.to_bytes(2, "big"))[0]
     return (
         _TCMSG.pack(0, index, handle, _INGRESS, info)
-        + attr_text(_KIND, "flower")
-        + attr_u32(_CHAIN, place.chain)
+        + attr_text(_KIND, kind)
+        + attr_u32(_CHAIN, chain)
     )
 
 
@@ -235,13 +288,23 @@ def _action(action: Action, ports: Mapping[int, int]) -> tuple[bytes, ...]:
         case Pop():
             return vlan(_POP)
         case Police(index, pps):
-            police = struct.pack("=IiIII24xiiI", index, _SHOT, 0, 0, 0, 0, 0, 0)
+            police = _POLICE.pack(index, _SHOT, 0, 0, 0, b"", 0, 0, 0)
             return of(
                 "police",
                 attr(_TBF, police),
                 attr_u32(_RESULT, _PIPE),
                 attr_u64(_PKTRATE64, pps),
                 attr_u64(_PKTBURST64, max(_BURST_NS, 10**9 // pps) // _TICK_NS),
+            )
+        case PoliceBytes(index, rate):
+            spec = _RATESPEC.pack(_CELL_LOG, _ETHERNET, 0, 0, 0, min(rate, 0xFFFFFFFF))
+            burst = min(max(_BURST_NS, _LARGEST * 10**9 // rate) // _TICK_NS, 0xFFFFFFFF)
+            return of(
+                "police",
+                attr(_TBF, _POLICE.pack(index, _SHOT, 0, burst, 0, spec, 0, 0, 0)),
+                attr(_RATE_TABLE, bytes(_TABLE_BYTES)),
+                attr_u32(_RESULT, _PIPE),
+                attr_u64(_RATE64, rate),
             )
         case Goto(chain):
             return gact(_GOTO | chain)
@@ -272,10 +335,13 @@ def _parse_action(found: Attrs, numbers: Mapping[int, int]) -> Action | None:
     options = parse_attrs(found.get(_ACT_OPTIONS, b""))
     kind = text(found[_ACT_KIND])
     if kind == "police":
-        index, exceeded = struct.unpack_from("=Ii", options[_TBF])
-        if exceeded != _SHOT or _PKTRATE64 not in options:
+        index, exceeded, _, _, _, spec, *_ = _POLICE.unpack_from(options[_TBF])
+        if exceeded != _SHOT:
             return None
-        return Police(index, u64(options[_PKTRATE64]))
+        if _PKTRATE64 in options:
+            return Police(index, u64(options[_PKTRATE64]))
+        rate = u64(options[_RATE64]) if _RATE64 in options else _RATESPEC.unpack(spec)[5]
+        return PoliceBytes(index, rate) if rate else None
     if _PARMS not in options:
         return None
     parms = options[_PARMS]
@@ -311,5 +377,8 @@ def _parse_vlan(what: int, options: Attrs) -> Action | None:
 
 
 def _words(place: Place, actions: Sequence[Action] = ()) -> str:
-    port = "the uplink" if place.port < 0 else f"VF {place.port}"
-    return f"flower rule of {port}, chain {place.chain}, {place.match}: {actions}"
+    return f"flower rule of {_port(place.port)}, chain {place.chain}, {place.match}: {actions}"
+
+
+def _port(port: int) -> str:
+    return "the uplink" if port == WIRE else f"VF {port}"

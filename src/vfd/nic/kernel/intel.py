@@ -1,10 +1,11 @@
 """Intel's SR-IOV hypervisor management interface: ``/sys/class/net/PF/device/sriov/``.
 
 Offered by Intel's out-of-tree i40e. This surface takes what rtnetlink has no words for: VLAN
-lists, further MACs, mirrors, broadcast, multicast and unknown unicast, shares of traffic classes,
-and a VF that is truly off. The default MAC, spoof check, trust, rate and link state stay
-rtnetlink's: the same functions of the driver stand behind both, rtnetlink sets all VFs in one
-message, and the ``link_state`` file does not tell ``auto`` from ``enable``.
+lists, further MACs, mirrors, broadcast, multicast and unknown unicast, shares of traffic classes
+and rates within them, and a VF that is truly off. The default MAC, spoof check, trust, the rate
+without classes and link state stay rtnetlink's: the same functions of the driver stand behind both,
+rtnetlink sets all VFs in one message, and the ``link_state`` file does not tell ``auto`` from
+``enable``. docs/decisions.md says why other files are left alone.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from vfd.nic.kernel.attributes import Write, read, run, vf_numbers
-from vfd.nic.kernel.intel_files import VfFiles, changes, read_vf
-from vfd.nic.kernel.intel_qos import class_map, classes_in_use, restrictions
+from vfd.nic.kernel.intel_files import COUNTERS, VfFiles, changes, read_counters, read_vf
+from vfd.nic.kernel.intel_qos import STEP_MBPS, class_map, classes_in_use, restrictions
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
+from vfd.policy.rate import Rate
 from vfd.policy.values import (
     C_TAG,
     S_TAG,
@@ -31,13 +33,40 @@ from vfd.policy.values import (
 )
 
 NAME = "sysfs:i40e"
+MBPS = 10**6
 _LINK = {LinkStatus.AUTO: "auto", LinkStatus.ON: "enable", LinkStatus.OFF: "disable"}
 _NEUTRAL = VfFiles(promisc=frozenset({"mcast"}))
 """An open VF of which nothing is asked: it gets the multicast that policies allow by default."""
 
 
+_PF_CLASSES = ("enable_qos", "tclasses")
+_NOT_YET = Capability(
+    Support.LIMITED,
+    by=NAME,
+    limit="known once the PF has VFs, and in force with them: Intel's driver shows its interface"
+    " only then",
+)
+
+_NO_GUARANTEES = Capability(
+    Support.ABSENT,
+    reason="this driver's traffic classes have pri, lsp and max_bw, but neither min_bw nor bsp; a"
+    " software NIC's have",
+    consequence="no class has a guarantee or goes first in its group",
+)
+
 OPTIONAL_FILES = ("vlan_anti_spoof", "allow_bcast")
 """Files, named as the attributes, that older versions of the driver lack."""
+
+
+RATE_IN_CLASSES = Capability(
+    Support.LIMITED,
+    by=NAME,
+    limit=f"holds in each traffic class; steps of {STEP_MBPS} Mbit/s, at least {STEP_MBPS}",
+)
+"""``rate`` under ``enable_qos``: README: with classes ``max_tx_rate`` is ignored, and a VF has a
+``max_tc_tx_rate`` in each."""
+_MIXED = Rate(bps=1)
+"""Shown where the classes' rates differ, which is no policy's."""
 
 
 def offers(files: Iterable[str] = OPTIONAL_FILES) -> Mapping[str, Capability]:
@@ -75,11 +104,28 @@ class IntelSysfs:
         """Whether the driver offers the interface now."""
         return any((self._root / f"{vfid}/trunk").exists() for vfid in vf_numbers(self._root)[:1])
 
+    def _may_come(self) -> bool:
+        """There are no VFs, with which the interface would be there."""
+        try:
+            return read(self._root.parent / "sriov_numvfs") == "0"
+        except OSError:
+            return False
+
     def capabilities(self) -> Mapping[str, Capability]:
         if not self.present():
             return {}
         first = self._root / str(vf_numbers(self._root)[0])
-        return offers(name for name in OPTIONAL_FILES if (first / name).exists())
+        found = offers(name for name in OPTIONAL_FILES if (first / name).exists())
+        return {**found, "rate": RATE_IN_CLASSES} if self._pf.enable_qos else found
+
+    def counter_names(self) -> frozenset[str]:
+        return COUNTERS if self.present() else frozenset()
+
+    def counters(self) -> Mapping[int, Mapping[str, int]]:
+        try:
+            return {v: read_counters(self._root / str(v)) for v in vf_numbers(self._root)}
+        except (OSError, ValueError) as error:
+            raise NicError(f"{self._root}: {error}") from error
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
         short: dict[str, Capability] = {}
@@ -87,11 +133,18 @@ class IntelSysfs:
             short = dict.fromkeys(TAGGING, Capability(Support.ABSENT, reason=reason))
         if reason := _no_mirror(rules):
             short["mirror"] = Capability(Support.ABSENT, reason=reason)
+        if self._pf.enable_qos and 0 < (rules.rate.bps or 0) < STEP_MBPS * MBPS:
+            reason = f"i40e enforces no less than {STEP_MBPS} Mbit/s"
+            short["rate"] = Capability(Support.ABSENT, reason=reason)
+        if rules.trust and not rules.allow_un_ucast:
+            reason = "i40e gives it to a trusted guest that asks for promiscuous mode"
+            short["allow_un_ucast"] = Capability(Support.ABSENT, reason=reason)
         return short
 
     def express(self, assigned: Assignment) -> Shown:
         files = self._target(_NEUTRAL, assigned)
-        return self._shown(files, files.macs, None, self._outer_tpid())
+        service = assigned.rules is not None and assigned.rules.strip_stag
+        return self._shown(files, files.macs, None, self._wanted_tpid() if service else C_TAG)
 
     def read(self) -> Mapping[int, Shown]:
         outer = self._outer_tpid()
@@ -101,6 +154,8 @@ class IntelSysfs:
         }
 
     def write(self, wanted: Mapping[int, Assignment]) -> None:
+        if not self.present():
+            return  # the kernel's own i40e: nothing was assigned to this surface
         before = self._files()
         if missing := wanted.keys() - before.keys():
             raise NicError(
@@ -172,6 +227,7 @@ class IntelSysfs:
             ingress_mirror=None,
             egress_mirror=None,
             vlan_mirror=frozenset(),
+            rates=tuple((tc, 0) for tc, _ in now.rates),
             allow_bcast=None if now.allow_bcast is None else True,
         )
         if rules is None:
@@ -183,6 +239,9 @@ class IntelSysfs:
                 promisc=frozenset(),
             )
         want = replace(neutral, enable=True)
+        if self._pf.enable_qos and "rate" in mine:
+            mbps = (rules.rate.bps or 0) // (STEP_MBPS * MBPS) * STEP_MBPS
+            want = replace(want, rates=tuple((tc, mbps) for tc in range(self._pf.classes)))
         if "vlans" in mine:
             want = replace(
                 want,
@@ -237,7 +296,7 @@ class IntelSysfs:
     def _shown(
         self, files: VfFiles, macs: frozenset[str], listed: frozenset[str] | None, outer: int
     ) -> Shown:
-        """Files as attributes of VfRules."""
+        """Files as attributes of VfRules. A list of S-tags that are not stripped is no policy's."""
         if not files.enable:
             return {"link_status": LinkStatus.OFF}
         shown: dict[str, Any] = {
@@ -246,7 +305,7 @@ class IntelSysfs:
             "allow_mcast": "mcast" in files.promisc,
             "allow_un_ucast": "ucast" in files.promisc,
         }
-        if files.trunk:
+        if files.trunk and (files.vlan_strip or outer == C_TAG):
             shown["vlans"] = tuple(sorted(files.trunk - {0}))
             shown["allow_untagged"] = files.allow_untagged
             shown["strip_stag"] = files.vlan_strip and outer == S_TAG
@@ -256,6 +315,8 @@ class IntelSysfs:
         if files.allow_bcast is not None:
             shown["allow_bcast"] = files.allow_bcast
         if self._pf.enable_qos:
+            rates = {mbps for _, mbps in files.rates}
+            shown["rate"] = Rate(bps=max(rates, default=0) * MBPS) if len(rates) < 2 else _MIXED
             shown["queues"] = tuple(
                 QueueShare.model_construct(priority=tc, share=share)
                 for tc, share in files.shares
@@ -268,12 +329,22 @@ class IntelSysfs:
             return "i40e's sysfs strips tags but inserts none: that is rtnetlink's port VLAN"
         if not rules.vlans:
             return "i40e's trunk without a VLAN lets every VLAN pass: name at least one"
-        outer = self._outer_tpid()
+        outer = self._wanted_tpid()
         if not rules.strip_stag and outer != C_TAG:
             return (
                 f"the PF's tpid is {outer:#x}, and i40e has one TPID for the lists of all its VFs"
             )
         return ""
+
+    def _has_tpid(self) -> bool:
+        try:
+            return bool(read(self._root / "tpid"))
+        except OSError:
+            return False
+
+    def _wanted_tpid(self) -> int:
+        """What VLAN lists will be about once the PF is as its policy says."""
+        return self._pf.tpid if self._has_tpid() else C_TAG
 
     def _outer_tpid(self) -> int:
         """The TPID that VLAN lists are about. Where the device has none to set: 0x8100."""
@@ -286,29 +357,32 @@ class IntelSysfs:
 
     def pf_capabilities(self) -> Mapping[str, Capability]:
         if not self.present():
-            return {}
+            return dict.fromkeys((*_PF_CLASSES, "tpid"), _NOT_YET) if self._may_come() else {}
+        classes = Capability(
+            Support.LIMITED,
+            by=self.name,
+            limit="pri, lsp and max_bw in steps of 50 Mbit/s; not min_bw, bsp or bw_grps;"
+            " a change restarts all VFs of the PF, and classes stay until the driver is loaded"
+            " anew",
+        )
         offers = {
             "enable_loopback": Capability(Support.ENFORCED, by=self.name),
-            "tclasses": Capability(
-                Support.LIMITED,
-                by=self.name,
-                limit="pri, lsp and max_bw in steps of 50 Mbit/s; not min_bw, bsp or bw_grps;"
-                " a change restarts all VFs of the PF, and 8 classes stay until the driver is"
-                " loaded anew",
-            ),
+            **dict.fromkeys(_PF_CLASSES, classes),
         }
-        try:
-            read(self._root / "tpid")
-        except OSError:
-            reason = "this device's outer TPID can't be set (X722)"
-            offers["tpid"] = Capability(
-                Support.ABSENT, reason=reason, consequence="service tags are 0x8100"
-            )
-        else:
+        if any(tc.min_bw or tc.bsp for tc in self._pf.tclasses):
+            offers["tclasses"] = _NO_GUARANTEES
+        if self._has_tpid():
             offers["tpid"] = Capability(
                 Support.LIMITED,
                 by=self.name,
                 limit="of the whole device; a change restarts all VFs",
+            )
+        else:
+            reason = (
+                "this device's outer TPID can't be set (X722); an X710's or a software NIC's can"
+            )
+            offers["tpid"] = Capability(
+                Support.ABSENT, reason=reason, consequence="service tags are 0x8100"
             )
         return offers
 
@@ -322,7 +396,7 @@ class IntelSysfs:
             shown["enable_qos"] = False
         return shown
 
-    def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:
+    def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:  # noqa: ARG002
         """Raises NicError; the caller then writes the old policy again."""
         self._pf = after
         if not self.present():
@@ -333,7 +407,7 @@ class IntelSysfs:
             for vfid, is_on in self._loopback().items()
             if is_on != after.enable_loopback
         ]
-        if after.tpid != now.tpid and after.tpid != self._outer_tpid():
+        if after.tpid != self._outer_tpid() and self._has_tpid():
             writes.append(Write(self._root / "tpid", f"{after.tpid:x}"))
         if after.enable_qos:
             wanted = restrictions(after, self._link_mbps())

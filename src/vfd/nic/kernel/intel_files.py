@@ -37,6 +37,8 @@ class VfFiles:
     vlan_mirror: frozenset[int] = frozenset()
     shares: tuple[tuple[int, int], ...] = field(default=())
     """(traffic class, percent) of the classes that are in use."""
+    rates: tuple[tuple[int, int], ...] = ()
+    """(traffic class, Mbit/s) likewise; 0: no limit."""
 
 
 def read_vf(folder: Path, classes: frozenset[int]) -> VfFiles:
@@ -59,7 +61,17 @@ def read_vf(folder: Path, classes: frozenset[int]) -> VfFiles:
         egress_mirror=_target(folder / "egress_mirror"),
         vlan_mirror=parse_list(read(folder / "vlan_mirror")),
         shares=tuple((tc, int(read(folder / f"qos/{tc}/share"))) for tc in sorted(classes)),
+        rates=tuple((tc, int(read(folder / f"qos/{tc}/max_tc_tx_rate"))) for tc in sorted(classes)),
     )
+
+
+COUNTERS = frozenset({"tx_errors"})
+"""Of ``stats``, what IFLA_VF_STATS lacks. README: it counts anti-spoofing violations."""
+
+
+def read_counters(folder: Path) -> dict[str, int]:
+    """Raises OSError, ValueError."""
+    return {name: int(read(folder / "stats" / name)) for name in COUNTERS}
 
 
 def changes(folder: Path, now: VfFiles, want: VfFiles, link: str) -> Iterator[Write]:
@@ -85,6 +97,10 @@ def changes(folder: Path, now: VfFiles, want: VfFiles, link: str) -> Iterator[Wr
         yield Write(folder / "promisc", f"rem {mode}")
     for mode in sorted(want.promisc - now.promisc):
         yield Write(folder / "promisc", f"add {mode}")
+    have = dict(now.rates)
+    for tc, mbps in want.rates:
+        if have.get(tc, mbps) != mbps:
+            yield Write(folder / f"qos/{tc}/max_tc_tx_rate", str(mbps))
     for text in list_texts(now.vlan_mirror - want.vlan_mirror):
         yield Write(folder / "vlan_mirror", f"rem {text}")
     for name in ("ingress_mirror", "egress_mirror"):

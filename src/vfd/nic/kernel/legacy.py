@@ -50,6 +50,8 @@ class BridgeMode:
     """The NIC's bridge as a surface of the PF, whose netdev has ``index`` in the namespace of the
     socket. ``gives_way``: whether another surface switches between the VFs now."""
 
+    BY = "rtnetlink:hwmode"
+
     def __init__(
         self, netlink: Netlink, index: int, gives_way: Callable[[], bool] = lambda: False
     ) -> None:
@@ -60,7 +62,7 @@ class BridgeMode:
     def pf_capabilities(self) -> Mapping[str, Capability]:
         if self._mode() is None:
             return {}
-        return {"enable_loopback": Capability(Support.ENFORCED, by="rtnetlink:hwmode")}
+        return {"enable_loopback": Capability(Support.ENFORCED, by=self.BY)}
 
     def observe_pf(self, wanted: PfPolicy) -> Mapping[str, Any]:  # noqa: ARG002
         mode = self._mode()

@@ -3,7 +3,8 @@
 In legacy mode of the eswitch a VF has a port VLAN (VST, rtnetlink's), or a list of VLANs that its
 guest may tag (VGT+, this surface's), or neither; the driver refuses one while there is the other.
 VLAN 0 in the list lets untagged frames pass. The interface's other files set what rtnetlink sets
-too, and are left to it: one message for all VFs.
+too, and are left to it, one message for all VFs: also the port VLAN with 802.1ad, which this driver
+takes there (mlx5e_set_vf_vlan), and the counters of ``stats``, which IFLA_VF_STATS has as well.
 
 Sources: MLNX_OFED documentation, "Single Root IO Virtualization (SR-IOV)", VGT+; mlx5's
 sriov_sysfs.c in MLNX_OFED; the VGT+ patches on netdev, 2019-10-30.
@@ -17,7 +18,7 @@ from pathlib import Path
 from vfd.nic.kernel.attributes import Write, read, run, runs, vf_numbers
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
-from vfd.policy.values import VfRules
+from vfd.policy.values import C_TAG, S_TAG, VfRules
 
 NAME = "sysfs:mlx5"
 UNTAGGED = 0
@@ -46,6 +47,16 @@ class MlxSysfs:
     def capabilities(self) -> Mapping[str, Capability]:
         return OFFERS if self.present() else {}
 
+    def port_tpid(self, vfid: int) -> int:
+        """The TPID of the VF's port VLAN, which rtnetlink doesn't tell. Raises NicError."""
+        path = self._root / f"{vfid}/config"
+        try:
+            lines = dict(line.split(":", 1) for line in read(path).splitlines() if ":" in line)
+        except OSError as error:
+            raise NicError(f"{path}: {error}") from error
+        found = {name.strip(): value.strip() for name, value in lines.items()}
+        return S_TAG if found.get("VLAN Proto") == "802.1ad" else C_TAG
+
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
         if rules.strip_stag or rules.strip_ctag:
             reason = "VGT+ neither strips nor inserts tags: name one VLAN, which is a port VLAN"
@@ -65,6 +76,8 @@ class MlxSysfs:
         return {vfid: _shown(trunk) for vfid, trunk in self._trunks().items()}
 
     def write(self, wanted: Mapping[int, Assignment]) -> None:
+        if not self.present():
+            return  # the kernel's own mlx5: nothing was assigned to this surface
         before = self._trunks()
         if missing := wanted.keys() - before.keys():
             raise NicError(

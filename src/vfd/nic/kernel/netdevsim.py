@@ -7,6 +7,7 @@ kernel's drivers/net/netdevsim/bus.c.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +34,11 @@ class NetdevsimPf(PciPf):
     def ids(self) -> tuple[str, str]:
         return "sim", "netdevsim"
 
-    def vfs(self) -> tuple[VfDevice, ...]:
+    def vfs(self, only: Collection[int] | None = None) -> tuple[VfDevice, ...]:
         return tuple(
             VfDevice(vfid, f"{self.address}/{vfid}", "", "", None, None, None)
             for vfid in range(self.num_vfs())
+            if only is None or vfid in only
         )
 
 

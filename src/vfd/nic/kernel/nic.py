@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
-from vfd.nic.kernel import counters, switchdev
+from vfd.nic.kernel import capabilities, counters
+from vfd.nic.kernel.drift import Drift
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
-from vfd.nic.kernel.guests import guest_of, is_on_netdev, is_up, rebind_for_mac
-from vfd.nic.kernel.pf import PfSettings
+from vfd.nic.kernel.guests import Guest, guests_of, is_on_netdev, is_up, rebind_for_mac
+from vfd.nic.kernel.health import Health
+from vfd.nic.kernel.parts import assignments, merged, without_rates, write_rules
+from vfd.nic.kernel.pf import PfSettings, disturbing
 from vfd.nic.kernel.sriov import PciPf, VfDevice
-from vfd.nic.kernel.surface import (
-    CONSEQUENCES,
-    TAGGING,
-    Assignment,
-    PfSurface,
-    Shown,
-    Surface,
-    assign,
-)
+from vfd.nic.kernel.surface import CounterSurface, PfSurface, Shown, Surface, assign
+from vfd.nic.kernel.switchdev import SwitchdevSurface
+from vfd.nic.kernel.switchdev_find import in_switchdev_mode
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import (
     Capabilities,
@@ -33,14 +30,12 @@ from vfd.nic.protocol import (
     NicError,
     NicGoneError,
     NicState,
-    Support,
     VfState,
 )
 from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.requests import Decision, Request
 from vfd.policy.values import (
     MAX_GROUPS,
-    MAX_MACS,
     MAX_VLANS,
     LinkStatus,
     NicPolicy,
@@ -48,10 +43,8 @@ from vfd.policy.values import (
     VfRules,
 )
 
-_DEFAULTS: Mapping[str, Any] = {n: f.default for n, f in VfRules.model_fields.items()}
-"""Given to model_construct, which would copy each of them deeply."""
-_CLOSED = {**_DEFAULTS, "link_status": LinkStatus.OFF}
-_RANK = {Support.ENFORCED: 2, Support.LIMITED: 1, Support.ABSENT: 0}
+Steps = dict[int, tuple[VfRules | None, VfRules | None]]
+"""By vfid: the rules before and after; None: closed."""
 
 
 FindSurfaces = Callable[
@@ -72,13 +65,21 @@ class KernelNic:
     MACs it forced (see ``Rtnetlink``) and what it last saw, to tell drift from its own echo.
     """
 
-    def __init__(self, pf: PfPolicy, device: PciPf, find: FindSurfaces) -> None:
+    def __init__(
+        self, pf: PfPolicy, device: PciPf, find: FindSurfaces, netlink: Netlink | None = None
+    ) -> None:
         self._pf = pf
         self._device = device
         self._find = find
         self._source = EventSource()
-        self._netlink = Netlink()
+        self._netlink = netlink or Netlink()
         self._seen: Mapping[int, VfRules | None] | None = None
+        self._seen_pf: Shown | None = None
+        self._drifted: Mapping[int, VfRules | None] | None = None
+        """What was just read, where it was drift: whoever is told looks at once, and a repair must
+        not take long."""
+        self._states: Mapping[int, VfState] = {}
+        self._drift = Drift()
         self._held: dict[int, bool] = {}
         """VFs whose netdev is in use, as last seen."""
         self._lost = False
@@ -91,17 +92,20 @@ class KernelNic:
     def _take_up(self) -> None:
         """Finds the PF's netdev and its surfaces: at the start, and when the PF is back, with
         another netdev, index and perhaps driver. Raises NicError, NicGoneError."""
-        self._driver: Driver = driver_named(self._device.driver())
+        self._driver: Driver = driver_named(self._device.driver(), self._device.ids()[1])
         self._netdev, self._index = self._device.uplink()
         surfaces, pf_surfaces = self._find(self._pf, self._device, self._netlink, self._index)
         self._surfaces = tuple(surfaces)
-        if any(surface.name == switchdev.NAME for surface in surfaces):
+        self._eswitch = next((s for s in surfaces if isinstance(s, SwitchdevSurface)), None)
+        if self._eswitch is not None:
             self._source.hear_rules()
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
         self._expressed: dict[VfRules | None, VfRules | None] = {}
         """A repair compares all VFs with what is wanted of them; it must not take long."""
+        self._counters: tuple[int, tuple[frozenset[str], str]] | None = None
         self._link = self.link()
         self._is_up = is_up(self._netdev)
+        self._had_vfs = self._device.num_vfs() > 0
 
     @property
     def identity(self) -> Identity:
@@ -113,22 +117,39 @@ class KernelNic:
             model=f"{vendor}:{number}",
             driver=self._device.driver(),
             numa_node=self._device.numa_node(),
+            vf_total_msix=self._device.vf_total_msix(),
         )
 
     @property
     def capabilities(self) -> Capabilities:
-        offers = _strongest(surface.capabilities() for surface in self._surfaces)
+        pf = self._settings.capabilities()
+        counted, why = self._counted()
+        vf = capabilities.of_vfs(self._surfaces)
         return Capabilities(
-            vf={name: offers.get(name) or _absent(name) for name in VfRules.model_fields},
-            pf=self._settings.capabilities(),
-            counters=counters.names(self._driver),
+            vf=vf,
+            pf=pf,
+            counters=counted.union(*(surface.counter_names() for surface in self._more())),
+            uncounted=why,
             max_vfs=self._device.total_vfs(),
             max_vlans=MAX_VLANS,
-            max_macs=MAX_MACS,
+            max_macs=self._settings.max_macs,
             max_groups=MAX_GROUPS,
-            closed=_closing(offers.get("link_status")),
+            closed=capabilities.of_closing(vf),
             count_takes_all=True,
+            more_with_vfs=bool(self._driver.vendors) and not self._had_vfs,
+            disturbing=disturbing(pf),
         )
+
+    def _counted(self) -> tuple[frozenset[str], str]:
+        """The VFs' counters, or why there are none; asked once for each number of VFs."""
+        vfs = len(self._states)
+        if self._counters is None or self._counters[0] != vfs:
+            try:
+                found = counters.names(self._netlink, self._index, self._driver, vfs)
+            except NicError as error:
+                return frozenset(), str(error)
+            self._counters = vfs, found
+        return self._counters[1]
 
     def link(self) -> Link:
         return self._device.link(self._netdev)
@@ -138,68 +159,133 @@ class KernelNic:
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
         if rules not in self._expressed:
-            wanted = _assignments(rules, self._surfaces)
-            shown = _rules(surface.express(wanted[surface.name]) for surface in self._surfaces)
+            wanted = assignments(rules, self._surfaces)
+            shown = merged(surface.express(wanted[surface.name]) for surface in self._surfaces)
             if len(self._expressed) > _MOST_EXPRESSED:
                 self._expressed.clear()
             self._expressed[rules] = shown
         return self._expressed[rules]
 
-    def observe(self, only: Collection[int] | None = None) -> NicState:  # noqa: ARG002
+    def observe(
+        self,
+        only: Collection[int] | None = None,  # noqa: ARG002
+        *,
+        guests: bool = True,
+    ) -> NicState:
         self._require_device()
-        observed = self._observe_rules()
-        self._seen = observed
-        vfs = self._device.vfs()
-        states = {vf.vfid: self._state(vf, observed.get(vf.vfid)) for vf in vfs}
-        self._held = {vf.vfid: states[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
-        return NicState(pf=self._settings.observe(self._pf), link=self.link(), vfs=states)
+        rules = self._drifted or self._observe_rules()
+        self._drifted = None
+        if bool(rules) != self._had_vfs:
+            self._take_up()  # drivers show with their first VF what they can enforce
+            rules = self._observe_rules()
+            self._had_vfs, self._seen = bool(rules), None
+        if self._seen is None:
+            self._seen, self._seen_pf = rules, self._settings.shown(self._pf)
+        self._drift.forget_repaired(rules)
+        if not guests and self._states.keys() == rules.keys():
+            self._states = {
+                vfid: self._with_rules(state, rules[vfid]) for vfid, state in self._states.items()
+            }
+            pf = self._settings.observe(self._pf, counted=len(rules))
+        else:
+            self._look_at_vfs(rules)
+            pf = self._settings.observe(self._pf)
+        return NicState(pf, self.link(), self._states)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
+        self._drifted = None
         steps = {c.vfid: (c.before, c.after) for c in changes if isinstance(c, VfChange)}
-        old_pf, forced = self._pf, False
-        try:
-            for change in changes:
-                if isinstance(change, PfChange):
-                    forced, was_up = change.force, self.link().up
-                    new = self._settings.apply(self._pf, change.after, force=change.force)
-                    self._pf = change.after
-                    if new:
-                        self._take_up()  # what was known of the old VFs is no longer true
-                        steps = self._as_new(desired)
-                        if was_up and self._driver.rate_needs_link:
-                            self._await_link()
+        pf = next((c for c in changes if isinstance(c, PfChange)), None)
+        if pf is None:
             write_rules(self._surfaces, steps)
-        except NicGoneError:
-            raise
-        except NicError:
-            if self._pf != old_pf:
-                self._settings.apply(self._pf, old_pf, force=forced)
-                self._pf = old_pf
-            raise
+        else:
+            steps = self._apply_with_pf(desired, pf, steps)
         self._pf = desired.pf
-        self._seen = self._observe_rules()
+        self._expect(steps, pf)
         if self._driver.mac_needs_rebind:
             macs = {vfid: after.vm_mac for vfid, (_, after) in steps.items() if after}
-            for vf in self._device.vfs():
-                rebind_for_mac(vf, macs.get(vf.vfid))
+            for vf in self._device.vfs(macs):
+                rebind_for_mac(vf, macs[vf.vfid])
+
+    def _apply_with_pf(self, desired: NicPolicy, pf: PfChange, steps: Steps) -> Steps:
+        """The PF's settings, then the rules of the VFs, which are new ones where their number
+        changes. What was written."""
+        count = self._device.num_vfs()
+        old = self._settings.observe(self._pf).model_copy(
+            update={"vfs": count, "vf_driver": self._pf.vf_driver}
+        )
+        recount = pf.after.vfs not in (None, count)
+        before, was_up = self._observe_rules(), self.link().up
+        if recount:
+            self._settings.refuse_count(pf.after, force=pf.force)
+        policy = self._pf
+        try:
+            self._settings.apply(old, pf.after)
+            self._is_now(pf.after)
+            if recount:
+                self._take_up()  # what was known of the old VFs is no longer true
+                steps = self._write_new(self._wanted(desired), was_up=was_up)
+            else:
+                steps = self._again(desired, steps)
+                write_rules(self._surfaces, steps)
+            self._settings.bind_vfs(pf.after)
+            return steps
+        except NicGoneError:
+            raise
+        except NicError as error:
+            try:
+                self._settings.apply(self._settings.observe(old), old)
+                self._is_now(policy)
+                if recount:
+                    self._take_up()
+                    self._write_new(before, was_up=was_up)
+                    self._settings.bind_vfs(old)
+            except NicError as second:
+                raise type(second)(f"{error}. Undoing it failed: {second}") from error
+            raise
+
+    def _is_now(self, pf: PfPolicy) -> None:
+        """What VFs can be given follows from what their PF is."""
+        self._pf = pf
+        self._expressed.clear()
+
+    def _wanted(self, desired: NicPolicy) -> Mapping[int, VfRules | None]:
+        """What this NIC can show of what is desired of the VFs that are not closed."""
+        policies = desired.by_vfid()
+        return {vfid: self.expressible(vfid, vf.rules) for vfid, vf in policies.items()}
+
+    def _again(self, desired: NicPolicy, steps: Steps) -> Steps:
+        """``steps`` on a PF that is another now: more or less of the policies may be enforced than
+        when they were worked out, and what is in force by another surface than before."""
+        wanted = self._wanted(desired)
+        in_force = {
+            vfid: (rules, rules)
+            for vfid, rules in self._observe_rules().items()
+            if rules == wanted.get(vfid)
+        }
+        return {**in_force, **{v: (before, wanted.get(v)) for v, (before, _) in steps.items()}}
+
+    def _write_new(self, rules: Mapping[int, VfRules | None], *, was_up: bool) -> Steps:
+        """Makes VFs that have just been created what they are to be, closed where no rules are
+        given. Until then a VF is open, so what must wait for the link comes last."""
+        vfids = [vf.vfid for vf in self._device.vfs()]
+        wanted = {vfid: rules.get(vfid) for vfid in vfids}
+        first = {vfid: without_rates(rule) for vfid, rule in wanted.items()}
+        steps: Steps = {vfid: (None, rule) for vfid, rule in wanted.items()}
+        if self._driver.rate_needs_link and first != wanted:
+            write_rules(self._surfaces, {vfid: (None, rule) for vfid, rule in first.items()})
+            if was_up:
+                self._await_link()
+            steps = {vfid: (first[vfid], rule) for vfid, rule in wanted.items()}
+        write_rules(self._surfaces, steps)
+        return steps
 
     def _await_link(self) -> None:
         """Creating VFs resets the PF, whose link comes back after some seconds."""
         deadline = time.monotonic() + LINK_PATIENCE
         while not self.link().up and time.monotonic() < deadline:
             time.sleep(0.02)
-
-    def _as_new(self, desired: NicPolicy) -> dict[int, tuple[VfRules | None, VfRules | None]]:
-        """What makes VFs that have just been created what they are to be, the closed ones too."""
-        wanted = desired.by_vfid()
-        return {
-            vf.vfid: (
-                None,
-                self.expressible(vf.vfid, wanted[vf.vfid].rules) if vf.vfid in wanted else None,
-            )
-            for vf in self._device.vfs()
-        }
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
         """A Linux PF driver answers its guests itself; their requests never get here."""
@@ -208,15 +294,20 @@ class KernelNic:
         """The PF driver takes a guest's own MACs and groups back when its VF is reset."""
 
     def counters(self) -> Counters:
-        return counters.read(self._netlink, self._index, self._driver)
+        more = [surface.counters() for surface in self._more()]
+        return counters.read(self._netlink, self._index, self._driver, more)
+
+    def _more(self) -> list[CounterSurface]:
+        return [surface for surface in self._surfaces if isinstance(surface, CounterSurface)]
 
     def fileno(self) -> int:
         return self._source.fileno()
 
     def events(self) -> list[Event]:
+        self._drifted = None
         notices = self._source.read()
         events: list[Event] = []
-        settings_may_differ = count_may_differ = guests_may_differ = False
+        settings_may_differ = count_may_differ = guests_may_differ = mode_may_differ = False
         for notice in notices:
             match notice.heard:
                 case Heard.OVERRUN:
@@ -226,12 +317,20 @@ class KernelNic:
                     count_may_differ |= notice.action in ("add", "remove")
                 case Heard.LINK if notice.index == self._index and not self._lost:
                     settings_may_differ = True
-                    self._netdev = notice.name
+                    self._netdev = notice.name or self._netdev
                     events += self._up_events(notice)
+                case Heard.LINK if self._eswitch and notice.index in self._eswitch.watched:
+                    settings_may_differ = True
                 case Heard.LINK if notice.index != self._index:
                     guests_may_differ = True
+                case Heard.HEALTH if notice.health is not None:
+                    events += self._health_events(notice.health)
                 case Heard.RULES:
                     settings_may_differ = True
+                case Heard.DEVLINK if notice.address == self._device.address:
+                    settings_may_differ = mode_may_differ = True
+        if mode_may_differ:
+            events += self._mode_events()
         if not self._lost and (settings_may_differ or count_may_differ):
             events += self._look(settings=settings_may_differ)
         if not self._lost and guests_may_differ:
@@ -249,17 +348,32 @@ class KernelNic:
     def _observe_rules(self) -> Mapping[int, VfRules | None]:
         shown = [surface.read() for surface in self._surfaces]
         vfids = {vfid for by_vf in shown for vfid in by_vf}
-        return {vfid: _rules(by_vf.get(vfid, {}) for by_vf in shown) for vfid in sorted(vfids)}
+        return {vfid: merged(by_vf.get(vfid, {}) for by_vf in shown) for vfid in sorted(vfids)}
 
-    def _state(self, vf: VfDevice, rules: VfRules | None) -> VfState:
-        guest = guest_of(vf, rules.vm_mac if rules else None)
-        status = rules.link_status if rules else LinkStatus.OFF
-        up = status is LinkStatus.ON or (status is LinkStatus.AUTO and self._link.up)
-        return VfState(
+    def _expect(self, steps: Steps, pf: PfChange | None) -> None:
+        """What was written is to be seen from now on. It is not read back here: what somebody
+        else changed meanwhile would pass for ours."""
+        recount = pf is not None and steps.keys() == set(range(self._device.num_vfs()))
+        if self._seen is not None:
+            wanted = {vfid: self.expressible(vfid, after) for vfid, (_, after) in steps.items()}
+            self._seen = {**({} if recount else self._seen), **wanted}
+        if self._seen_pf is not None and pf is not None:
+            self._seen_pf = {name: getattr(pf.after, name) for name in self._seen_pf}
+
+    def _look_at_vfs(self, rules: Mapping[int, VfRules | None]) -> None:
+        """The VFs as devices, and who holds them."""
+        vfs = self._device.vfs()
+        macs = {vfid: rule.vm_mac if rule else None for vfid, rule in rules.items()}
+        guests = guests_of(vfs, macs)
+        self._states = {vf.vfid: self._state(vf, rules.get(vf.vfid), guests[vf.vfid]) for vf in vfs}
+        self._held = {vf.vfid: guests[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
+
+    def _state(self, vf: VfDevice, rules: VfRules | None, guest: Guest) -> VfState:
+        state = VfState(
             vfid=vf.vfid,
             rules=rules,
-            link_up=up,
-            mac=rules.vm_mac if rules else None,
+            link_up=False,
+            mac=None,
             mtu=None,
             address=vf.address,
             guest=guest.text,
@@ -269,6 +383,12 @@ class KernelNic:
             numa_node=vf.numa_node,
             msix=vf.msix,
         )
+        return self._with_rules(state, rules)
+
+    def _with_rules(self, state: VfState, rules: VfRules | None) -> VfState:
+        status = rules.link_status if rules else LinkStatus.OFF
+        up = status is LinkStatus.ON or (status is LinkStatus.AUTO and self._link.up)
+        return replace(state, rules=rules, link_up=up, mac=rules.vm_mac if rules else None)
 
     def _up_events(self, notice: Notice) -> list[Event]:
         """The PF was set down or up by somebody."""
@@ -288,35 +408,47 @@ class KernelNic:
             )
         return [Event(EventKind.VF_RESET, text=text)]
 
+    def _mode_events(self) -> list[Event]:
+        """The mode of the embedded switch was changed, or devlink loaded the driver anew: other
+        surfaces enforce, other netdevs are there."""
+        try:
+            if not self._lost:
+                is_same = in_switchdev_mode(self._device) == (self._eswitch is not None)
+                if is_same and self._device.uplink()[1] == self._index:
+                    return []
+            self._take_up()
+        except NicError as error:
+            was_lost, self._lost = self._lost, True
+            return [] if was_lost else [Event(EventKind.LOST, text=str(error))]
+        self._lost, self._seen, self._states = False, None, {}
+        mode = "legacy" if self._eswitch is None else "switchdev"
+        text = f"{self._device.address} is in {mode} mode now, as {self._netdev}"
+        return [Event(EventKind.BACK, text=text)]
+
     def _look(self, *, settings: bool) -> list[Event]:
         """Link news, and drift where the VFs are not those last seen."""
-        events = []
+        events: list[Event] = []
         link = self.link()
         if link != self._link:
             self._link = link
             events.append(Event(EventKind.LINK, text=f"link {'up' if link.up else 'down'}"))
-        if self._seen is None:
+        if self._seen is None or self._seen_pf is None:
             return events
         if not settings and len(self._seen) == self._device.num_vfs():
             return events
         try:
-            now = self._observe_rules()
+            now, pf = self._observe_rules(), self._settings.shown(self._pf)
         except NicGoneError:
             return events  # the uevent of the device tells
-        if now.keys() != self._seen.keys():
-            text = f"the number of VFs was changed from outside, from {len(self._seen)}"
-            events.append(Event(EventKind.DRIFT, text=f"{text} to {len(now)}"))
-        events += [
-            Event(EventKind.DRIFT, vfid, "its settings were changed from outside")
-            for vfid in now.keys() & self._seen.keys()
-            if now[vfid] != self._seen[vfid]
-        ]
-        self._seen = now
-        return events
+        drift = self._drift.of_pf(self._pf, self._seen_pf, pf)
+        drift += self._drift.of_vfs(self._seen, now)
+        self._drifted = now if drift else None
+        self._seen, self._seen_pf = now, pf
+        return events + drift
 
     def _device_events(self, notice: Notice) -> list[Event]:
         if notice.address == self._device.address:
-            return self._pf_events(notice.action)
+            return self._pf_events(notice)
         if notice.action not in ("bind", "unbind") or self._lost:
             return []
         vfid = self._device.vfid_of(notice.address)
@@ -327,6 +459,14 @@ class KernelNic:
         text = f"has driver {notice.driver}" if come else "has no driver any more"
         return [Event(kind, vfid, f"{notice.address} {text}")]
 
+    def _health_events(self, health: Health) -> list[Event]:
+        """A driver that recovers resets the device: what VFs had is looked at again."""
+        if health.device != self._device.address or self._lost:
+            return []
+        outcome = "has recovered" if health.healthy else "failed"
+        text = f"{health.device}: the driver says that {health.reporter} {outcome}"
+        return [Event(EventKind.VF_RESET, text=text)]
+
     def _guest_events(self) -> list[Event]:
         """Guests that took a VF's netdev or let it go: set it up or down, or moved it to another
         namespace."""
@@ -335,15 +475,21 @@ class KernelNic:
             if not is_on_netdev(vf):
                 self._held.pop(vf.vfid, None)
                 continue
-            guest = guest_of(vf)
+            guest = guests_of([vf])[vf.vfid]
             if self._held.get(vf.vfid, False) != guest.held:
                 kind = EventKind.GUEST_COME if guest.held else EventKind.GUEST_GONE
                 found.append(Event(kind, vf.vfid, f"{vf.address}: {guest.text}"))
             self._held[vf.vfid] = guest.held
         return found
 
-    def _pf_events(self, action: str) -> list[Event]:
-        address = self._device.address
+    def _pf_events(self, notice: Notice) -> list[Event]:
+        address, action = self._device.address, notice.action
+        if notice.error == "SUCCESSFUL_RECOVERY":
+            return [Event(EventKind.VF_RESET, text=f"{address} was reset after a PCI error")]
+        if notice.error == "FAILED_RECOVERY" and not self._lost:
+            self._lost = True
+            text = f"{address}: its driver could not recover from a PCI error: bind it again"
+            return [Event(EventKind.LOST, text=text)]
         if action in ("remove", "unbind") and not self._lost:
             self._lost = True
             why = "the device is gone" if action == "remove" else "its driver was unbound"
@@ -353,103 +499,7 @@ class KernelNic:
                 self._take_up()
             except NicError as error:
                 return [Event(EventKind.LOST, text=str(error))]
-            self._lost, self._seen = False, None
+            self._lost, self._seen, self._states = False, None, {}
             text = f"{address} is there again, as {self._netdev}"
             return [Event(EventKind.BACK, text=text)]
         return []
-
-
-def _absent(attribute: str) -> Capability:
-    return Capability(
-        Support.ABSENT,
-        reason=f"no control surface of this NIC's driver offers {attribute}",
-        consequence=CONSEQUENCES[attribute],
-    )
-
-
-def _closing(link_status: Capability | None) -> Capability:
-    """How well a VF is closed: its link is what closes it."""
-    if link_status is not None and link_status.support is Support.ENFORCED:
-        return Capability(Support.ENFORCED, by=link_status.by)
-    return Capability(
-        Support.LIMITED,
-        by="rtnetlink",
-        limit="its MAC, VLAN and trust are taken away, but its driver can't set its link down",
-        consequence="a guest that holds this closed VF may choose a MAC, and send and receive",
-    )
-
-
-def _strongest(all_offers: Iterable[Mapping[str, Capability]]) -> Mapping[str, Capability]:
-    best: dict[str, Capability] = {}
-    for offers in all_offers:
-        for attribute, capability in offers.items():
-            if attribute not in best or _RANK[capability.support] > _RANK[best[attribute].support]:
-                best[attribute] = capability
-    return best
-
-
-def write_rules(
-    surfaces: Sequence[Surface], changes: Mapping[int, tuple[VfRules | None, VfRules | None]]
-) -> None:
-    """Makes VFs go from rules to rules (None: closed), all or none. Raises NicError.
-
-    VFs that close do so from the weakest surface on, which has the link; the others change and
-    open from the strongest on, so that a VF's link comes up when its filters are there. A VF whose
-    tagging goes from one surface to another is closed in between: the drivers refuse two at once,
-    and neither would filter for a moment.
-    """
-    parts = {
-        vfid: (_assignments(before, surfaces), _assignments(after, surfaces))
-        for vfid, (before, after) in changes.items()
-    }
-    closed = _assignments(None, surfaces)
-    closing = {
-        vfid
-        for vfid, (old, new) in parts.items()
-        if changes[vfid][1] is None or (changes[vfid][0] and _tagger(old) != _tagger(new))
-    }
-    rest = {vfid: new for vfid, (_, new) in parts.items() if changes[vfid][1] is not None}
-    try:
-        for surface in reversed(surfaces):
-            if closing:
-                surface.write(dict.fromkeys(sorted(closing), closed[surface.name]))
-        for surface in surfaces:
-            if rest:
-                surface.write({vfid: new[surface.name] for vfid, new in rest.items()})
-    except NicError:
-        for surface in surfaces:
-            surface.write({vfid: old[surface.name] for vfid, (old, _) in parts.items()})
-        raise
-
-
-def _assignments(rules: VfRules | None, surfaces: Sequence[Surface]) -> Mapping[str, Assignment]:
-    """Each surface's part of these rules."""
-    parts = {} if rules is None else assign(rules, surfaces)[0]
-    return {
-        surface.name: Assignment(rules, parts.get(surface.name, frozenset()))
-        for surface in surfaces
-    }
-
-
-def _tagger(parts: Mapping[str, Assignment]) -> str | None:
-    """The surface that has the VF's VLANs."""
-    return next((name for name, part in parts.items() if "vlans" in part.attributes), None)
-
-
-def _rules(shown: Iterable[Shown]) -> VfRules | None:
-    """Surfaces' parts, strongest first, as one value. A surface's word holds over a weaker one's
-    where it says more than the default; a link that is off with nothing else set is a closed VF."""
-    parts = list(shown)
-    having_vlans = [part for part in parts if part.get("vlans")]
-    # The weakest has the port VLAN. A driver with a trunk list shows a port VLAN in the list too.
-    tagging = having_vlans[-1] if having_vlans else None
-    merged = dict(_DEFAULTS)
-    for part in parts:
-        for attribute, value in part.items():
-            if attribute in TAGGING and tagging is not None and part is not tagging:
-                continue
-            if merged[attribute] == _DEFAULTS[attribute]:
-                merged[attribute] = value
-    if merged == _CLOSED:
-        return None
-    return VfRules.model_construct(**merged)

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from vfd.nic.kernel.drivers import Driver
+from vfd.nic.kernel.rtnl_order import in_order
 from vfd.nic.kernel.surface import Assignment, Shown
 from vfd.nic.kernel.vfinfo import (
     RTM_GETLINK,
     RTM_SETLINK,
     LinkInfo,
     VfSettings,
-    differ,
     parse_link,
     request,
     set_vfs,
@@ -29,23 +29,35 @@ from vfd.nic.kernel.vfinfo import (
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
 from vfd.policy.rate import NONE, Rate
-from vfd.policy.values import C_TAG, S_TAG, LinkStatus, VfRules
+from vfd.policy.values import C_TAG, S_TAG, LinkStatus, PfPolicy, VfRules
 
 ZERO_MAC = "00:00:00:00:00:00"
 MBPS = 10**6
+_C_TAGS_ONLY = "this driver inserts 802.1Q tags only (EPROTONOSUPPORT for 802.1ad)"
 _LINK_STATES = {LinkStatus.AUTO: 0, LinkStatus.ON: 1, LinkStatus.OFF: 2}
 _LINK_STATUS = {number: status for status, number in _LINK_STATES.items()}
 
 
 class Rtnetlink:
-    """The surface. ``index`` is the PF's netdev, in the namespace of the socket."""
+    """The surface. ``index`` is the PF's netdev, in the namespace of the socket; ``pf_tpid`` the
+    PF's ``tpid``; ``shown_tpid`` tells the TPID of a VF's port VLAN where netlink doesn't."""
 
     name = "rtnetlink"
 
-    def __init__(self, netlink: Netlink, index: int, driver: Driver) -> None:
+    def __init__(
+        self,
+        netlink: Netlink,
+        index: int,
+        driver: Driver,
+        *,
+        pf_tpid: int = C_TAG,
+        shown_tpid: Callable[[int], int] | None = None,
+    ) -> None:
         self._netlink = netlink
         self._index = index
         self._driver = driver
+        self._pf_tpid = pf_tpid
+        self._shown_tpid = shown_tpid
         self._forced: dict[int, str | None] = {}
         """The MAC that was forced on each VF, None where none was. A MAC that a guest chose looks
         the same in IFLA_VF_MAC as one that was forced; where this process has not yet written to
@@ -63,7 +75,7 @@ class Rtnetlink:
         if rules.access_vid is None:
             trunk = (
                 "rtnetlink offers one VLAN per VF, inserted and stripped by the NIC: set strip_ctag"
-                " and one VLAN, or use a NIC with a VLAN list (i40e's sysfs, VGT+, switchdev)"
+                " and one VLAN"
             )
             if rules.vlans:
                 lacks("vlans", trunk)
@@ -76,10 +88,20 @@ class Rtnetlink:
                     lacks(attribute, "stripping without inserting is not offered: name one VLAN")
             lacks("allow_untagged", trunk)
         elif rules.strip_stag and S_TAG not in self._driver.vlan_tpids:
+            lacks("strip_stag", _C_TAGS_ONLY)
+        elif rules.strip_stag and self._pf_tpid != S_TAG:
             lacks(
                 "strip_stag",
-                "this driver inserts 802.1Q tags only (EPROTONOSUPPORT for 802.1ad)",
+                "the PF's tpid is 0x8100, and a port VLAN of that kind is customer-tag access, for"
+                " guests that send no tags: set the PF's tpid to 0x88a8",
             )
+        if reason := _no_unknown_unicast(rules, self._driver):
+            lacks("allow_un_ucast", reason)
+        least = self._driver.rates.least
+        for attribute in ("rate", "min_rate"):
+            rate: Rate = getattr(rules, attribute)
+            if rate.bps and rate.bps < least * MBPS and least > 1:
+                lacks(attribute, f"this driver enforces no less than {least} Mbit/s")
         return short
 
     def express(self, assigned: Assignment) -> Shown:
@@ -107,9 +129,25 @@ class Rtnetlink:
                 # Not ours where another surface sets the same rates (devlink).
                 max_tx_mbps=settings.max_tx_mbps if self._driver.max_tx_rate else 0,
                 min_tx_mbps=settings.min_tx_mbps if self._driver.min_tx_rate else 0,
+                tpid=self._shown_tpid(vfid)
+                if self._shown_tpid and settings.vlan
+                else settings.tpid,
             )
             for vfid, settings in read_link(self._netlink, self._index).vfs.items()
         }
+
+    def pf_capabilities(self) -> Mapping[str, Capability]:
+        if S_TAG in self._driver.vlan_tpids:
+            return {}
+        reason = f"{_C_TAGS_ONLY}; switchdev mode, ice, bnxt_en or a software NIC has others"
+        consequence = "service tags are 0x8100"
+        return {"tpid": Capability(Support.ABSENT, reason=reason, consequence=consequence)}
+
+    def observe_pf(self, wanted: PfPolicy) -> Shown:  # noqa: ARG002
+        return {}  # it is a setting of each VF
+
+    def write_pf(self, now: PfPolicy, after: PfPolicy) -> None:  # noqa: ARG002
+        self._pf_tpid = after.tpid
 
     def write(self, wanted: Mapping[int, Assignment]) -> None:
         before = self.settings()
@@ -122,10 +160,22 @@ class Rtnetlink:
             raise
         except NicError:
             now = self.settings()
-            self._send({vfid: (now[vfid], before[vfid]) for vfid in after.keys() & now.keys()})
+            self._send(
+                {
+                    vfid: (now[vfid], self._as_before(vfid, now[vfid], before[vfid]))
+                    for vfid in after.keys() & now.keys()
+                }
+            )
             raise
         for vfid, settings in after.items():
             self._forced[vfid] = None if settings.mac in (None, ZERO_MAC) else settings.mac
+
+    def _as_before(self, vfid: int, now: VfSettings, before: VfSettings) -> VfSettings:
+        """What to put back. A MAC that the guest chose is not forced on it: igb would then let it
+        choose no other (IGB_VF_FLAG_PF_SET_MAC). It is free to choose again."""
+        if vfid not in self._forced or self._forced[vfid] is not None:
+            return before
+        return replace(before, mac=None if now.mac == before.mac else ZERO_MAC)
 
     def _settings(self, vfid: int | None, assigned: Assignment) -> VfSettings:
         """What is assigned, in rtnetlink's terms; neutral where nothing is."""
@@ -157,20 +207,20 @@ class Rtnetlink:
             tpid=tpid,
             spoofchk=on if has.spoofchk else None,
             trust=trust if has.trust else None,
-            max_tx_mbps=_mbps(maximum),
-            min_tx_mbps=_mbps(minimum),
+            max_tx_mbps=_mbps(maximum, has.rates.step),
+            min_tx_mbps=_mbps(minimum, has.rates.step),
             link_state=_LINK_STATES[status] if has.link_state else None,
         )
 
     def _send(self, changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> None:
-        """All the changes in one message."""
-        changes = {vfid: change for vfid, change in changes.items() if differ(*change)}
-        if not changes:
+        """All the changes in one message, or as few as they fit."""
+        bodies = set_vfs(self._index, in_order(changes))
+        if not bodies:
             return
-        vfs = ", ".join(map(str, sorted(changes)))
-        message = Message(RTM_SETLINK, set_vfs(self._index, changes), what=f"settings of VF {vfs}")
+        vfs = ", ".join(str(vfid) for vfid, (old, new) in sorted(changes.items()) if old != new)
+        what = f"settings of VF {vfs}"
         try:
-            self._netlink.send([message])
+            self._netlink.send([Message(RTM_SETLINK, body, what=what) for body in bodies])
         except NetlinkError as error:
             if error.errno == errno.ENODEV:
                 raise NicGoneError("the PF's netdev is gone") from error
@@ -195,9 +245,6 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
             Support.LIMITED, by=Rtnetlink.name, limit="refused in access modes only"
         ),
         "vlan_anti_spoof": access,
-        "mtu": Capability(
-            Support.LIMITED, by=Rtnetlink.name, limit="the PF's MTU is the most that a VF gets"
-        ),
     }
     if S_TAG in has.vlan_tpids:
         offers["strip_stag"] = access
@@ -208,10 +255,13 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
         offers["allow_un_ucast"] = Capability(
             Support.LIMITED,
             by=Rtnetlink.name,
-            limit="refused: without trust the driver gives a VF no unknown unicast",
+            limit="as the driver has it: unknown unicast is given to a trusted guest that asks for"
+            " promiscuous mode"
+            if has.unicast_promisc
+            else "as the driver has it: no guest is given unknown unicast",
         )
     if has.max_tx_rate:
-        offers["rate"] = Capability(Support.LIMITED, by=Rtnetlink.name, limit="steps of 1 Mbit/s")
+        offers["rate"] = Capability(Support.LIMITED, by=Rtnetlink.name, limit=str(has.rates))
     if has.min_tx_rate:
         offers["min_rate"] = offers["rate"]
     if has.link_state:
@@ -219,14 +269,27 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
     return offers
 
 
-def read_link(netlink: Netlink, index: int, *, stats: bool = False) -> LinkInfo:
-    """The PF's netdev with its VFs, in one request. Raises NicError, NicGoneError."""
+def read_link(netlink: Netlink, index: int, *, vfs: bool = True, stats: bool = False) -> LinkInfo:
+    """The PF's netdev, with its VFs in one request; with ``stats`` these are perhaps ``torn``.
+
+    Raises NicError, NicGoneError."""
     try:
-        return parse_link(netlink.get(RTM_GETLINK, request(index, stats=stats), "the PF's VFs"))
+        asked = request(index, vfs=vfs, stats=stats)
+        link = parse_link(netlink.get(RTM_GETLINK, asked, "the PF's VFs"))
     except NetlinkError as error:
         if error.errno == errno.ENODEV:
             raise NicGoneError("the PF's netdev is gone") from error
+        if error.errno == errno.EMSGSIZE and stats:
+            return replace(read_link(netlink, index), torn=True)
         raise NicError(f"reading the PF's VFs: {os.strerror(error.errno or 0)}") from error
+    if vfs and len(link.vfs) < link.num_vfs:
+        if stats:
+            return replace(read_link(netlink, index), torn=True)
+        raise NicError(
+            f"{link.name} has {link.num_vfs} VFs, and netlink tells of {len(link.vfs)}: where they"
+            " outgrow the 65535 bytes that it has for them, make fewer VFs"
+        )
+    return link
 
 
 def _asked(changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> tuple[str, ...]:
@@ -241,10 +304,21 @@ def _asked(changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> tuple[str, .
     )
 
 
-def _mbps(rate: Rate) -> int:
-    """Whole Mbit/s, at least 1 where there is a rate at all (0 means none to the kernel)."""
+def _no_unknown_unicast(rules: VfRules, driver: Driver) -> str:
+    """Why ``allow_un_ucast`` doesn't hold: what a driver gives a VF follows from its trust."""
+    if rules.allow_un_ucast and not driver.unicast_promisc:
+        return "this driver gives no VF unicast that nobody owns"
+    if rules.allow_un_ucast and not rules.trust:
+        return "a driver gives unicast that nobody owns to a trusted guest only: set trust"
+    if rules.trust and not rules.allow_un_ucast and driver.unicast_promisc:
+        return "a trusted guest that asks for promiscuous mode is given unicast that nobody owns"
+    return ""
+
+
+def _mbps(rate: Rate, step: int) -> int:
+    """Mbit/s in whole steps, at least one where there is a rate at all (0: none to the kernel)."""
     bps = rate.bps or 0
-    return max(1, round(bps / MBPS)) if bps else 0
+    return max(step, round(bps / MBPS) // step * step) if bps else 0
 
 
 def _shown(settings: VfSettings, driver: Driver) -> Shown:

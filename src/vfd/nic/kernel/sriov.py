@@ -8,13 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from vfd.nic.kernel.patience import PATIENCE, patiently
 from vfd.nic.protocol import Link, NicError, NicGoneError
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
+DRIVERS = Path("/sys/bus/pci/drivers")
 NETDEVS = Path("/sys/class/net")
 _ADDRESS = re.compile(r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
 
@@ -81,21 +84,28 @@ class PciPf:
         speed = _number(NETDEVS / netdev / "speed") if up else None
         return Link(up, speed * 10**6 if speed is not None and speed > 0 else None)
 
+    def vf_total_msix(self) -> int | None:
+        """``sriov_vf_total_msix``: interrupt vectors that VFs can be given, all together; None
+        where the driver lets nobody choose."""
+        return _number(self.path / "sriov_vf_total_msix")
+
     def total_vfs(self) -> int:
         """``sriov_totalvfs``: how many VFs the driver allows; 0 where it has no SR-IOV."""
         return _number(self.path / "sriov_totalvfs") or 0
 
     def num_vfs(self) -> int:
-        return _number(self.path / "sriov_numvfs") or 0
+        """How many VFs there are. Raises NicError where somebody is changing that and waits."""
+        path = self.path / "sriov_numvfs"
+        return patiently(f"reading {path}", lambda: _number(path) or 0)
 
     def ids(self) -> tuple[str, str]:
         """Vendor and device ID, like ``("8086", "10c9")``."""
         return _hex(self.path / "vendor"), _hex(self.path / "device")
 
-    def vfs(self) -> tuple[VfDevice, ...]:
-        """The VFs that exist now, by vfid."""
+    def vfs(self, only: Collection[int] | None = None) -> tuple[VfDevice, ...]:
+        """The VFs that exist now, or those of them that are asked for, by vfid."""
         found = []
-        for vfid in range(self.num_vfs()):
+        for vfid in range(self.num_vfs()) if only is None else sorted(only):
             link = self.path / f"virtfn{vfid}"
             try:
                 address = link.readlink().name
@@ -114,29 +124,30 @@ class PciPf:
     def set_num_vfs(self, count: int) -> None:
         """Makes the PF have ``count`` VFs. From one count to another goes through 0
         (``sriov_numvfs_store`` gives EBUSY otherwise), which takes every VF from its guest: the
-        caller has made sure that no guest holds one. On failure the old count is put back.
+        caller has made sure that no guest holds one, and has what is needed to lead back.
 
-        Raises NicError, NicGoneError.
+        Raises NicError, perhaps with no VFs left; NicGoneError.
         """
         now = self.num_vfs()
         if count == now:
             return
+        # Drivers bind to new VFs one after the other.
+        seconds = PATIENCE + 2 * max(now, count)
         if now and count:
-            self._write_count(0)
-        try:
-            self._write_count(count)
-        except NicError:
-            if now and count:
-                self._write_count(now)
-            raise
+            self._write_count(0, seconds)
+        self._write_count(count, seconds)
 
     def set_autoprobe(self, on: bool) -> None:
         """Whether the host's drivers bind to new VFs (``sriov_drivers_autoprobe``)."""
         write(self.path / "sriov_drivers_autoprobe", "1" if on else "0")
 
-    def _write_count(self, count: int) -> None:
+    def vfs_are_functions(self) -> bool:
+        """Whether drivers bind to the VFs, which then are PCI functions."""
+        return (self.path / "sriov_drivers_autoprobe").exists()
+
+    def _write_count(self, count: int, seconds: float) -> None:
         try:
-            write(self.path / "sriov_numvfs", str(count))
+            write_patiently(self.path / "sriov_numvfs", str(count), seconds)
         except NicError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno == errno.ERANGE:
@@ -171,29 +182,42 @@ def find_pf(name: str) -> PciPf:
 def bind(address: str, driver: str) -> None:
     """Binds a PCI function to ``driver`` by ``driver_override``; '' lets the kernel choose.
 
-    Raises NicError; a function that was bound before is then bound to nothing or to its old
-    driver, which the message says.
+    Raises NicError with the driver and the override that were there before, or saying that they
+    could not be put back.
     """
     path = PCI_DEVICES / address
-    old = _link_name(path / "driver")
+    old, override = _link_name(path / "driver"), _text(path / "driver_override")
     if old == driver and driver:
         return
-    write(path / "driver_override", driver or "\n")
-    if old:
-        write(path / "driver" / "unbind", address)
+    if driver and not (DRIVERS / driver).exists():
+        raise NicError(f"{address}: there is no driver {driver}: load its module (modprobe)")
     try:
-        write(Path("/sys/bus/pci/drivers_probe"), address)
+        _rebind(address, old, driver)
         bound = _link_name(path / "driver")
         if driver and bound != driver:
+            raise NicError(f"{address}: asked for driver {driver}, found {bound or 'none'}")
+    except NicError as error:
+        try:
+            _rebind(address, _link_name(path / "driver"), old)
+            write(path / "driver_override", "\n" if override == "(null)" else override or "\n")
+        except NicError as second:
             raise NicError(
-                f"{address}: asked for driver {driver}, found {bound or 'none'};"
-                " is its module loaded?"
-            )
-    except NicError:
-        if old:
-            write(path / "driver_override", old)
-            write(Path("/sys/bus/pci/drivers_probe"), address)
+                f"{error}. Going back to {old or 'no driver'} failed: {second}"
+            ) from error
         raise
+
+
+def _rebind(address: str, old: str, new: str) -> None:
+    """Takes the function from its driver and lets ``new`` have it, or whichever matches."""
+    write(PCI_DEVICES / address / "driver_override", new or "\n")
+    if old:
+        write_patiently(DRIVERS / old / "unbind", address)
+    write_patiently(Path("/sys/bus/pci/drivers_probe"), address)
+
+
+def write_patiently(path: Path, text: str, seconds: float = PATIENCE) -> None:
+    """As ``write``, for an attribute that takes a device from its driver or gives it one."""
+    patiently(f"writing {text} to {path}", lambda: write(path, text), seconds)
 
 
 def write(path: Path, text: str) -> None:
@@ -219,7 +243,7 @@ def _vf(vfid: int, address: str) -> VfDevice:
     except OSError:
         netdevs = []
     try:
-        group, node, msix = _facts(path, path.stat().st_ino)
+        group, node, msix = _facts(path, path.stat().st_ino, _inode(path / "driver"))
     except OSError:
         group, node, msix = None, None, None
     return VfDevice(
@@ -234,9 +258,10 @@ def _vf(vfid: int, address: str) -> VfDevice:
 
 
 @lru_cache(maxsize=1024)
-def _facts(path: Path, inode: int) -> tuple[int | None, int | None, int | None]:  # noqa: ARG001
-    """IOMMU group, NUMA node and interrupt vectors of a function, which hold while it lives:
-    the inode of its folder is another when it is made again."""
+def _facts(path: Path, inode: int, driver: int) -> tuple[int | None, int | None, int | None]:  # noqa: ARG001
+    """IOMMU group, NUMA node and interrupt vectors of a function, which hold while it lives and
+    its driver has it: the inodes of its folder and of the link to the driver are others when they
+    are made again. Between drivers ``sriov_vf_msix_count`` may change the vectors."""
     group = _link_name(path / "iommu_group")
     node = _number(path / "numa_node")
     return (
@@ -249,7 +274,8 @@ def _facts(path: Path, inode: int) -> tuple[int | None, int | None, int | None]:
 def _msix(config: Path) -> int | None:
     """The size of a function's MSI-X table, from its capability (PCI Local Bus 3.0, 6.8.2)."""
     try:
-        space = config.read_bytes()[:256]
+        with config.open("rb", buffering=0) as file:
+            space = file.read(256)  # each byte more is a read from the device
     except OSError:
         return None
     at = space[0x34] if len(space) == 256 else 0
@@ -260,6 +286,13 @@ def _msix(config: Path) -> int | None:
             return (int.from_bytes(space[at + 2 : at + 4], "little") & 0x7FF) + 1
         at = space[at + 1]
     return None
+
+
+def _inode(link: Path) -> int:
+    try:
+        return link.lstat().st_ino
+    except OSError:
+        return 0
 
 
 def _link_name(link: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vfd.nic.protocol import Capability, Support
 from vfd.policy.values import GuestMacs, LinkStatus, PfPolicy, VfRules
@@ -84,6 +84,17 @@ class PfSurface(Protocol):
         ...
 
 
+@runtime_checkable
+class CounterSurface(Protocol):
+    """A control surface that counts what rtnetlink does not."""
+
+    def counter_names(self) -> frozenset[str]: ...
+
+    def counters(self) -> Mapping[int, Mapping[str, int]]:
+        """By vfid. Raises NicError."""
+        ...
+
+
 NEEDS_NOBODY: Mapping[str, Callable[[Any], bool]] = {
     "vlans": lambda _: False,
     "strip_stag": lambda on: not on,
@@ -95,7 +106,7 @@ NEEDS_NOBODY: Mapping[str, Callable[[Any], bool]] = {
     "vlan_anti_spoof": lambda on: not on,
     "allow_bcast": bool,
     "allow_mcast": bool,
-    "allow_un_ucast": bool,
+    "allow_un_ucast": lambda _: False,
     "link_status": lambda status: status is LinkStatus.AUTO,
     "rate": lambda rate: not rate,
     "min_rate": lambda rate: not rate,
@@ -130,13 +141,55 @@ CONSEQUENCES: Mapping[str, str] = {
     "queues": "this guest's shares in the traffic classes are the NIC's own",
     "mirror": "no copies are made",
     "trust": "this guest is refused promiscuous modes",
-    "mtu": "this guest chooses its MTU up to the PF's",
+    "mtu": "this guest chooses its MTU, up to the NIC's largest frame",
     "storm_limit": "this guest can send any number of broadcasts",
     "guest_macs": "the NIC's driver decides which further MACs this guest gets",
     "guest_vlans": "the NIC's driver decides which VLAN filters this guest gets",
     "guest_groups": "the NIC's driver decides which multicast groups this guest joins",
 }
 """What follows for the guest where an attribute is not enforced; for listings."""
+
+_SOFT = "a software NIC"
+_LIST = f"switchdev mode, Intel's out-of-tree i40e, MLNX_OFED's VGT+ or {_SOFT}"
+_FILTER = f"switchdev mode, Intel's out-of-tree i40e or {_SOFT}"
+
+PROVIDERS: Mapping[str, str] = {
+    "vlans": _LIST,
+    "strip_stag": f"switchdev mode, a driver with 802.1ad (ice, bnxt_en) or {_SOFT}",
+    "strip_ctag": f"switchdev mode or {_SOFT}",
+    "allow_untagged": _LIST,
+    "vm_mac": f"a NIC whose driver has VF operations, or {_SOFT}",
+    "macs": _FILTER,
+    "mac_anti_spoof": f"switchdev mode, a driver with spoof check or {_SOFT}",
+    "vlan_anti_spoof": _LIST,
+    "allow_bcast": _FILTER,
+    "allow_mcast": _FILTER,
+    "allow_un_ucast": _FILTER,
+    "link_status": f"a driver with link states (ixgbe, i40e, ice, mlx5_core, bnxt_en) or {_SOFT}",
+    "rate": f"a driver with rates (82576, ixgbe at 10 Gbit/s, i40e, ice, mlx5_core) or {_SOFT}",
+    "min_rate": f"a driver with guarantees (ice, mlx5_core, bnxt_en) or {_SOFT}",
+    "max_rx_rate": f"switchdev mode or {_SOFT}",
+    "queues": f"Intel's out-of-tree i40e or {_SOFT}",
+    "mirror": _FILTER,
+    "trust": f"a driver with trust, in legacy mode, or {_SOFT}",
+    "mtu": _SOFT,
+    "storm_limit": f"switchdev mode or {_SOFT}",
+    "guest_macs": _SOFT,
+    "guest_vlans": _SOFT,
+    "guest_groups": _SOFT,
+}
+"""What would provide an attribute: a driver, a mode or another NIC. docs/nics.md has the table."""
+
+
+def absent(attribute: str) -> Capability:
+    """No surface offers the attribute."""
+    return Capability(
+        Support.ABSENT,
+        reason=f"no control surface of this NIC's driver offers {attribute};"
+        f" {PROVIDERS[attribute]} does",
+        consequence=CONSEQUENCES[attribute],
+    )
+
 
 _STRENGTH = {Support.ENFORCED: 2, Support.LIMITED: 1, Support.ABSENT: 0}
 
@@ -221,11 +274,7 @@ def _why_not(attribute: str, reasons: Iterable[Mapping[str, Capability]]) -> Cap
             near = short[attribute]
             return Capability(
                 Support.ABSENT,
-                reason=near.reason or near.limit,
+                reason=f"{near.reason or near.limit}; {PROVIDERS[attribute]} can enforce it",
                 consequence=near.consequence or CONSEQUENCES[attribute],
             )
-    return Capability(
-        Support.ABSENT,
-        reason=f"no control surface of this NIC's driver offers {attribute}",
-        consequence=CONSEQUENCES[attribute],
-    )
+    return absent(attribute)

@@ -40,6 +40,7 @@ from vfd.nic.kernel.flower import (
     Pass,
     Place,
     Police,
+    PoliceBytes,
     Pop,
     Push,
     Redirect,
@@ -207,7 +208,7 @@ def _switch_from_vf(nic: Eswitch, vfid: int) -> Rules:
         vlans -= set() if rules.allow_untagged else {(nic.kind(vfid), 0)}
     limit: tuple[Action, ...] = ()
     if rules.storm_limit:
-        limit = (Police(_policer(nic.id, vfid, rules.storm_limit), rules.storm_limit),)
+        limit = (Police(_policer(nic.id, vfid, f"{rules.storm_limit}"), rules.storm_limit),)
     floods = (
         bool(limit)
         and nic.loopback
@@ -290,7 +291,15 @@ def _to_owner(nic: Eswitch, port: int, owner: int, vlan: Vlan) -> tuple[Action, 
     if owner == port or not nic.is_up(owner):
         return (Drop(),)
     strip = (Pop(),) if _strips(nic, owner, vlan) else ()
-    return (*_copies(nic, owner, vlan, Direction.IN), *strip, Redirect(owner))
+    copies = _copies(nic, owner, vlan, Direction.IN)
+    return (*copies, *strip, *_rx_limit(nic, owner), Redirect(owner))
+
+
+def _rx_limit(nic: Eswitch, vfid: int) -> tuple[Action, ...]:
+    """Of what is addressed to the VF alone: a policer drops a frame with all copies that would come
+    after it, so a flood, which is others' too, can't be made to pass it."""
+    rate = (nic.vfs[vfid].max_rx_rate.bps or 0) // 8
+    return (PoliceBytes(_policer(nic.id, vfid, f"rx {rate}"), rate),) if rate else ()
 
 
 def _flood(nic: Eswitch, port: int, takers: list[int], vlan: Vlan) -> tuple[Action, ...]:
@@ -334,9 +343,9 @@ def _base(vlan: Vlan) -> tuple[int, Match]:
     return (_PLAIN, Match()) if vlan is None else (_TAGGED[vlan[0]], Match(*vlan))
 
 
-def _policer(nic: int, vfid: int, pps: int) -> int:
+def _policer(nic: int, vfid: int, limit: str) -> int:
     """A number of its own for each limit, so that a policer never changes under its rules."""
-    return zlib.crc32(f"{nic} {vfid} {pps}".encode()) | 1
+    return zlib.crc32(f"{nic} {vfid} {limit}".encode()) | 1
 
 
 # -- Long rules -----------------------------------------------------------------------------

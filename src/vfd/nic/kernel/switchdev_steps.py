@@ -15,7 +15,7 @@ dropped. That holds because
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from vfd.nic.kernel.flower import WIRE, Drop, Match, Place, Rule, Rules
@@ -66,6 +66,25 @@ def steps(old: Rules, new: Rules) -> list[Step]:
         *(Remove(place) for place in (*shut, *(place for place in gone if place in gates))),
         *(Remove(place) for place in gone if _is_overflow(place)),
     ]
+
+
+def software_ports(rules: Rules, offloaded: Collection[Place]) -> frozenset[int]:
+    """The ports whose rules the CPU runs: those with one that the NIC did not take. Notes are no
+    business of the NIC's."""
+    return frozenset(
+        place.port for place in rules if place.chain != RECORD and place not in offloaded
+    )
+
+
+def to_software(rules: Rules, offloaded: Collection[Place], ports: Collection[int]) -> list[Rule]:
+    """The rules of ``ports`` that the NIC has, in the order in which to give them to the CPU.
+
+    A frame that meets no rule in the NIC goes on in the CPU, in the chain that it had come to
+    (net/sched/cls_api.c, tcf_classify). So the last rules go first: what the NIC still has of a
+    chain is its beginning, and no frame passes a rule that it should have met before another."""
+    places = [place for place in offloaded if place.port in ports]
+    places.sort(key=lambda place: (-place.chain, -place.pref))
+    return [Rule(place, rules[place]) for place in places]
 
 
 def gate_of(port: int) -> Place:

@@ -7,19 +7,26 @@ a PF, one RTM_SETLINK sets them, in the message's order (net/core/rtnetlink.c, d
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from vfd.nic.netlink import attr, attr_u32, nest, parse_attrs
+from vfd.nic.netlink import Attrs, attr, attr_u32, nest, parse_attrs
 from vfd.policy.addresses import mac_bytes, mac_text
 from vfd.policy.values import C_TAG
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-IFLA_IFNAME, IFLA_MTU, IFLA_VFINFO_LIST, IFLA_STATS64, IFLA_EXT_MASK = 3, 4, 22, 23, 29
+IFLA_IFNAME, IFLA_MTU, IFLA_NUM_VF = 3, 4, 21
+IFLA_VFINFO_LIST, IFLA_STATS64, IFLA_EXT_MASK = 22, 23, 29
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 UNKNOWN = 0xFFFFFFFF
 """What the kernel reports for spoof check and trust where the driver says nothing."""
 
+LINK_OFF = 2
+"""IFLA_VF_LINK_STATE_DISABLE."""
+
+_LONGEST_LIST = 0xFFFF - 4
+"""Bytes of entries in one IFLA_VFINFO_LIST, whose length has 16 bits."""
 _VF_INFO, _VF_VLAN_INFO = 1, 1
 _MAC, _VLAN, _SPOOFCHK, _LINK_STATE, _RATE, _STATS, _TRUST, _VLAN_LIST = 1, 2, 4, 5, 6, 8, 9, 12
 _IFINFO = struct.Struct("=BxHiII")
@@ -58,6 +65,14 @@ class VfSettings:
     link_state: int | None = None
 
 
+class Step(NamedTuple):
+    """One entry of a message: a VF goes from one setting to the other."""
+
+    vfid: int
+    before: VfSettings
+    after: VfSettings
+
+
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
     """A netdev as RTM_NEWLINK shows it."""
@@ -66,15 +81,20 @@ class LinkInfo:
     flags: int
     name: str
     mtu: int
+    num_vfs: int
+    """How many VFs there are, whether or not all of them fit the answer."""
     vfs: Mapping[int, VfSettings]
     """Where the request asked for them."""
     vf_counters: Mapping[int, Mapping[str, int]]
     counters: Mapping[str, int]
+    torn: bool = False
+    """The VFs outgrew the 65535 bytes that an attribute may have, and the kernel sent a length that
+    is too short: nothing is known of them. With statistics that is so beyond some 220 VFs."""
 
 
-def request(index: int, *, stats: bool = False) -> bytes:
-    """RTM_GETLINK of one netdev with its VFs."""
-    mask = RTEXT_FILTER_VF | (0 if stats else RTEXT_FILTER_SKIP_STATS)
+def request(index: int, *, vfs: bool = True, stats: bool = False) -> bytes:
+    """RTM_GETLINK of one netdev, with its VFs and their statistics."""
+    mask = (RTEXT_FILTER_VF if vfs else 0) | (0 if stats else RTEXT_FILTER_SKIP_STATS)
     return _IFINFO.pack(0, 0, index, 0, 0) + attr_u32(IFLA_EXT_MASK, mask)
 
 
@@ -87,7 +107,7 @@ def link_head(body: bytes) -> tuple[int, str, int]:
 
 def parse_link(body: bytes) -> LinkInfo:
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
-    attrs = parse_attrs(body, _IFINFO.size)
+    attrs, torn = _up_to_vfs(body)
     vfs: dict[int, VfSettings] = {}
     vf_counters: dict[int, Mapping[str, int]] = {}
     for raw in _repeated(attrs.get(IFLA_VFINFO_LIST, b""), _VF_INFO):
@@ -107,10 +127,33 @@ def parse_link(body: bytes) -> LinkInfo:
         flags=flags,
         name=attrs.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
         mtu=int.from_bytes(attrs.get(IFLA_MTU, b"")[:4], "little"),
+        num_vfs=int.from_bytes(attrs.get(IFLA_NUM_VF, b"")[:4], "little"),
         vfs=vfs,
         vf_counters=vf_counters,
         counters=dict(zip(_STATS64, values, strict=False)),
+        torn=torn,
     )
+
+
+def _up_to_vfs(body: bytes) -> tuple[Attrs, bool]:
+    """The attributes up to the list of VFs, which is the last of those that are read here
+    (net/core/rtnetlink.c, rtnl_fill_ifinfo), and whether that one is torn: then it is left out."""
+    found: Attrs = {}
+    offset = _IFINFO.size
+    while offset + 4 <= len(body):
+        size, kind = struct.unpack_from("=HH", body, offset)
+        end = offset + size
+        if kind & 0x3FFF == IFLA_VFINFO_LIST:
+            # What follows it is short: if there is more, it is of the list.
+            if size < 4 or len(body) - end > 0xFFFF:
+                return found, True
+            found[IFLA_VFINFO_LIST] = body[offset + 4 : end]
+            return found, False
+        if size < 4:
+            break
+        found[kind & 0x3FFF] = body[offset + 4 : end]
+        offset = (end + 3) & ~3
+    return found, False
 
 
 def set_link(index: int, *, flags: int = 0, change: int = 0, mtu: int | None = None) -> bytes:
@@ -119,19 +162,18 @@ def set_link(index: int, *, flags: int = 0, change: int = 0, mtu: int | None = N
     return body if mtu is None else body + attr_u32(IFLA_MTU, mtu)
 
 
-def set_vfs(index: int, changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> bytes:
-    """RTM_SETLINK that takes each VF from one setting to the other; only what differs is sent."""
-    vfs = [
-        nest(_VF_INFO, *differing)
-        for vfid, (before, after) in sorted(changes.items())
-        if (differing := _differing(vfid, before, after))
-    ]
-    return _IFINFO.pack(0, 0, index, 0, 0) + nest(IFLA_VFINFO_LIST, *vfs)
-
-
-def differ(before: VfSettings, after: VfSettings) -> bool:
-    """Whether there is anything to send."""
-    return bool(_differing(0, before, after))
+def set_vfs(index: int, steps: Iterable[Step]) -> tuple[bytes, ...]:
+    """RTM_SETLINK that makes the steps in their order; only what differs is sent. Several messages
+    where one would be too long, none where nothing differs."""
+    lists: list[bytearray] = []
+    for step in steps:
+        if differing := _differing(*step):
+            entry = nest(_VF_INFO, *differing)
+            if not lists or len(lists[-1]) + len(entry) > _LONGEST_LIST:
+                lists.append(bytearray())
+            lists[-1] += entry
+    head = _IFINFO.pack(0, 0, index, 0, 0)
+    return tuple(head + nest(IFLA_VFINFO_LIST, bytes(entries)) for entries in lists)
 
 
 def _differing(vfid: int, before: VfSettings, after: VfSettings) -> list[bytes]:

@@ -68,6 +68,11 @@ _PF = {
     "link_speed": _HTB,
     "uplink": _RTNETLINK,
     "guest": _RTNETLINK,
+    "vf_driver": Capability(
+        Support.ABSENT,
+        reason="a software NIC's VFs are netdevs, not PCI functions that a driver is bound to",
+        consequence="its VFs have no drivers",
+    ),
 }
 
 _TAP_LINK = Capability(

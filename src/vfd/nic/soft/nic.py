@@ -148,7 +148,12 @@ class SoftNic:
         with self._errors("asking for the link's speed"):
             return self._works.link_bps(self._state)
 
-    def observe(self, only: Collection[int] | None = None) -> NicState:
+    def observe(
+        self,
+        only: Collection[int] | None = None,
+        *,
+        guests: bool = True,  # noqa: ARG002
+    ) -> NicState:
         with self._errors("looking at what is enforced"):
             return self._observe(only)
 

@@ -1,0 +1,42 @@
+"""What a PF's control surfaces can enforce together: of each attribute, the strongest's word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from vfd.nic.kernel import switchdev
+from vfd.nic.kernel.surface import Surface, absent
+from vfd.nic.protocol import Capability, Support
+from vfd.policy.values import VfRules
+
+_RANK = {Support.ENFORCED: 2, Support.LIMITED: 1, Support.ABSENT: 0}
+
+
+def of_vfs(surfaces: Sequence[Surface]) -> Mapping[str, Capability]:
+    """By attribute of VfRules; what no surface offers is absent."""
+    offers = _strongest(surface.capabilities() for surface in surfaces)
+    return {name: offers.get(name) or absent(name) for name in VfRules.model_fields}
+
+
+def of_closing(vf: Mapping[str, Capability]) -> Capability:
+    """How well a VF is closed: by rules that drop all it sends, else by its link."""
+    if vf["vlans"].by == switchdev.NAME:
+        return Capability(Support.ENFORCED, by=switchdev.NAME)
+    link_status = vf["link_status"]
+    if link_status.support is Support.ENFORCED:
+        return Capability(Support.ENFORCED, by=link_status.by)
+    return Capability(
+        Support.LIMITED,
+        by="rtnetlink",
+        limit="its MAC, VLAN and trust are taken away, but its driver can't set its link down",
+        consequence="a guest that holds this closed VF may choose a MAC, and send and receive",
+    )
+
+
+def _strongest(all_offers: Iterable[Mapping[str, Capability]]) -> Mapping[str, Capability]:
+    best: dict[str, Capability] = {}
+    for offers in all_offers:
+        for attribute, capability in offers.items():
+            if attribute not in best or _RANK[capability.support] > _RANK[best[attribute].support]:
+                best[attribute] = capability
+    return best

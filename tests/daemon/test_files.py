@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from vfd.config.main_file import MainConfig
+from vfd.config.vf_file import ParsedVf, parse_vf
+from vfd.daemon import files
+
 from .harness import Vfd, wait_for
 
 
@@ -42,6 +46,44 @@ def test_a_bad_file_is_named_and_the_others_come_into_force(make_vfd: Callable[.
     assert "root:" not in json.dumps(bad)
     assert bad["typo.json"]["problems"][0]["field"] == "vlan"
     assert bad["torn.json"]["vfid"] == 1
+
+
+def test_a_number_beyond_all_bounds_is_a_bad_file_and_the_daemon_starts(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    vfd.put_file("good", vfd.vf(0, rate="10Tbps", max_rx_rate="10Tbps", min_rate=0.1))
+    huge = {"digits": 10**400, "text": "9" * 10**5 + "Tbps", "fast": "999999999999Gbps"}
+    for name, rate in huge.items():
+        vfd.put_file(name, vfd.vf(1, rate=rate))
+    vfd.start()
+    assert vfd.row(0)["state"] == "ok"
+    bad = {b["file"]: b["problems"][0]["field"] for b in vfd.get("/v1/health")["bad_files"]}
+    assert bad == {f"{name}.json": "rate" for name in huge}
+    for rate in huge.values():
+        assert vfd.add("vm", vfd.vf(1, rate=rate))[0] == 422
+    body = json.dumps({"name": "vm", "config": vfd.vf(1, rate="?")}).replace('"?"', "9" * 5000)
+    assert vfd.ask_text("POST", "/v1/vfs", body)[0] in (400, 422)
+
+
+def test_a_file_that_its_reader_stumbles_over_is_bad_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no such file that we know of: here the reader is made to stumble."""
+    vf = {"pciid": "soft0", "vfid": 7, "vlans": [1]}
+    for name in ("good", "strange"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(vf))
+
+    def stumble(text: bytes, *, file: str, name: str) -> ParsedVf:
+        return parse_vf(text, file=file, name=name) if name == "good" else text[1 // 0]
+
+    monkeypatch.setattr(files, "parse_vf", stumble)
+    main = MainConfig(config_dir=str(tmp_path))
+    good, [bad] = files.Files(tmp_path / "vfd.cfg", main).load_all()
+    assert [one.file for one in good] == ["good.json"]
+    assert (bad.file, bad.device, bad.vfid) == ("strange.json", "soft0", 7)
+    assert "ZeroDivisionError" in bad.problems[0].rule
+    assert "Traceback" in caplog.text
 
 
 def test_of_two_files_for_one_vf_the_older_is_in_force(make_vfd: Callable[..., Vfd]) -> None:

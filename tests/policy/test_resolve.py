@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfd.policy.rate import NONE, Rate, bps_text, parse_bps, parse_rate
+from vfd.policy.rate import MOST_BPS, NONE, Rate, bps_text, parse_bps, parse_rate
 from vfd.policy.resolve import resolve
 from vfd.policy.rules import check
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
@@ -142,7 +142,7 @@ def test_under_oversubscription_what_is_resolved_fits(wanted: NicPolicy) -> None
         assert not wanted.pf.enable_qos or sum(shares) <= 100 * (1 + 1e-9)
 
 
-@given(st.integers(0, 10**15))
+@given(st.integers(0, MOST_BPS))
 def test_a_speed_reads_back_as_it_was_written(bps: int) -> None:
     assert parse_bps(bps_text(bps)) == bps
 
@@ -150,7 +150,7 @@ def test_a_speed_reads_back_as_it_was_written(bps: int) -> None:
 @pytest.mark.parametrize(
     ("text", "bps"),
     [("2Gbps", 2 * 10**9), ("300 Mbps", 3 * 10**8), ("2.5gbit/s", 25 * 10**8), ("7bps", 7),
-     ("1.1Gbit", 11 * 10**8), ("12345678901234567bps", 12345678901234567)],
+     ("1.1Gbit", 11 * 10**8), ("1234567890123bps", 1234567890123)],
 )  # fmt: skip
 def test_speeds_have_units(text: str, bps: int) -> None:
     assert parse_rate(text) == Rate(bps=bps)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vfd.policy.rules import Broken
+from vfd.policy.shown import shown
 
-_SHOWN = 80
+__all__ = ["ConfigError", "Problem", "problems", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +48,10 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def _start(value: object) -> object:
-    """As much of a value as can be shown at all."""
-    if isinstance(value, str | list | tuple):
-        return value[:_SHOWN]
-    return value
-
-
 def _printable(character: str) -> str:
     if character.isprintable():
         return character
     return character.encode("unicode_escape").decode()
-
-
-def shown(value: object) -> str:
-    """A value as the file's reader would write it, at most 80 characters of it."""
-    if value is None:
-        text = ""
-    else:
-        try:
-            text = json.dumps(_start(value), ensure_ascii=False, default=str)
-        except (TypeError, ValueError, RecursionError):
-            text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def problems(broken: Iterable[Broken], files: Mapping[str, str]) -> tuple[Problem, ...]:

@@ -34,6 +34,8 @@ from vfd.policy.values import (
 
 LEAST_ALARM = 0.05
 """Of one CPU: VFd raised a lower ``cpu_alarm`` to this, and so does vfd."""
+_LONGEST = 64
+"""Characters of a share."""
 _SUN_PATH = 107
 """Longest path of a Unix socket, in bytes: sun_path less its NUL, linux/un.h."""
 
@@ -41,7 +43,7 @@ _SUN_PATH = 107
 def _absolute(path: str) -> str:
     path = path.strip()
     if not path.startswith("/") or not path.isprintable():
-        raise ValueError(f"{path!r} is not an absolute path")
+        raise ValueError(f"{shown(path)} is not an absolute path")
     return path
 
 
@@ -58,15 +60,15 @@ def parse_cpu(value: Any) -> float:
     Raises ValueError for anything else. Less than 5 % becomes 5 %.
     """
     share: float | None = None
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= _LONGEST:
         digits = value.strip().removesuffix("%").strip()
         if digits.isascii() and digits.replace(".", "", 1).isdigit():
             share = float(digits) / 100
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        share = float(value)
+        share = value
     if share is None or not 0 <= share <= 1024:
-        raise ValueError(f'{value!r} is not a share of a CPU: write 0.15 or "15%"')
-    return max(share, LEAST_ALARM)
+        raise ValueError(f'{shown(value)} is not a share of a CPU: write 0.15 or "15%"')
+    return max(float(share), LEAST_ALARM)
 
 
 def _text(value: Any) -> Any:

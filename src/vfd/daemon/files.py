@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -29,6 +30,8 @@ from vfd.config.vf_file import parse_vf, parse_vf_object
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.failures import ExistsError
 from vfd.daemon.managed import Configured
+
+log = logging.getLogger("vfd.files")
 
 _UNFINISHED = ".vfd-tmp"
 _PCIID = re.compile(r'"pciid"\s*:\s*"([^"]+)"')
@@ -137,6 +140,11 @@ class Files:
                     bad.append(BadFile(file, error.problems, *_identity(text)))
             except FileNotFoundError:
                 continue
+            except Exception as error:
+                # Whoever may write a file here must not be able to stop the daemon with it.
+                log.exception("reading %s", path)
+                rule = f"can't be read, by a fault of vfd's own: {type(error).__name__}"
+                bad.append(BadFile(file, (Problem(file, "", "", rule),), *_identity(text)))
         return [one for _, _, one in sorted(good, key=lambda entry: entry[:2])], bad
 
     def _listing(self, bad: list[BadFile]) -> Iterator[Path]:

@@ -41,6 +41,8 @@ MAX_MACS = 64
 MAX_GROUPS = 64
 """Most multicast groups one guest may join where the NIC has no limit of its own."""
 
+_LONGEST_NUMBER = 64
+"""Characters of a number in quotes; Python refuses to read some thousands, in its own words."""
 MAX_MIRRORS = 256
 """Most mirrors of one VF: one for each VF that there may be."""
 
@@ -60,14 +62,16 @@ class Limits:
 
 def number_in_quotes(value: Any) -> Any:
     """Files written by hand have ``"9000"`` where 9000 was meant; anything else stays as it is."""
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        return int(value)
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
+        digits = value.strip()
+        if digits.isascii() and digits.isdigit():
+            return int(digits)
     return value
 
 
 def parse_tpid(value: Any) -> Any:
     """A TPID as a number or as text: ``33024``, ``"0x8100"``, ``"0x88a8"``."""
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
         try:
             return int(value.strip(), 0)
         except ValueError:

@@ -137,6 +137,109 @@ def test_a_reload_adds_updates_and_closes_what_the_files_say(vfd: Vfd) -> None:
     assert vfd.row(2)["name"] == "comes"
 
 
+def bad_files(vfd: Vfd) -> dict[str, list[tuple[str, str]]]:
+    found = vfd.get("/v1/health")["bad_files"]
+    return {b["file"]: [(p["field"], p["other"]) for p in b["problems"]] for b in found}
+
+
+def test_settings_of_a_pf_that_would_break_an_open_vf_are_refused_and_name_it(vfd: Vfd) -> None:
+    vfd.main["pciids"][0]["mtu"] = 9000
+    vfd.write_main()
+    reload(vfd)
+    vfd.add("large", vfd.vf(0, mtu=9000))
+    vfd.add("other", vfd.vf(1))
+    vfd.main["pciids"][0]["mtu"] = 1500
+    vfd.write_main()
+    vfd.put_file("comes", vfd.vf(2))
+    vfd.put_file("other", vfd.vf(1, vlans=[7]))
+    reload(vfd)
+    for _ in range(2):
+        assert vfd.row(0)["name"] == "large"
+        assert vfd.row(0)["state"] == "ok"
+        assert vfd.row(1)["extended"]["vlans"] == [7]
+        assert vfd.row(2)["name"] == "comes"
+        assert vfd.get(f"/v1/pfs/{vfd.pf}")["policy"]["mtu"] == 9000
+        assert bad_files(vfd) == {str(vfd.config): [("pciids[0].mtu", "large")]}
+        assert vfd.get("/v1/health")["status"] == "degraded"
+        reload(vfd)
+    assert vfd.ask("DELETE", f"/v1/vfs/{vfd.config}")[0] == 404
+    vfd.put_file("large", vfd.vf(0))
+    reload(vfd)
+    assert bad_files(vfd) == {}
+    assert vfd.get(f"/v1/pfs/{vfd.pf}")["policy"]["mtu"] == 1500
+
+
+def test_a_number_of_vfs_that_would_take_an_open_one_is_refused(vfd: Vfd) -> None:
+    vfd.add("last", vfd.vf(3))
+    vfd.main["pciids"][0]["vfs"] = 2
+    vfd.write_main()
+    reload(vfd)
+    assert vfd.row(3)["state"] == "ok"
+    assert bad_files(vfd) == {str(vfd.config): [("pciids[0].vfs", "last")]}
+    vfd.stop()
+    vfd.start()
+    assert vfd.row(3)["state"] == "ok"
+    assert vfd.row(3)["extended"]["vlans"] == [103]
+    assert [field for field, _ in bad_files(vfd)[str(vfd.config)]] == ["pciids[0].vfs"]
+    assert vfd.ask("DELETE", "/v1/vfs/last")[0] == 200
+    reload(vfd)
+    assert bad_files(vfd) == {}
+    assert len(vfd.get(f"/v1/show?pf={vfd.pf}")["rows"]) == 3
+
+
+def test_a_vf_that_is_open_stays_as_it_is_if_a_start_finds_its_file_refused(vfd: Vfd) -> None:
+    vfd.main["pciids"][0]["mtu"] = 9000
+    vfd.write_main()
+    reload(vfd)
+    vfd.add("large", vfd.vf(0, mtu=9000))
+    vfd.add("two", vfd.vf(1))
+    vfd.stop()
+    vfd.main["pciids"][0]["mtu"] = 1500
+    vfd.write_main()
+    vfd.put_file("two", vfd.vf(1, mtu=1600, vlans=[8]))
+    vfd.put_file("new", vfd.vf(2, mtu=1600))
+    vfd.start()
+    for _ in range(2):
+        assert vfd.row(0)["state"] == vfd.row(1)["state"] == "ok"
+        assert vfd.row(0)["extended"]["vlans"] == [100]
+        assert vfd.row(1)["extended"]["vlans"] == [101]
+        assert vfd.row(2)["state"] == "closed"
+        assert bad_files(vfd).keys() == {"large.json", "two.json", "new.json"}
+        assert {e["vfid"] for e in vfd.events("kept")} == {0, 1}
+        reload(vfd)
+    vfd.put_file("large", vfd.vf(0, vlans=[9]))
+    (vfd.config_dir / "two.json").unlink()
+    reload(vfd)
+    assert vfd.row(0)["extended"]["vlans"] == [9]
+    assert vfd.row(1)["state"] == "closed"
+
+
+def test_a_changed_file_that_is_refused_leaves_its_vf_and_the_others_as_they_were(
+    vfd: Vfd,
+) -> None:
+    vfd.add("one", vfd.vf(0, min_rate=0.4))
+    vfd.add("two", vfd.vf(1, min_rate=0.4))
+    os.utime(vfd.put_file("one", vfd.vf(0, min_rate=0.7)), (1000, 1000))
+    os.utime(vfd.put_file("newcomer", vfd.vf(2, min_rate=0.3)), (1000, 1000))
+    for _ in range(2):
+        reload(vfd)
+        assert vfd.row(0)["name"] == "one"
+        assert vfd.row(1)["name"] == "two"
+        assert vfd.row(0)["extended"]["min_rate"] == vfd.row(1)["extended"]["min_rate"]
+        assert vfd.row(2)["state"] == "closed"
+        assert bad_files(vfd).keys() == {"one.json", "newcomer.json"}
+
+
+def test_a_name_that_is_in_force_is_not_taken_by_a_file_that_comes_with_an_older_date(
+    vfd: Vfd,
+) -> None:
+    vfd.add("one", vfd.vf(0))
+    os.utime(vfd.put_file("thief", vfd.vf(1, name="one")), (1000, 1000))
+    reload(vfd)
+    assert bad_files(vfd) == {"thief.json": [("name", "one")]}
+    assert (vfd.row(0)["name"], vfd.row(1)["state"]) == ("one", "closed")
+
+
 def test_a_bad_main_file_changes_nothing_on_reload_and_is_refused_at_start(vfd: Vfd) -> None:
     vfd.add("vm1", vfd.vf(0))
     vfd.config.write_text('{"pciids": [')

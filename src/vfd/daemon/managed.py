@@ -82,7 +82,7 @@ class Managed:
     seen: NicState | None = None
     aim: Aim | None = None
     kept: dict[int, VfRules] = field(default_factory=dict)
-    """VFs that stay open as they were found, because the file that may be theirs can't be read."""
+    """VFs that stay open as they were found, because the file that may be theirs is bad."""
     unmet: dict[int | None, str] = field(default_factory=dict)
     """What the NIC doesn't enforce as asked although it was told to, with the reason."""
 
@@ -160,12 +160,15 @@ class Managed:
         nic = self.working()
         everyone = list(vfs.values() if isinstance(vfs, Mapping) else vfs)
         files = {c.policy.name: c.file for c in everyone}
+        kept = self._kept_policies()
         asked = NicPolicy.model_construct(
-            pf=self._counted(pf), vfs=(*self._kept_policies(), *(c.policy for c in everyone))
+            pf=self._counted(pf), vfs=(*kept, *(c.policy for c in everyone))
         )
         capabilities, link_bps = nic.capabilities, self.link_bps()
         broken = [*check(asked, link_bps=link_bps, limits=capabilities)]
-        problems = [self._problem(one, files) for one in broken]
+        # A VF that is kept stays as it is, whatever rule it breaks; others come after it.
+        unasked = {vf.name for vf in kept} - files.keys()
+        problems = [self._problem(one, files) for one in broken if one.vf not in unasked]
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
             warnings.setdefault(one.policy.vfid, []).extend(one.remarks)

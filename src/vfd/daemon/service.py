@@ -89,7 +89,7 @@ class Service:
         store.sweep(self.files.folder)
         for managed in self.nics.values():
             self._open(managed)
-        return self.load(starting=True)
+        return self.load()
 
     def _open(self, managed: Managed) -> None:
         known = managed.detail
@@ -124,13 +124,11 @@ class Service:
         closed = [managed for managed in self.nics.values() if managed.nic is None]
         for managed in closed:
             self._open(managed)
-        return self.load(starting=True) if any(m.nic is not None for m in closed) else []
+        return self.load() if any(m.nic is not None for m in closed) else []
 
-    def load(
-        self, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
-    ) -> list[Configured]:
+    def load(self, *, pfs: Mapping[str, PfPolicy] | None = None) -> list[Configured]:
         """Reads every VF file and makes the NICs follow. Returns the VFs that were opened."""
-        return load(self, starting=starting, pfs=pfs)
+        return load(self, pfs=pfs)
 
     def home(self, device: str) -> Managed | None:
         """The PF that a VF file's ``pciid`` means."""
@@ -293,7 +291,7 @@ class Service:
 
     def _delete_bad(self, name: str) -> None:
         file = self.files.file_of(name)
-        if file not in self.bad:
+        if file not in self.bad or file == str(self.files.main_file):
             file = next((bad.file for bad in self.bad.values() if bad.name == name), "")
         if not file:
             raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
@@ -311,7 +309,7 @@ class Service:
         for managed in self.nics.values():
             if not managed.kept:
                 continue
-            kept = still_kept(self, managed, managed.vfs.values())
+            kept = still_kept(self, managed, managed.vfs.values(), managed.kept)
             if kept != managed.kept:
                 managed.kept = kept
                 managed.go(managed.aim_at(managed.pf, managed.vfs))

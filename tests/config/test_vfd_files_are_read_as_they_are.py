@@ -12,7 +12,7 @@ from vfd.config.errors import ConfigError
 from vfd.config.main_file import ParsedMain, parse_main
 from vfd.config.vf_file import ParsedVf, parse_vf
 from vfd.policy.rate import Rate
-from vfd.policy.values import Direction
+from vfd.policy.values import Direction, LinkStatus
 
 CORPUS = Path(__file__).parent / "corpus"
 ROOT = Path(__file__).parents[2]
@@ -90,6 +90,47 @@ def test_a_mirror_both_ways_is_one_of_all_and_a_mirror_that_is_off_is_none() -> 
     assert (mirror.target, mirror.direction) == (7, Direction.ALL)
     assert vf_file("mirror.json").policy.mtu == 9000
     assert vf_file("mirror_off.json").policy.mirror == ()
+
+
+def test_words_may_have_capitals_and_blanks_and_an_empty_text_is_none() -> None:
+    parsed = vf_file("loose.json")
+    policy = parsed.policy
+    assert (policy.vm_mac, policy.macs, policy.start_cb, policy.stop_cb) == (None, (), None, None)
+    assert not {"vm_mac", "start_cb", "stop_cb"} & policy.model_fields_set
+    assert policy.link_status is LinkStatus.AUTO
+    assert [(one.target, one.direction) for one in policy.mirror] == [(4, Direction.ALL)]
+    assert parsed.warnings == ()
+
+
+def test_a_mirror_that_vfd_never_read_is_told_and_has_no_effect() -> None:
+    parsed = vf_file("nova_mirror.json")
+    assert parsed.policy.mirror == ()
+    assert parsed.policy.link_status is LinkStatus.ON
+    assert told(parsed) == {"mirror"}
+
+
+def test_a_first_configuration_as_a_package_brings_it_is_read() -> None:
+    parsed = main_file("sample.cfg")
+    assert told(parsed) == {
+        "fifo", "huge", "init_log_level", "pciids[0].hw_strip_crc", "pciids[0].pf_driver",
+        "pciids[0].vf_driver", "pciids[0].tclasses", "pciids[1].tclasses",
+    }  # fmt: skip
+
+
+def test_classes_that_are_not_stated_are_filled_up_to_four_or_eight() -> None:
+    four, eight = main_file("sample.cfg").config.nics
+    assert sorted((tc.pri, tc.min_bw) for tc in four.tclasses) == [(0, 20), (1, 0), (2, 0), (3, 40)]
+    assert sorted(tc.pri for tc in eight.tclasses) == [*range(8)]
+    rules = {one.field: one.rule for one in main_file("sample.cfg").warnings}
+    assert "pri 4, 5, 7 are taken" in rules["pciids[1].tclasses"]
+
+
+def test_a_key_that_is_there_twice_is_refused_with_its_place_and_both_values() -> None:
+    text = """{"pciid": "s", "vfid": 0, "vlans": [1], "mirror": [{"target": 1},
+        {"target": 2, "note_comment": {"x": 1, "x": 2}, "target": 3}],
+        "vlans": [2], "vlans": [3]}"""
+    problems = {(one.field, one.value) for one in refused(text).problems}
+    assert problems == {("mirror[1].target", "2, then 3"), ("vlans", "[1], then [2]")}
 
 
 @pytest.mark.parametrize(

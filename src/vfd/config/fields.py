@@ -52,6 +52,7 @@ MAIN_SHAPE = Shape(
     old={"mtu": "default_mtu"},
     gone={
         "fifo": "replaced by the socket (see socket)",
+        "huge": "huge_pages says it, and VFd never looked at this one",
         "init_log_level": "log_level holds from the start",
     },
     inner=frozenset({"nics"}),

@@ -220,6 +220,7 @@ def _pf(
             _class(tc, f"{prefix}tclasses[{number}].", file, found, warnings)
             for number, tc in enumerate(data["tclasses"])
         ]
+        data["tclasses"] += _missing_classes(data["tclasses"], f"{prefix}tclasses", file, warnings)
     data.setdefault("mtu", config.default_mtu)
     filled = {"default_mtu": config.default_mtu, "enable_qos": config.enable_qos}
     try:
@@ -241,6 +242,23 @@ def _class(tc: Any, prefix: str, file: str, found: list[Problem], warnings: list
     warnings += reported
     found += unknown_fields(data, _KNOWN_CLASS, file=file, prefix=prefix)
     return data
+
+
+def _missing_classes(
+    stated: list[Any], path: str, file: str, warnings: list[Problem]
+) -> list[dict[str, int]]:
+    """What VFd took beside those that are stated: it had 4 classes, or 8 where a ``pri`` is above
+    3. Nothing where they can't be told for certain."""
+    pris = [tc.get("pri") if isinstance(tc, Mapping) else None for tc in stated]
+    certain = {pri for pri in pris if type(pri) is int and 0 <= pri < 8}
+    if not stated or len(certain) < len(stated):
+        return []
+    missing = sorted(set(range(8 if max(certain) > 3 else 4)) - certain)
+    if missing:
+        which = ", ".join(map(str, missing))
+        rule = f"{len(stated)} of {len(stated) + len(missing)} classes are stated: pri {which}"
+        warnings.append(Problem(file, path, "", f"{rule} are taken with the defaults"))
+    return [{"pri": pri} for pri in missing]
 
 
 def _between(nics: Mapping[int, PfPolicy], file: str) -> list[Problem]:

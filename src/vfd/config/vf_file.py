@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from vfd.policy.values import Limits, VfPolicy
 _KNOWN = known_fields(VfPolicy, VF_SHAPE)
 ANY_NIC = Limits(max_vlans=MAX_VID, max_macs=2**16)
 """A file doesn't say how much room its NIC has: that is checked with the NIC (``rules.check``)."""
+_NOVA = frozenset({"vfid", "vlan"})
+"""The fields of a mirror as AT&T's patch of OpenStack Nova wrote it."""
 _PLACEHOLDERS: Mapping[str, Any] = {"name": "unnamed", "pciid": "unknown", "vfid": 0}
 
 
@@ -69,7 +71,8 @@ def _parsed(
         reported = [one for one in reported if one.field != "insert_stag"]
     warnings += reported
     if "mac" in raw and isinstance(data.get("macs"), str):
-        data["macs"] = [data["macs"]]
+        data["macs"] = [data["macs"]] if data["macs"].strip() else []
+    warnings += _as_vfd_read_it(data, file)
     data.setdefault("name", name or _stem(file))
     found = unknown_fields(data, _KNOWN, file=file)
     if "insert_stag" in raw and not isinstance(raw["insert_stag"], bool):
@@ -87,6 +90,38 @@ def _parsed(
         raise ConfigError(found)
     warnings += problems(vf_remarks(policy), {policy.name: file})
     return ParsedVf(policy, tuple(warnings))
+
+
+def _as_vfd_read_it(data: dict[str, Any], file: str) -> Iterator[Problem]:
+    """Changes ``data`` where VFd took more spellings of a value than one: words in capitals and
+    with blanks around them, and an empty text for none. With warnings where that has an effect."""
+    for field in ("vm_mac", "start_cb", "stop_cb"):
+        if isinstance(data.get(field), str) and not data[field].strip():
+            del data[field]
+    if "link_status" in data:
+        data["link_status"] = _word(data["link_status"])
+    mirrors = data.get("mirror")
+    if isinstance(mirrors, Mapping):
+        data["mirror"] = _mirror(mirrors)
+    elif isinstance(mirrors, list):
+        data["mirror"] = [_mirror(one) for one in mirrors]
+        if mirrors and all(isinstance(one, Mapping) and one.keys() == _NOVA for one in mirrors):
+            del data["mirror"]
+            rule = (
+                "read and without effect, as it was: VFd took no list of mirrors with vfid and"
+                " vlan, which AT&T's OpenStack wrote; write target, direction and vlans"
+            )
+            yield Problem(file, "mirror", shown(mirrors), rule)
+
+
+def _mirror(mirror: Any) -> Any:
+    if isinstance(mirror, Mapping) and "direction" in mirror:
+        return {**mirror, "direction": _word(mirror["direction"])}
+    return mirror
+
+
+def _word(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 def _other_rules(

@@ -369,7 +369,7 @@ class PfPolicy(Value):
     enable_qos: Flag = False
     """Traffic classes are in use; copied from the main file."""
     tclasses: tuple[TrafficClass, ...] = ()
-    """4 or 8 traffic classes; none: 4 equal ones."""
+    """4 or 8 traffic classes, any that is left out with its defaults; none: 4 equal ones."""
     bw_grps: Groups = ()
     """Bandwidth groups by name, each a list of classes: `{"bwg0": [0], "bwg1": [1, 2]}`."""
     # A software NIC's own:

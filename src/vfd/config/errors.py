@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from vfd.policy.rules import Broken
 from vfd.policy.shown import shown
 
+_LONGEST = 1000
+"""Characters of one part of a problem."""
+
 __all__ = ["ConfigError", "Problem", "problems", "shown"]
 
 
@@ -27,9 +30,13 @@ class Problem:
     """The VF that it is in conflict with."""
 
     def __post_init__(self) -> None:
-        """What came from a foreign file is shown, but doesn't steer the reader's terminal."""
+        """What came from a foreign file is shown, but doesn't steer the reader's terminal, nor
+        fill it."""
         for name in ("file", "field", "value", "rule", "other"):
             text = getattr(self, name)
+            if text and len(text) > _LONGEST and name != "file":
+                text = text[: _LONGEST - 1] + "…"
+                object.__setattr__(self, name, text)
             if text and not text.isprintable():
                 object.__setattr__(self, name, "".join(map(_printable, text)))
 

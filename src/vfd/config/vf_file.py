@@ -10,7 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from vfd.config.errors import ConfigError, Problem, problems, shown
-from vfd.config.fields import VF_SHAPE, bad_fields, known_fields, plain, today, unknown_fields
+from vfd.config.fields import (
+    VF_SHAPE,
+    as_written,
+    bad_fields,
+    known_fields,
+    plain,
+    today,
+    unknown_fields,
+)
 from vfd.config.json_text import parse_object, without_comments
 from vfd.policy.addresses import MAX_VID
 from vfd.policy.remarks import vf_remarks
@@ -84,12 +92,12 @@ def _parsed(
     except ValidationError as error:
         found += plain(error, data, file=file)
         found += _other_rules(data, bad_fields(error), file, limits)
-        raise ConfigError(found) from None
+        raise ConfigError(as_written(found, raw)) from None
     found += problems(check_vf(policy, limits=limits), {policy.name: file})
     if found:
-        raise ConfigError(found)
+        raise ConfigError(as_written(found, raw))
     warnings += problems(vf_remarks(policy), {policy.name: file})
-    return ParsedVf(policy, tuple(warnings))
+    return ParsedVf(policy, tuple(as_written(warnings, raw)))
 
 
 def _as_vfd_read_it(data: dict[str, Any], file: str) -> Iterator[Problem]:

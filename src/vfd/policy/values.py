@@ -8,6 +8,7 @@ its single fields; the rules between fields, between VFs, and between a VF and i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -69,14 +70,18 @@ def number_in_quotes(value: Any) -> Any:
     return value
 
 
-def parse_tpid(value: Any) -> Any:
-    """A TPID as a number or as text: ``33024``, ``"0x8100"``, ``"0x88a8"``."""
+def parse_tpid(value: Any) -> int:
+    """A TPID as a number or as text: ``33024``, ``"0x8100"``, ``"0x88a8"``.
+
+    Raises ValueError for any other.
+    """
+    tpid = value
     if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
-        try:
-            return int(value.strip(), 0)
-        except ValueError:
-            return value
-    return value
+        with suppress(ValueError):
+            tpid = int(value.strip(), 0)
+    if not isinstance(tpid, int) or tpid not in (C_TAG, S_TAG):
+        raise ValueError(f'must be "{C_TAG:#x}" or "{S_TAG:#x}"')
+    return tpid
 
 
 def mirror_list(value: Any) -> Any:

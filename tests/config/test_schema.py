@@ -18,7 +18,7 @@ from vfd.config.errors import ConfigError, Problem
 from vfd.config.main_file import parse_main
 from vfd.config.schema import main_schema, meanings, schemas, shipped, vf_schema
 from vfd.config.vf_file import parse_vf, render_vf
-from vfd.policy.rate import Rate
+from vfd.policy.rate import LEAST_BPS, Rate
 from vfd.policy.values import PfPolicy, VfPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def test_an_unknown_key_is_refused_by_both_unless_it_is_a_comment(key: str) -> N
 
 rates = st.one_of(
     st.floats(0, 1).map(lambda share: Rate(share=share)),
-    st.integers(1, 10**12).map(lambda bps: Rate(bps=bps)),
+    st.integers(LEAST_BPS, 10**12).map(lambda bps: Rate(bps=bps)),
 )
 policies = st.builds(
     VfPolicy,

@@ -200,6 +200,18 @@ def test_cpu_alarm_is_a_share_of_a_cpu_and_at_least_five_percent(
     assert config.cpu_alarm == pytest.approx(share)
 
 
+@pytest.mark.parametrize(
+    ("written", "warned"),
+    [("0.15", True), ("1.05", False), ("15", False), ("0.9%", False), (0.15, False), (15, True),
+     ("0", False)],
+)  # fmt: skip
+def test_a_cpu_alarm_that_reads_as_another_than_it_looks_is_told(
+    written: Any, warned: bool
+) -> None:
+    text = json.dumps({"cpu_alarm": written, "pciids": ["s"]})
+    assert ("cpu_alarm" in told(parse_main(text, file="vfd.cfg"))) is warned
+
+
 @pytest.mark.parametrize("written", ["0x88a8", "0x88A8", 34984, "34984"])
 def test_a_tpid_is_text_or_number(written: Any) -> None:
     text = json.dumps({"pciids": [{"id": "s", "tpid": written}]})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfd.policy.rate import MOST_BPS, NONE, Rate, bps_text, parse_bps, parse_rate
+from vfd.policy.rate import LEAST_BPS, MOST_BPS, NONE, Rate, bps_text, parse_bps, parse_rate
 from vfd.policy.resolve import resolve
 from vfd.policy.rules import check
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
@@ -34,6 +34,12 @@ def test_rates_become_bits_per_second() -> None:
     assert one.max_rx_rate == Rate(bps=300_000_000)
     (plain,) = resolve(nic(vf()), LINK).nic.vfs
     assert plain.rate == plain.min_rate == plain.max_rx_rate == NONE
+
+
+@pytest.mark.parametrize("share", [1e-300, 1e-12, 1e-7])
+def test_a_share_of_next_to_nothing_is_the_least_limit_and_never_none(share: float) -> None:
+    (one,) = resolve(nic(vf(rate=share, max_rx_rate=share)), LINK).nic.vfs
+    assert one.rate == one.max_rx_rate == Rate(bps=LEAST_BPS)
 
 
 def test_a_vf_without_an_mtu_gets_the_smaller_of_the_default_and_the_pfs() -> None:

@@ -299,6 +299,9 @@ def _remarks(data: Mapping[str, Any], nics: Sequence[PfPolicy], file: str) -> It
     if isinstance(alarm, int | float) and alarm > 1:
         rule = f'read as {alarm * 100:g} % of a CPU: for {alarm:g} % write "{alarm:g}%"'
         yield Problem(file, "cpu_alarm", shown(alarm), rule)
+    if isinstance(alarm, str) and "%" not in alarm and 0 < float(alarm) < 1:
+        rule = f"read as {alarm.strip()} %, as text is: for a share of a CPU leave the quotes out"
+        yield Problem(file, "cpu_alarm", shown(alarm), rule)
     if data.get("enable_flowcontrol") is True:
         rule = "it has no effect: pause frames stay as the NIC has them; `ethtool -A` sets them"
         yield Problem(file, "enable_flowcontrol", "true", rule)

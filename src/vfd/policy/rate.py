@@ -14,6 +14,8 @@ from vfd.policy.shown import shown
 MOST_BPS = 10**13
 """The fastest speed that a file may state, 10 Tbit/s. The bursts that go with twice as much still
 fit the 32 bits that tc has for them (TCA_TBF_BURST, linux/pkt_sched.h)."""
+LEAST_BPS = 8_000
+"""The least limit, 8 kbit/s: less would hold a full frame for more than a second."""
 _LONGEST = 64
 """Characters of a number with its unit: nobody writes more, and long ones take long to read."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vfd.policy.memo import by_identity
-from vfd.policy.rate import NONE, Rate
+from vfd.policy.rate import LEAST_BPS, NONE, Rate
 from vfd.policy.values import NicPolicy, PfPolicy, QueueShare, VfPolicy
 
 SLACK = 1 + 1e-9
@@ -57,13 +57,18 @@ def _resolved(
     guarantee = vf.min_rate.on(link_bps)
     return vf.model_copy(
         update={
-            "rate": _bps(vf.rate.on(link_bps)),
+            "rate": _limit(vf.rate, link_bps),
             "min_rate": _bps(guarantee * part[0] // part[1] if part else guarantee),
-            "max_rx_rate": _bps(vf.max_rx_rate.on(link_bps)),
+            "max_rx_rate": _limit(vf.max_rx_rate, link_bps),
             "mtu": mtu if vf.mtu is None else vf.mtu,
             "queues": queues,
         }
     )
+
+
+def _limit(rate: Rate, link_bps: int) -> Rate:
+    """A share of next to nothing is the least limit there is: rounded to 0 it would be none."""
+    return Rate(bps=max(rate.on(link_bps), LEAST_BPS)) if rate else NONE
 
 
 def _bps(bps: int) -> Rate:

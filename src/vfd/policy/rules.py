@@ -14,7 +14,7 @@ from typing import Protocol
 
 from vfd.policy.addresses import MAX_NETDEV, is_pci_address
 from vfd.policy.memo import by_identity
-from vfd.policy.rate import Rate, bps_text
+from vfd.policy.rate import LEAST_BPS, Rate, bps_text
 from vfd.policy.resolve import SLACK, Resolved, resolve
 from vfd.policy.values import Direction, Limits, Mirror, NicPolicy, PfPolicy, VfPolicy
 
@@ -155,6 +155,10 @@ def _within(vf: VfPolicy, link_bps: int | None, limits: Room) -> Iterator[_Found
         yield ("macs",), "macs", f"{len(vf.macs)} MACs", rule
     if twice := _repeated(vf.macs):
         yield ("macs",), "macs", twice, "each MAC is listed once"
+    for path, limit in (("rate", vf.rate), ("max_rx_rate", vf.max_rx_rate)):
+        if limit.bps is not None and limit.bps < LEAST_BPS:
+            rule = f"at least {bps_text(LEAST_BPS)}: less would hold a frame for more than a second"
+            yield (path,), path, str(limit), rule
     if _above(vf.min_rate, vf.rate, link_bps):
         rule = f"a VF's guarantee is not above its limit, which is {vf.rate} (rate)"
         yield ("min_rate", "rate"), "min_rate", str(vf.min_rate), rule

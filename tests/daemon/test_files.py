@@ -230,6 +230,39 @@ def test_a_changed_file_that_is_refused_leaves_its_vf_and_the_others_as_they_wer
         assert bad_files(vfd).keys() == {"one.json", "newcomer.json"}
 
 
+def test_guarantees_that_a_slower_link_has_no_room_for_close_no_vf(vfd: Vfd) -> None:
+    vfd.add("one", vfd.vf(0, min_rate="600Mbps"))
+    vfd.add("two", vfd.vf(1, min_rate="600Mbps"))
+    vfd.main["pciids"][0]["link_speed"] = "1Gbps"
+    vfd.write_main()
+    reload(vfd)
+    assert (vfd.row(0)["name"], vfd.row(1)["name"]) == ("one", "two")
+    vfd.stop()
+    vfd.start()
+    for vfid in (0, 1):
+        assert vfd.row(vfid)["state"] == "ok"
+        assert vfd.row(vfid)["extended"]["min_rate"] == 600_000_000
+
+
+def test_a_file_that_names_another_pf_and_is_refused_there_leaves_its_vf(vfd: Vfd) -> None:
+    other = f"{vfd.pf}b"
+    vfd.main["pciids"].append({"id": other, "backend": "soft", "vfs": 2})
+    vfd.write_main()
+    reload(vfd)
+    mac = "02:00:00:00:00:01"
+    vfd.add("mover", vfd.vf(0))
+    vfd.add("owner", {**vfd.vf(0, vm_mac=mac), "pciid": other})
+    vfd.put_file("mover", {**vfd.vf(1, vm_mac=mac), "pciid": other})
+    reload(vfd)
+    assert bad_files(vfd) == {"mover.json": [("vm_mac", "owner")]}
+    rows = {r["address"]: r["state"] for r in vfd.get("/v1/show?extended=true")["rows"]}
+    assert (rows[f"{vfd.pf}v0"], rows[f"{other}v1"]) == ("ok", "closed")
+    vfd.put_file("mover", {**vfd.vf(1), "pciid": other})
+    reload(vfd)
+    rows = {r["address"]: r["state"] for r in vfd.get("/v1/show?extended=true")["rows"]}
+    assert (rows[f"{vfd.pf}v0"], rows[f"{other}v1"]) == ("closed", "ok")
+
+
 def test_a_name_that_is_in_force_is_not_taken_by_a_file_that_comes_with_an_older_date(
     vfd: Vfd,
 ) -> None:

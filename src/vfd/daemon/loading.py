@@ -41,6 +41,7 @@ def load(service: Service, *, pfs: Mapping[str, PfPolicy] | None = None) -> list
     settings = service.bad.get(main_file) if pfs is None else None  # else they are judged again
     service.bad = {b.file: b for b in bad} | ({main_file: settings} if settings else {})
     _refuse_names_in_use(service, good)
+    lives_on = {one.file: m for m in service.nics.values() for one in m.vfs.values()}
     opened: list[Configured] = []
     homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in service.nics}
     for one in good:
@@ -49,6 +50,8 @@ def load(service: Service, *, pfs: Mapping[str, PfPolicy] | None = None) -> list
             _set_aside(service, one, why_homeless(service, one, home), home)
         else:
             homes[home.id].append(one)
+    # A file may now name another PF: there it is judged first, and if it is refused its VF stays.
+    following.sort(key=lambda m: all(lives_on.get(one.file, m) is m for one in homes[m.id]))
     for managed in following:
         pf = (pfs or {}).get(managed.id, managed.pf)
         opened += _follow(service, managed, pf, homes[managed.id])

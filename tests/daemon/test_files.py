@@ -230,6 +230,22 @@ def test_a_changed_file_that_is_refused_leaves_its_vf_and_the_others_as_they_wer
         assert bad_files(vfd).keys() == {"one.json", "newcomer.json"}
 
 
+def test_a_vf_that_was_left_open_goes_with_the_number_of_vfs_only_if_that_is_forced(
+    vfd: Vfd,
+) -> None:
+    vfd.add("last", vfd.vf(3))
+    vfd.stop()
+    vfd.put_file("last", "{")
+    vfd.start()
+    status, error = vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 2})
+    assert status == 422
+    assert error["problems"][0]["other"] == f"{vfd.pf}:3"
+    assert vfd.row(3)["state"] == "ok"
+    assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 2, "force": True})[0] == 200
+    assert len(vfd.get(f"/v1/show?pf={vfd.pf}")["rows"]) == 3
+    assert vfd.add("first", vfd.vf(0))[0] == 201
+
+
 def test_guarantees_that_a_slower_link_has_no_room_for_close_no_vf(vfd: Vfd) -> None:
     vfd.add("one", vfd.vf(0, min_rate="600Mbps"))
     vfd.add("two", vfd.vf(1, min_rate="600Mbps"))

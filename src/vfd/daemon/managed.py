@@ -160,7 +160,7 @@ class Managed:
         nic = self.working()
         everyone = list(vfs.values() if isinstance(vfs, Mapping) else vfs)
         files = {c.policy.name: c.file for c in everyone}
-        kept = self._kept_policies()
+        kept = self._kept_policies(pf)
         asked = NicPolicy.model_construct(
             pf=self._counted(pf), vfs=(*kept, *(c.policy for c in everyone))
         )
@@ -231,7 +231,8 @@ class Managed:
             return pf.model_copy(update={"vfs": len(self.seen.vfs)})
         return pf
 
-    def _kept_policies(self) -> list[VfPolicy]:
+    def _kept_policies(self, pf: PfPolicy) -> list[VfPolicy]:
+        """Those of VFs that stay as they are; a VF that ``pf`` no longer has goes."""
         return [
             VfPolicy.model_construct(
                 **{name: getattr(rules, name) for name in VfRules.model_fields},
@@ -240,6 +241,7 @@ class Managed:
                 vfid=vfid,
             )
             for vfid, rules in self.kept.items()
+            if pf.vfs is None or vfid < pf.vfs
         ]
 
     def _problem(self, broken: Broken, files: Mapping[str, str]) -> Problem:

@@ -369,6 +369,7 @@ class Service:
             raise StorageError(f"{self.files.main_file} can't be kept: {error}") from error
         finally:
             staged.abandon()
+        managed.kept = {vfid: rules for vfid, rules in managed.kept.items() if vfid < vfs}
         self.journal.emit("pf", f"{pf_id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
         for one in going:
             rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
@@ -402,6 +403,8 @@ class Service:
                 rule = f"VF {vfid} would {why}, and {state.guest or 'a guest'} holds it"
             elif one is not None:
                 rule = f"VF {vfid} would go, and {one.policy.name} configures it"
+            elif vfid in managed.kept:
+                rule = f"VF {vfid} would go, and a bad file that may be its own keeps it open"
             else:
                 continue
             problems.append(

@@ -15,6 +15,7 @@ _LEVELS = 8
 _DIGITS = 1000
 """Of one number: rules for fields refuse far smaller ones, in better words."""
 _TOLD = 100
+"""Problems of one file."""
 _TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*+(?:"|\\?\Z)|,(?=\s*[}\]])', re.DOTALL)
 """A text, also one that does not end, and a comma before a closing bracket. ``*+`` never goes back,
 so that a file full of quotation marks costs no more than another."""

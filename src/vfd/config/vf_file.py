@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ def _parsed(
     return ParsedVf(policy, tuple(as_written(warnings, raw)))
 
 
-def _as_vfd_read_it(data: dict[str, Any], file: str) -> Iterator[Problem]:
+def _as_vfd_read_it(data: dict[str, Any], file: str) -> list[Problem]:
     """Changes ``data`` where VFd took more spellings of a value than one: words in capitals and
     with blanks around them, and an empty text for none. With warnings where that has an effect."""
     for field in ("vm_mac", "start_cb", "stop_cb"):
@@ -119,7 +119,8 @@ def _as_vfd_read_it(data: dict[str, Any], file: str) -> Iterator[Problem]:
                 "read and without effect, as it was: VFd took no list of mirrors with vfid and"
                 " vlan, which AT&T's OpenStack wrote; write target, direction and vlans"
             )
-            yield Problem(file, "mirror", shown(mirrors), rule)
+            return [Problem(file, "mirror", shown(mirrors), rule)]
+    return []
 
 
 def _mirror(mirror: Any) -> Any:

@@ -94,7 +94,7 @@ BROKEN_NICS: tuple[tuple[str, dict[str, Any], tuple[dict[str, Any], ...]], ...] 
 )
 
 BROKEN_PFS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("Three classes", {"tclasses": [{"pri": 0}, {"pri": 1}, {"pri": 2}]}),
+    ("A class that no NIC has", {"tclasses": [{"pri": 8}]}),
     (
         "A class twice, and more guarantees than link",
         {"tclasses": [{"pri": p, "min_bw": 30} for p in (0, 1, 2, 2)]},
@@ -174,7 +174,8 @@ def _type(prop: Mapping[str, Any]) -> str:
     if "enum" in prop:
         return ", ".join(f"`{value}`" for value in prop["enum"])
     if "anyOf" in prop:
-        return " or ".join(_type(one) for one in prop["anyOf"] if one.get("type") != "null")
+        today = [one for one in prop["anyOf"] if not one.get("deprecated")]
+        return " or ".join(_type(one) for one in today if one.get("type") != "null")
     if "$ref" in prop:
         return "object"
     kind = prop["type"]

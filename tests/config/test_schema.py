@@ -18,7 +18,7 @@ from vfd.config.errors import ConfigError, Problem
 from vfd.config.main_file import parse_main
 from vfd.config.schema import main_schema, meanings, schemas, shipped, vf_schema
 from vfd.config.vf_file import parse_vf
-from vfd.policy.rate import Rate
+from vfd.policy.rate import LEAST_BPS, Rate
 from vfd.policy.values import PfPolicy, VfPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def test_an_unknown_key_is_refused_by_both_unless_it_is_a_comment(key: str) -> N
 
 rates = st.one_of(
     st.floats(0, 1).map(lambda share: Rate(share=share)),
-    st.integers(1, 10**12).map(lambda bps: Rate(bps=bps)),
+    st.integers(LEAST_BPS, 10**12).map(lambda bps: Rate(bps=bps)),
 )
 policies = st.builds(
     VfPolicy,
@@ -258,9 +258,24 @@ def test_no_value_of_any_main_field_ends_in_a_traceback(pf: str, value: Any, fie
         '{"name": "' + "x" * 10**6 + '"}',
         '{"rate": 1e400}',
         '{"storm_limit": 1e300}',
+        '{"rate": 1' + "0" * 400 + "}",
+        '{"rate": 1' + "0" * 5000 + "}",
+        '{"queues": [{"priority": 0, "share": 1' + "0" * 400 + "}]}",
+        '{"min_rate": "' + "9" * 10**6 + 'Tbps"}',
+        '{"rate": "' + "9" * 5000 + 'Tbps"}',
+        '{"max_rx_rate": "999999999999Gbps"}',
+        '{"mtu": "' + "9" * 5000 + '"}',
+        '{"vm_mac": "' + "9" * 10**6 + '"}',
+        '{"start_cb": "' + "x" * 10**6 + '"}',
+        '{"a": ' + '"' + '\\"' * 500_000,
+        '{"a": ' + '"' + '\\"' * 500_000 + "\\",
     ],
-    ids=["deep", "deep-list", "keys", "ranges", "mirrors", "numbers", "text", "huge", "large"],
-)
+    ids=[
+        "deep", "deep-list", "keys", "ranges", "mirrors", "numbers", "text", "huge", "large",
+        "400-digits", "5000-digits", "share", "long-speed", "speed", "fast", "mtu", "mac",
+        "command", "quotes", "quotes-and-backslash",
+    ],
+)  # fmt: skip
 def test_a_file_that_is_large_or_strange_is_refused_soon_and_in_few_words(text: str) -> None:
     start = time.process_time()
     with pytest.raises(ConfigError) as caught:
@@ -268,3 +283,34 @@ def test_a_file_that_is_large_or_strange_is_refused_soon_and_in_few_words(text: 
     assert time.process_time() - start < 5
     assert len(caught.value.problems) < 250
     assert all(len(str(problem)) < 400 for problem in caught.value.problems)
+    assert not any("sys." in str(problem) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cpu_alarm", 10**400),
+        ("cpu_alarm", "9" * 10**6),
+        ("default_mtu", "9" * 5000),
+        ("link_speed", 10**400),
+        ("link_speed", "9" * 5000 + "Tbps"),
+        ("tpid", "0x" + "f" * 10**6),
+        ("tpid", "9" * 5000),
+        ("vfs", 10**400),
+    ],
+)
+def test_a_huge_number_in_the_main_file_is_refused_in_few_words(field: str, value: Any) -> None:
+    in_pf = field in PF_FIELDS or field == "link_speed"
+    data = {"pciids": [{"id": "s", field: value}]} if in_pf else {field: value}
+    with pytest.raises(ConfigError) as caught:
+        parse_main(json.dumps(data), file="vfd.cfg")
+    (problem,) = caught.value.problems
+    assert problem.field == (f"pciids[0].{field}" if in_pf else field)
+    assert len(str(problem)) < 400
+    assert "sys." not in str(problem)
+
+
+def test_a_number_too_long_for_any_field_names_its_field() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_vf('{"vfid": 0, "pciid": "s", "vlans": [1], "rate": 1' + "0" * 400 + "}", file="x")
+    assert [problem.field for problem in caught.value.problems] == ["rate"]

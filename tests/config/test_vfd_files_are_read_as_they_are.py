@@ -12,7 +12,7 @@ from vfd.config.errors import ConfigError
 from vfd.config.main_file import ParsedMain, parse_main
 from vfd.config.vf_file import ParsedVf, parse_vf
 from vfd.policy.rate import Rate
-from vfd.policy.values import Direction
+from vfd.policy.values import Direction, LinkStatus
 
 CORPUS = Path(__file__).parent / "corpus"
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,48 @@ def test_a_mirror_both_ways_is_one_of_all_and_a_mirror_that_is_off_is_none() -> 
     assert vf_file("mirror_off.json").policy.mirror == ()
 
 
+def test_words_may_have_capitals_and_blanks_and_an_empty_text_is_none() -> None:
+    parsed = vf_file("loose.json")
+    policy = parsed.policy
+    assert (policy.vm_mac, policy.macs, policy.start_cb, policy.stop_cb) == (None, (), None, None)
+    assert not {"vm_mac", "start_cb", "stop_cb"} & policy.model_fields_set
+    assert policy.link_status is LinkStatus.AUTO
+    assert [(one.target, one.direction) for one in policy.mirror] == [(4, Direction.ALL)]
+    assert parsed.warnings == ()
+
+
+def test_a_mirror_that_vfd_never_read_is_told_and_has_no_effect() -> None:
+    parsed = vf_file("nova_mirror.json")
+    assert parsed.policy.mirror == ()
+    assert parsed.policy.link_status is LinkStatus.ON
+    assert told(parsed) == {"mirror"}
+
+
+def test_a_first_configuration_as_a_package_brings_it_is_read() -> None:
+    parsed = main_file("sample.cfg")
+    assert told(parsed) == {
+        "fifo", "huge", "init_log_level", "pciids[0].hw_strip_crc", "pciids[0].pf_driver",
+        "pciids[0].tclasses", "pciids[1].tclasses",
+    }  # fmt: skip
+    assert parsed.config.nics[0].vf_driver, "which binds VFs now"
+
+
+def test_classes_that_are_not_stated_are_filled_up_to_four_or_eight() -> None:
+    four, eight = main_file("sample.cfg").config.nics
+    assert sorted((tc.pri, tc.min_bw) for tc in four.tclasses) == [(0, 20), (1, 0), (2, 0), (3, 40)]
+    assert sorted(tc.pri for tc in eight.tclasses) == [*range(8)]
+    rules = {one.field: one.rule for one in main_file("sample.cfg").warnings}
+    assert "pri 4, 5, 7 are taken" in rules["pciids[1].tclasses"]
+
+
+def test_a_key_that_is_there_twice_is_refused_with_its_place_and_both_values() -> None:
+    text = """{"pciid": "s", "vfid": 0, "vlans": [1], "mirror": [{"target": 1},
+        {"target": 2, "note_comment": {"x": 1, "x": 2}, "target": 3}],
+        "vlans": [2], "vlans": [3]}"""
+    problems = {(one.field, one.value) for one in refused(text).problems}
+    assert problems == {("mirror[1].target", "2, then 3"), ("vlans", "[1], then [2]")}
+
+
 @pytest.mark.parametrize(
     ("strip", "insert", "warned"),
     [(True, True, False), (False, False, False), (True, False, True), (False, True, True)],
@@ -158,6 +200,18 @@ def test_cpu_alarm_is_a_share_of_a_cpu_and_at_least_five_percent_or_never(
 ) -> None:
     config = parse_main(json.dumps({"cpu_alarm": written}), file="vfd.cfg").config
     assert config.cpu_alarm == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("written", "warned"),
+    [("0.15", True), ("1.05", False), ("15", False), ("0.9%", False), (0.15, False), (15, True),
+     ("0", False)],
+)  # fmt: skip
+def test_a_cpu_alarm_that_reads_as_another_than_it_looks_is_told(
+    written: Any, warned: bool
+) -> None:
+    text = json.dumps({"cpu_alarm": written, "pciids": ["s"]})
+    assert ("cpu_alarm" in told(parse_main(text, file="vfd.cfg"))) is warned
 
 
 @pytest.mark.parametrize("written", ["0x88a8", "0x88A8", 34984, "34984"])
@@ -227,9 +281,74 @@ def test_everything_that_is_wrong_with_the_main_file_is_told_at_once() -> None:
     assert {one.field for one in caught.value.problems} == {
         "log_keeep", "log_dir", "cpu_alarm", "delete_keep", "pciids[0]", "pciids[1]",
         "pciids[2].id", "pciids[2].mtu", "pciids[4].default_mtu", "pciids[4].bw_grps.bwg0[1]",
-        "pciids[4].tclasses[0].prio", "pciids[4].tclasses[0].pri", "pciids[5].vfs",
-        "pciids[7].uplink", "pciids[8].id",
+        "pciids[4].id", "pciids[4].tclasses[0].prio", "pciids[4].tclasses[0].pri",
+        "pciids[5].vfs", "pciids[6].uplink",
+        "pciids[7].uplink", "pciids[8]",
     }  # fmt: skip
+
+
+def refused_main(main: dict[str, Any]) -> set[tuple[str, str]]:
+    with pytest.raises(ConfigError) as caught:
+        parse_main(json.dumps(main), file="vfd.cfg")
+    return {(one.field, one.value) for one in caught.value.problems}
+
+
+def test_a_pf_with_a_field_that_cannot_be_read_is_held_against_the_other_rules() -> None:
+    classes = [{"pri": 0}, {"pri": 1}, {"pri": 1}, {"pri": 3}]
+    pfs = [
+        {"id": "a", "tpid": "0x9100", "tclasses": classes, "bw_grps": {"g": []}},
+        {"id": "a", "mtu": 1, "tclasses": "x", "bw_grps": {"g": [7]}},
+        {"id": "b/c", "backend": "soft", "uplink": "eth1", "vfs": 1},
+        {"id": "d", "backend": "none", "uplink": "eth1", "link_speed": 0},
+    ]
+    assert refused_main({"log_keep": -1, "pciids": pfs}) == {
+        ("log_keep", "-1"), ("pciids[0].tpid", '"0x9100"'), ("pciids[0].tclasses", "[1]"),
+        ("pciids[0].bw_grps.g", "[]"), ("pciids[1].mtu", "1"), ("pciids[1].id", '"a"'),
+        ("pciids[1].tclasses", '"x"'), ("pciids[2].id", '"b/c"'), ("pciids[3].uplink", '"eth1"'),
+        ("pciids[3].backend", '"none"'), ("pciids[3].link_speed", "0"),
+    }  # fmt: skip
+
+
+def test_a_wrong_tpid_is_answered_as_files_write_it() -> None:
+    for written in ("0x9100", 0x9100, True, None):
+        with pytest.raises(ConfigError) as caught:
+            parse_main(json.dumps({"pciids": [{"id": "s", "tpid": written}]}), file="vfd.cfg")
+        (problem,) = caught.value.problems
+        assert problem.value == ("" if written is None else json.dumps(written))
+        assert problem.rule == 'must be "0x8100" or "0x88a8"'
+
+
+def test_problems_name_fields_as_the_file_does() -> None:
+    vf = '"pciid": "s", "vfid": 0, "vlans": ["10-20", 5000]'
+    text = f'{{{vf}, "mac": "x", "mirror": {{"target": 0, "vlans": [1, 1]}}}}'
+    assert {one.field for one in refused(text).problems} == {"mac", "vlans", "mirror.target",
+        "mirror.vlans"}  # fmt: skip
+    text = f'{{{vf}, "mac": ["02:00:00:00:00:01", "x"], "mirror": [{{"target": 0}}]}}'
+    assert {one.field for one in refused(text).problems} == {"mac[1]", "vlans", "mirror[0].target"}
+    pf = {"id": "s", "vfs_count": 999, "tclasses": [{"pri": n, "llatency": 1} for n in range(4)]}
+    assert {field for field, _ in refused_main({"mtu": 1, "pciids": [pf, "s"]})} == {
+        "mtu", "pciids[0].vfs_count", *(f"pciids[0].tclasses[{n}].llatency" for n in range(4)),
+        "pciids[1]",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, "\x01" * 10**6])
+def test_nothing_that_a_file_says_makes_a_long_answer(text: str) -> None:
+    vf = {"pciid": text, "vfid": text, "vlans": [text], "vm_mac": text, "macs": [text],
+          "link_status": text, "rate": text, "start_cb": "'" + text, "name": f".{text}",
+          "mirror": {"target": 1, text: 1}, text: 1}  # fmt: skip
+    main = {
+        "log_dir": text,
+        "cpu_alarm": text,
+        "default_mtu": text,
+        text: 1,
+        "pciids": [{"id": text, "tpid": text, "bw_grps": {text: [99], f"{text}y": []}}],
+    }
+    for read, data in ((parse_vf, vf), (parse_main, main)):
+        for written in (json.dumps(data), json.dumps(data)[:-1] + f', "{text}": 1}}'):
+            with pytest.raises(ConfigError) as caught:
+                read(written, file="x.json")
+            assert all(len(str(one)) < 5000 for one in caught.value.problems)
 
 
 @pytest.mark.parametrize(

@@ -138,9 +138,11 @@ class Vfd:
     # The API
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        return self.ask_text(method, path, None if body is None else json.dumps(body))
+
+    def ask_text(self, method: str, path: str, text: str | None) -> tuple[int, Any]:
         connection = _Connection(self.socket, self.patience)
         try:
-            text = None if body is None else json.dumps(body)
             connection.request(method, path, text, {"content-type": "application/json"})
             response = connection.getresponse()
             raw = response.read()

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from vfd.config.main_file import MainConfig
+from vfd.config.vf_file import ParsedVf, parse_vf
+from vfd.daemon import files
+
 from .harness import Vfd, wait_for
 
 
@@ -36,6 +40,44 @@ def test_a_bad_file_is_named_and_the_others_come_into_force(make_vfd: Callable[.
     assert "root:" not in json.dumps(bad)
     assert bad["typo.json"]["problems"][0]["field"] == "vlan"
     assert bad["torn.json"]["vfid"] == 1
+
+
+def test_a_number_beyond_all_bounds_is_a_bad_file_and_the_daemon_starts(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    vfd.put_file("good", vfd.vf(0, rate="10Tbps", max_rx_rate="10Tbps", min_rate=0.1))
+    huge = {"digits": 10**400, "text": "9" * 10**5 + "Tbps", "fast": "999999999999Gbps"}
+    for name, rate in huge.items():
+        vfd.put_file(name, vfd.vf(1, rate=rate))
+    vfd.start()
+    assert vfd.row(0)["state"] == "ok"
+    bad = {b["file"]: b["problems"][0]["field"] for b in vfd.get("/v1/health")["bad_files"]}
+    assert bad == {f"{name}.json": "rate" for name in huge}
+    for rate in huge.values():
+        assert vfd.add("vm", vfd.vf(1, rate=rate))[0] == 422
+    body = json.dumps({"name": "vm", "config": vfd.vf(1, rate="?")}).replace('"?"', "9" * 5000)
+    assert vfd.ask_text("POST", "/v1/vfs", body)[0] in (400, 422)
+
+
+def test_a_file_that_its_reader_stumbles_over_is_bad_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no such file that we know of: here the reader is made to stumble."""
+    vf = {"pciid": "soft0", "vfid": 7, "vlans": [1]}
+    for name in ("good", "strange"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(vf))
+
+    def stumble(text: bytes, *, file: str, name: str) -> ParsedVf:
+        return parse_vf(text, file=file, name=name) if name == "good" else text[1 // 0]
+
+    monkeypatch.setattr(files, "parse_vf", stumble)
+    main = MainConfig(config_dir=str(tmp_path))
+    good, [bad] = files.Files(tmp_path / "vfd.cfg", main).load_all()
+    assert [one.file for one in good] == ["good.json"]
+    assert (bad.file, bad.device, bad.vfid) == ("strange.json", "soft0", 7)
+    assert "ZeroDivisionError" in bad.problems[0].rule
+    assert "Traceback" in caplog.text
 
 
 def test_of_two_files_for_one_vf_the_older_is_in_force(make_vfd: Callable[..., Vfd]) -> None:
@@ -129,6 +171,158 @@ def test_a_reload_adds_updates_and_closes_what_the_files_say(vfd: Vfd) -> None:
     assert vfd.row(0)["state"] == "closed"
     assert vfd.row(1)["extended"]["vlans"] == [5, 6]
     assert vfd.row(2)["name"] == "comes"
+
+
+def bad_files(vfd: Vfd) -> dict[str, list[tuple[str, str]]]:
+    found = vfd.get("/v1/health")["bad_files"]
+    return {b["file"]: [(p["field"], p["other"]) for p in b["problems"]] for b in found}
+
+
+def test_settings_of_a_pf_that_would_break_an_open_vf_are_refused_and_name_it(vfd: Vfd) -> None:
+    vfd.main["pciids"][0]["mtu"] = 9000
+    vfd.write_main()
+    vfd.reload()
+    vfd.add("large", vfd.vf(0, mtu=9000))
+    vfd.add("other", vfd.vf(1))
+    vfd.main["pciids"][0]["mtu"] = 1500
+    vfd.write_main()
+    vfd.put_file("comes", vfd.vf(2))
+    vfd.put_file("other", vfd.vf(1, vlans=[7]))
+    vfd.reload()
+    for _ in range(2):
+        assert vfd.row(0)["name"] == "large"
+        assert vfd.row(0)["state"] == "ok"
+        assert vfd.row(1)["extended"]["vlans"] == [7]
+        assert vfd.row(2)["name"] == "comes"
+        assert vfd.get(f"/v1/pfs/{vfd.pf}")["policy"]["mtu"] == 9000
+        assert bad_files(vfd) == {str(vfd.config): [("pciids[0].mtu", "large")]}
+        assert vfd.get("/v1/health")["status"] == "degraded"
+        vfd.reload()
+    assert vfd.ask("DELETE", f"/v1/vfs/{vfd.config}")[0] == 404
+    vfd.put_file("large", vfd.vf(0))
+    vfd.reload()
+    assert bad_files(vfd) == {}
+    assert vfd.get(f"/v1/pfs/{vfd.pf}")["policy"]["mtu"] == 1500
+
+
+def test_a_number_of_vfs_that_would_take_an_open_one_is_refused(vfd: Vfd) -> None:
+    vfd.add("last", vfd.vf(3))
+    vfd.main["pciids"][0]["vfs"] = 2
+    vfd.write_main()
+    vfd.reload()
+    assert vfd.row(3)["state"] == "ok"
+    assert bad_files(vfd) == {str(vfd.config): [("pciids[0].vfs", "last")]}
+    vfd.stop()
+    vfd.start()
+    assert vfd.row(3)["state"] == "ok"
+    assert vfd.row(3)["extended"]["vlans"] == [103]
+    assert [field for field, _ in bad_files(vfd)[str(vfd.config)]] == ["pciids[0].vfs"]
+    assert vfd.ask("DELETE", "/v1/vfs/last")[0] == 200
+    vfd.reload()
+    assert bad_files(vfd) == {}
+    assert len(vfd.get(f"/v1/show?pf={vfd.pf}")["rows"]) == 3
+
+
+def test_a_vf_that_is_open_stays_as_it_is_if_a_start_finds_its_file_refused(vfd: Vfd) -> None:
+    vfd.main["pciids"][0]["mtu"] = 9000
+    vfd.write_main()
+    vfd.reload()
+    vfd.add("large", vfd.vf(0, mtu=9000))
+    vfd.add("two", vfd.vf(1))
+    vfd.stop()
+    vfd.main["pciids"][0]["mtu"] = 1500
+    vfd.write_main()
+    vfd.put_file("two", vfd.vf(1, mtu=1600, vlans=[8]))
+    vfd.put_file("new", vfd.vf(2, mtu=1600))
+    vfd.start()
+    for _ in range(2):
+        assert vfd.row(0)["state"] == vfd.row(1)["state"] == "ok"
+        assert vfd.row(0)["extended"]["vlans"] == [100]
+        assert vfd.row(1)["extended"]["vlans"] == [101]
+        assert vfd.row(2)["state"] == "closed"
+        assert bad_files(vfd).keys() == {"large.json", "two.json", "new.json"}
+        assert {e["vfid"] for e in vfd.events("kept")} == {0, 1}
+        vfd.reload()
+    vfd.put_file("large", vfd.vf(0, vlans=[9]))
+    (vfd.config_dir / "two.json").unlink()
+    vfd.reload()
+    assert vfd.row(0)["extended"]["vlans"] == [9]
+    assert vfd.row(1)["state"] == "closed"
+
+
+def test_a_changed_file_that_is_refused_leaves_its_vf_and_the_others_as_they_were(
+    vfd: Vfd,
+) -> None:
+    vfd.add("one", vfd.vf(0, min_rate=0.4))
+    vfd.add("two", vfd.vf(1, min_rate=0.4))
+    os.utime(vfd.put_file("one", vfd.vf(0, min_rate=0.7)), (1000, 1000))
+    os.utime(vfd.put_file("newcomer", vfd.vf(2, min_rate=0.3)), (1000, 1000))
+    for _ in range(2):
+        vfd.reload()
+        assert vfd.row(0)["name"] == "one"
+        assert vfd.row(1)["name"] == "two"
+        assert vfd.row(0)["extended"]["min_rate"] == vfd.row(1)["extended"]["min_rate"]
+        assert vfd.row(2)["state"] == "closed"
+        assert bad_files(vfd).keys() == {"one.json", "newcomer.json"}
+
+
+def test_a_vf_that_was_left_open_goes_with_the_number_of_vfs_only_if_that_is_forced(
+    vfd: Vfd,
+) -> None:
+    vfd.add("last", vfd.vf(3))
+    vfd.stop()
+    vfd.put_file("last", "{")
+    vfd.start()
+    status, error = vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 2})
+    assert status == 422
+    assert error["problems"][0]["other"] == f"{vfd.pf}:3"
+    assert vfd.row(3)["state"] == "ok"
+    assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 2, "force": True})[0] == 200
+    assert len(vfd.get(f"/v1/show?pf={vfd.pf}")["rows"]) == 3
+    assert vfd.add("first", vfd.vf(0))[0] == 201
+
+
+def test_guarantees_that_a_slower_link_has_no_room_for_close_no_vf(vfd: Vfd) -> None:
+    vfd.add("one", vfd.vf(0, min_rate="600Mbps"))
+    vfd.add("two", vfd.vf(1, min_rate="600Mbps"))
+    vfd.main["pciids"][0]["link_speed"] = "1Gbps"
+    vfd.write_main()
+    vfd.reload()
+    assert (vfd.row(0)["name"], vfd.row(1)["name"]) == ("one", "two")
+    vfd.stop()
+    vfd.start()
+    for vfid in (0, 1):
+        assert vfd.row(vfid)["state"] == "ok"
+        assert vfd.row(vfid)["extended"]["min_rate"] == 600_000_000
+
+
+def test_a_file_that_names_another_pf_and_is_refused_there_leaves_its_vf(vfd: Vfd) -> None:
+    other = f"{vfd.pf}b"
+    vfd.main["pciids"].append({"id": other, "backend": "soft", "vfs": 2})
+    vfd.write_main()
+    vfd.reload()
+    mac = "02:00:00:00:00:01"
+    vfd.add("mover", vfd.vf(0))
+    vfd.add("owner", {**vfd.vf(0, vm_mac=mac), "pciid": other})
+    vfd.put_file("mover", {**vfd.vf(1, vm_mac=mac), "pciid": other})
+    vfd.reload()
+    assert bad_files(vfd) == {"mover.json": [("vm_mac", "owner")]}
+    rows = {r["address"]: r["state"] for r in vfd.get("/v1/show?extended=true")["rows"]}
+    assert (rows[f"{vfd.pf}v0"], rows[f"{other}v1"]) == ("ok", "closed")
+    vfd.put_file("mover", {**vfd.vf(1), "pciid": other})
+    vfd.reload()
+    rows = {r["address"]: r["state"] for r in vfd.get("/v1/show?extended=true")["rows"]}
+    assert (rows[f"{vfd.pf}v0"], rows[f"{other}v1"]) == ("closed", "ok")
+
+
+def test_a_name_that_is_in_force_is_not_taken_by_a_file_that_comes_with_an_older_date(
+    vfd: Vfd,
+) -> None:
+    vfd.add("one", vfd.vf(0))
+    os.utime(vfd.put_file("thief", vfd.vf(1, name="one")), (1000, 1000))
+    vfd.reload()
+    assert bad_files(vfd) == {"thief.json": [("name", "one")]}
+    assert (vfd.row(0)["name"], vfd.row(1)["state"]) == ("one", "closed")
 
 
 def test_a_bad_main_file_changes_nothing_on_reload_and_is_refused_at_start(vfd: Vfd) -> None:

@@ -100,6 +100,17 @@ def test_a_guarantee_is_not_above_the_vfs_limit(guarantee: Any, limit: Any, bad:
     assert fields == (["min_rate"] if bad else [])
 
 
+@pytest.mark.parametrize("field", ["rate", "max_rx_rate"])
+def test_a_limit_that_would_hold_a_frame_for_seconds_is_refused(field: str) -> None:
+    for wrong in ("1bps", "7bps", "7.999kbps"):
+        one = only(vf(**{field: wrong}))
+        assert (one.field, one.value) == (field, wrong)
+        assert "8kbps" in one.rule
+    assert broken(vf(**{field: "8kbps"})) == []
+    assert broken(vf(**{field: 0}), vf(1, min_rate="1bps")) == []
+    assert told(vf(**{field: 1e-9})) == {("vm0", field)}
+
+
 def test_a_vf_is_no_mirror_of_itself() -> None:
     assert only(vf(3, mirror={"target": 3})).field == "mirror[0].target"
 
@@ -263,6 +274,11 @@ def test_what_is_unsafe_or_has_no_effect_is_remarked_and_not_refused() -> None:
     assert told(share(1, 10), enable_qos=True) == set()
     classes = [{"pri": n, "latency": n == 3} for n in range(4)]
     assert told(tclasses=classes) == {("", "tclasses"), ("", "tclasses[3].latency")}
+
+
+def test_a_link_that_is_slower_than_any_is_remarked() -> None:
+    assert told(link_speed=10_000) == {("", "link_speed")}
+    assert told(link_speed="10Mbps") == set()
 
 
 def test_checking_grows_with_the_number_of_vfs_and_not_with_its_square() -> None:

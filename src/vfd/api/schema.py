@@ -95,7 +95,8 @@ class PfHealth(Answer):
 
 
 class BadFile(Answer):
-    """A file in ``config_dir`` that isn't in force as it stands."""
+    """A file in ``config_dir`` that isn't in force as it stands, or the main file where it has
+    settings of a PF that open VFs don't go with."""
 
     file: str
     problems: list[Problem]

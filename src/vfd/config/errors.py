@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vfd.policy.rules import Broken
+from vfd.policy.shown import shown
 from vfd.policy.values import VfPolicy
 
-_SHOWN = 80
+_LONGEST = 1000
+"""Characters of one part of a problem."""
+
+__all__ = ["ConfigError", "Problem", "Readable", "not_told", "problems", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,13 @@ class Problem:
     """The VF that it is in conflict with."""
 
     def __post_init__(self) -> None:
-        """What came from a foreign file is shown, but doesn't steer the reader's terminal."""
+        """What came from a foreign file is shown, but doesn't steer the reader's terminal, nor
+        fill it."""
         for name in ("file", "field", "value", "rule", "other"):
             text = getattr(self, name)
+            if text and len(text) > _LONGEST and name != "file":
+                text = text[: _LONGEST - 1] + "…"
+                object.__setattr__(self, name, text)
             if text and not text.isprintable():
                 object.__setattr__(self, name, "".join(map(_printable, text)))
 
@@ -67,29 +74,10 @@ def not_told(found: Iterable[Problem], told: Iterable[Problem]) -> list[Problem]
     return [one for one in dict.fromkeys(found) if (one.field, one.rule) not in known]
 
 
-def _start(value: object) -> object:
-    """As much of a value as can be shown at all."""
-    if isinstance(value, str | list | tuple):
-        return value[:_SHOWN]
-    return value
-
-
 def _printable(character: str) -> str:
     if character.isprintable():
         return character
     return character.encode("unicode_escape").decode()
-
-
-def shown(value: object) -> str:
-    """A value as the file's reader would write it, at most 80 characters of it."""
-    if value is None:
-        text = ""
-    else:
-        try:
-            text = json.dumps(_start(value), ensure_ascii=False, default=str)
-        except (TypeError, ValueError, RecursionError):
-            text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def problems(broken: Iterable[Broken], files: Mapping[str, str]) -> tuple[Problem, ...]:

@@ -7,8 +7,9 @@ spellings and fields that VFd knew, is in the tables of ``Shape``.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -51,11 +52,18 @@ MAIN_SHAPE = Shape(
     old={"mtu": "default_mtu"},
     gone={
         "fifo": "replaced by the socket (see socket)",
+        "huge": "huge_pages says it, and VFd never looked at this one",
         "init_log_level": "log_level holds from the start",
     },
     inner=frozenset({"nics"}),
 )
 
+_OLD = {
+    new: old
+    for shape in (VF_SHAPE, PF_SHAPE, CLASS_SHAPE, MAIN_SHAPE)
+    for old, new in shape.old.items()
+}
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _TOLD = 100
 _NESTED: Mapping[str, type[BaseModel]] = {
     "mirror": Mirror,
@@ -164,6 +172,35 @@ def _path(raw: Any, loc: Iterable[int | str]) -> str:
             path += f".{step}" if path else step
             node = node.get(step) if isinstance(node, Mapping) else None
     return path
+
+
+def as_written(found: Iterable[Problem], raw: Mapping[str, Any]) -> list[Problem]:
+    """Problems with the fields' names as the file has them: old spellings, and one thing where
+    today there is a list."""
+    return [replace(problem, field=_written(problem.field, raw)) for problem in found]
+
+
+def _written(path: str, raw: Mapping[str, Any]) -> str:
+    node: Any = raw
+    known, written = "", ""
+    for name, index in _STEP.findall(path):
+        if name:
+            known += f".{name}" if known else name
+            if isinstance(node, Mapping) and name not in node and _OLD.get(name) in node:
+                name = _OLD[name]
+            if not isinstance(node, str):  # a PF that is only its address
+                written += f".{name}" if written else name
+            node = node.get(name) if isinstance(node, Mapping) else None
+        else:
+            if isinstance(node, list):
+                # Ranges of VLANs were written out: a number in that list is none in the file's.
+                ranges = known.endswith("vlans") and any(isinstance(entry, str) for entry in node)
+                written += "" if ranges else f"[{index}]"
+                node = node[int(index)] if int(index) < len(node) else None
+            elif node is None:
+                written += f"[{index}]"
+            known += f"[{index}]"
+    return written if known == path else path
 
 
 _MUST_BE = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from vfd.config.errors import ConfigError, Problem, shown
@@ -11,6 +12,10 @@ from vfd.config.last_commas import blank_last_commas
 
 _LEVELS = 8
 """Deeper than any configuration is."""
+_DIGITS = 1000
+"""Of one number: rules for fields refuse far smaller ones, in better words."""
+_TOLD = 100
+"""Problems of one file."""
 
 
 def parse_object(text: str | bytes, *, file: str) -> tuple[dict[str, Any], tuple[Problem, ...]]:
@@ -23,7 +28,7 @@ def parse_object(text: str | bytes, *, file: str) -> tuple[dict[str, Any], tuple
     decoded = _decoded(text, file)
     if not decoded.strip():
         raise _error(file, "", "the file is empty: a configuration is one JSON object")
-    repeated: list[str] = []
+    repeated: _Repeated = []
     warnings: tuple[Problem, ...] = ()
     try:
         data = _load(decoded, repeated)
@@ -34,9 +39,8 @@ def parse_object(text: str | bytes, *, file: str) -> tuple[dict[str, Any], tuple
         raise _error(file, "", _unreadable(error)) from None
     if not isinstance(data, dict):
         raise _error(file, shown(data), "a configuration is one JSON object, in braces")
-    if repeated:
-        rule = "an object has each key once: which of them counts would be a guess"
-        raise ConfigError(Problem(file, key, "", rule) for key in dict.fromkeys(repeated))
+    if repeated and (found := list(_each_key_once(data, repeated, file))):
+        raise ConfigError(found[:_TOLD])
     return data, warnings
 
 
@@ -72,21 +76,53 @@ def _decoded(text: str | bytes, file: str) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _load(text: str, repeated: list[str]) -> Any:
+_Repeated = list[tuple[dict[str, Any], dict[str, list[Any]]]]
+"""Objects that have a key more than once, each with those keys' values."""
+
+
+def _load(text: str, repeated: _Repeated) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            seen: set[str] = set()
-            repeated.extend(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            values: dict[str, list[Any]] = {}
+            for key, value in pairs:
+                values.setdefault(key, []).append(value)
+            repeated.append((found, {key: all for key, all in values.items() if len(all) > 1}))
         return found
 
     return json.loads(
         text,
         strict=False,  # a tab inside a text, which VFd took
         object_pairs_hook=once,
+        parse_int=_whole_number,
         parse_float=_number,
         parse_constant=_no_constant,
     )
+
+
+def _each_key_once(data: dict[str, Any], repeated: _Repeated, file: str) -> Iterator[Problem]:
+    """A problem for each key that an object of ``data`` has twice, comments aside."""
+    rule = "an object has each key once: which of them counts would be a guess"
+    twice = {id(found): values for found, values in repeated}
+    there: list[tuple[str, Any]] = [("", data)]
+    while there:
+        path, node = there.pop()
+        if isinstance(node, list):
+            there += [(f"{path}[{number}]", value) for number, value in enumerate(node)][::-1]
+        if not isinstance(node, dict):
+            continue
+        prefix = f"{path}." if path else ""
+        for key, values in twice.get(id(node), {}).items():
+            if not is_comment(key):
+                yield Problem(file, prefix + key, ", then ".join(map(shown, values[:2])), rule)
+        inner = [(prefix + key, value) for key, value in node.items() if not is_comment(key)]
+        there += inner[::-1]
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"the number {text[:40]}… has {len(text)} digits")
+    return int(text)
 
 
 def _number(text: str) -> int | float:
@@ -102,7 +138,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _without_last_commas(
-    text: str, file: str, repeated: list[str]
+    text: str, file: str, repeated: _Repeated
 ) -> tuple[Any, tuple[Problem, ...]]:
     """Another try, without the commas before closing brackets."""
     mended, first = blank_last_commas(text)
@@ -125,9 +161,7 @@ def _around(text: str, position: int) -> str:
 def _unreadable(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "not a configuration: brackets are nested too deeply"
-    if "integer string conversion" in str(error):
-        return "not a configuration: it has a number with thousands of digits"
-    return f"not JSON: {error}"
+    return f"not a configuration: {error}"
 
 
 def _error(file: str, value: str, rule: str) -> ConfigError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -13,6 +13,8 @@ from vfd.config.fields import (
     CLASS_SHAPE,
     MAIN_SHAPE,
     PF_SHAPE,
+    as_written,
+    bad_fields,
     known_fields,
     plain,
     today,
@@ -34,6 +36,8 @@ from vfd.policy.values import (
 
 LEAST_ALARM = 0.05
 """Of one CPU: VFd raised a lower ``cpu_alarm`` to this, and so does vfd; but 0 is never."""
+_LONGEST = 64
+"""Characters of a share."""
 _SUN_PATH = 107
 """Longest path of a Unix socket, in bytes: sun_path less its NUL, linux/un.h."""
 
@@ -41,7 +45,7 @@ _SUN_PATH = 107
 def _absolute(path: str) -> str:
     path = path.strip()
     if not path.startswith("/") or not path.isprintable():
-        raise ValueError(f"{path!r} is not an absolute path")
+        raise ValueError(f"{shown(path)} is not an absolute path")
     return path
 
 
@@ -58,15 +62,15 @@ def parse_cpu(value: Any) -> float:
     Raises ValueError for anything else.
     """
     share: float | None = None
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= _LONGEST:
         digits = value.strip().removesuffix("%").strip()
         if digits.isascii() and digits.replace(".", "", 1).isdigit():
             share = float(digits) / 100
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        share = float(value)
+        share = value
     if share is None or not 0 <= share <= 1024:
-        raise ValueError(f'{value!r} is not a share of a CPU: write 0.15 or "15%"')
-    return alarm(share)
+        raise ValueError(f'{shown(value)} is not a share of a CPU: write 0.15 or "15%"')
+    return alarm(float(share))
 
 
 def alarm(share: float) -> float:
@@ -173,30 +177,43 @@ def parse_main(text: str | bytes, *, file: str) -> ParsedMain:
 
     Raises ConfigError with everything that is wrong with the file.
     """
-    raw, written = parse_object(text, file=file)
+    parsed, written = parse_object(text, file=file)
+    raw = without_comments(parsed)
     warnings = list(written)
-    data, reported = today(without_comments(raw), MAIN_SHAPE, file=file)
+    data, reported = today(raw, MAIN_SHAPE, file=file)
     warnings += reported
     found = unknown_fields(data, _KNOWN, file=file)
     pciids = data.pop("pciids", [])
-    config = MainConfig()
     try:
         config = MainConfig.model_validate(data)
     except ValidationError as error:
         found += plain(error, data, file=file)
-    nics: dict[int, PfPolicy] = {}
+        bad = bad_fields(error)
+        config = MainConfig.model_validate({k: v for k, v in data.items() if k not in bad})
     if not isinstance(pciids, list):
         found.append(Problem(file, "pciids", shown(pciids), "must be a list, in brackets"))
         pciids = []
+    nics: dict[int, _Pf] = {}
     for number, entry in enumerate(pciids):
         pf = _pf(entry, f"pciids[{number}]", config, file, found, warnings)
         if pf is not None:
             nics[number] = pf
     found += _between(nics, file)
     if found:
-        raise ConfigError(found)
-    warnings += _remarks(data, nics, file)
-    return ParsedMain(config.model_copy(update={"nics": tuple(nics.values())}), tuple(warnings))
+        raise ConfigError(as_written(found, raw))
+    pfs = tuple(pf.policy for pf in nics.values())
+    warnings += _remarks(data, pfs, file)
+    config = config.model_copy(update={"nics": pfs})
+    return ParsedMain(config, tuple(as_written(warnings, raw)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pf:
+    """An entry of ``pciids``, as far as it can be read."""
+
+    policy: PfPolicy
+    unknown: frozenset[str] = frozenset()
+    """Fields that could not be read."""
 
 
 def _pf(
@@ -206,8 +223,8 @@ def _pf(
     file: str,
     found: list[Problem],
     warnings: list[Problem],
-) -> PfPolicy | None:
-    """One entry of ``pciids``: an address, or an object. None with ``found`` where it is bad."""
+) -> _Pf | None:
+    """One entry of ``pciids``: an address, or an object. What is bad in it is in ``found`` then."""
     prefix = f"{path}."
     raw = {"id": entry} if isinstance(entry, str) else entry
     if not isinstance(raw, Mapping):
@@ -216,25 +233,27 @@ def _pf(
         return None
     data, reported = today(raw, PF_SHAPE, file=file, prefix=prefix)
     warnings += reported
-    before = len(found)
     found += unknown_fields(data, _KNOWN_PF, file=file, prefix=prefix)
     if isinstance(data.get("tclasses"), list):
+        path = f"{prefix}tclasses"
         data["tclasses"] = [
-            _class(tc, f"{prefix}tclasses[{number}].", file, found, warnings)
+            _class(tc, f"{path}[{number}].", file, found, warnings)
             for number, tc in enumerate(data["tclasses"])
         ]
+        data["tclasses"] += _missing_classes(data["tclasses"], path, file, warnings)
     data.setdefault("mtu", config.default_mtu)
-    filled = {"default_mtu": config.default_mtu, "enable_qos": config.enable_qos}
+    data |= {"default_mtu": config.default_mtu, "enable_qos": config.enable_qos}
+    pf: _Pf
     try:
-        pf = PfPolicy.model_validate({**data, **filled})
+        pf = _Pf(PfPolicy.model_validate(data))
     except ValidationError as error:
-        where = path if isinstance(entry, str) else ""
-        told = plain(error, data, file=file, prefix=prefix)
-        found += [replace(one, field=where or one.field) for one in told]
-        return None
-    for broken in problems(check_pf(pf), {"": file}):
+        found += plain(error, data, file=file, prefix=prefix)
+        bad = bad_fields(error)
+        rest = {key: value for key, value in data.items() if key not in bad}
+        pf = _Pf(PfPolicy.model_validate({"id": "unknown", **rest}), frozenset(bad))
+    for broken in problems(check_pf(pf.policy, unknown=pf.unknown), {"": file}):
         found.append(replace(broken, field=prefix + broken.field))
-    return pf if len(found) == before else None
+    return pf
 
 
 def _class(tc: Any, prefix: str, file: str, found: list[Problem], warnings: list[Problem]) -> Any:
@@ -246,32 +265,53 @@ def _class(tc: Any, prefix: str, file: str, found: list[Problem], warnings: list
     return data
 
 
-def _between(nics: Mapping[int, PfPolicy], file: str) -> list[Problem]:
+def _missing_classes(
+    stated: list[Any], path: str, file: str, warnings: list[Problem]
+) -> list[dict[str, int]]:
+    """What VFd took beside those that are stated: it had 4 classes, or 8 where a ``pri`` is above
+    3. Nothing where they can't be told for certain."""
+    pris = [tc.get("pri") if isinstance(tc, Mapping) else None for tc in stated]
+    certain = {pri for pri in pris if type(pri) is int and 0 <= pri < 8}
+    if not stated or len(certain) < len(stated):
+        return []
+    missing = sorted(set(range(8 if max(certain) > 3 else 4)) - certain)
+    if missing:
+        which = ", ".join(map(str, missing))
+        rule = f"{len(stated)} of {len(stated) + len(missing)} classes are stated: pri {which}"
+        warnings.append(Problem(file, path, "", f"{rule} are taken with the defaults"))
+    return [{"pri": pri} for pri in missing]
+
+
+def _between(nics: Mapping[int, _Pf], file: str) -> list[Problem]:
     """PFs named twice, and wires that two software NICs would share."""
     found = []
     first: dict[str, int] = {}
     wires: dict[str, int] = {}
     for number, pf in nics.items():
-        if first.setdefault(pf.id, number) != number:
-            rule = f"a PF is listed once, and pciids[{first[pf.id]}] is this one"
-            found.append(Problem(file, f"pciids[{number}].id", shown(pf.id), rule))
-        elif pf.uplink is not None and wires.setdefault(pf.uplink, number) != number:
-            other = nics[wires[pf.uplink]].id
+        name, wire = pf.policy.id, pf.policy.uplink
+        if "id" not in pf.unknown and first.setdefault(name, number) != number:
+            rule = f"a PF is listed once, and pciids[{first[name]}] is this one"
+            found.append(Problem(file, f"pciids[{number}].id", shown(name), rule))
+        elif wire is not None and wires.setdefault(wire, number) != number:
+            other = nics[wires[wire]].policy.id
             rule = f"a netdev is the wire of one software NIC, and {other} has it"
-            found.append(Problem(file, f"pciids[{number}].uplink", shown(pf.uplink), rule))
+            found.append(Problem(file, f"pciids[{number}].uplink", shown(wire), rule))
     return found
 
 
-def _remarks(data: Mapping[str, Any], nics: Mapping[int, PfPolicy], file: str) -> Iterator[Problem]:
+def _remarks(data: Mapping[str, Any], nics: Sequence[PfPolicy], file: str) -> Iterator[Problem]:
     alarm = data.get("cpu_alarm")
     if isinstance(alarm, int | float) and alarm > 1:
         rule = f'read as {alarm * 100:g} % of a CPU: for {alarm:g} % write "{alarm:g}%"'
+        yield Problem(file, "cpu_alarm", shown(alarm), rule)
+    if isinstance(alarm, str) and "%" not in alarm and 0 < float(alarm) < 1:
+        rule = f"read as {alarm.strip()} %, as text is: for a share of a CPU leave the quotes out"
         yield Problem(file, "cpu_alarm", shown(alarm), rule)
     if data.get("enable_flowcontrol") is True:
         rule = "it has no effect: pause frames stay as the NIC has them; `ethtool -A` sets them"
         yield Problem(file, "enable_flowcontrol", "true", rule)
     if not nics:
         yield Problem(file, "pciids", "", "no PF is listed: there is nothing to do")
-    for number, pf in nics.items():
+    for number, pf in enumerate(nics):
         for remark in problems(remarks(NicPolicy(pf=pf)), {"": file}):
             yield replace(remark, field=f"pciids[{number}].{remark.field}")

@@ -24,6 +24,7 @@ from vfd.policy.values import Mirror, PfPolicy, QueueShare, TrafficClass, VfPoli
 
 Schema = dict[str, Any]
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_EMPTY = {"type": "string", "pattern": r"^\s*$"}
 _COMMENTS = "comments?$"
 
 
@@ -35,14 +36,25 @@ def vf_schema() -> Schema:
     mirror = {"$ref": "#/$defs/Mirror"}
     off = {
         "type": "object",
-        "properties": {"direction": {"const": "off"}},
+        "properties": {"direction": _in_any_case("off")},
         "required": ["direction"],
     }
     one = {"anyOf": [mirror, off]}
+    nova = {
+        "type": "object",
+        "properties": {"vfid": True, "vlan": True},
+        "required": ["vfid", "vlan"],
+        "patternProperties": {_COMMENTS: True},
+        "additionalProperties": False,
+    }
     properties["mirror"] = {
         "description": properties["mirror"]["description"],
         "title": "object or list of objects",
-        "anyOf": [*one["anyOf"], {"type": "array", "items": one}],
+        "anyOf": [
+            *one["anyOf"],
+            {"type": "array", "items": one},
+            {"type": "array", "items": nova, "minItems": 1, "deprecated": True},
+        ],
     }
     properties["mac"] = {
         **properties["mac"],
@@ -52,11 +64,15 @@ def vf_schema() -> Schema:
         ],
     }
     del properties["mac"]["type"], properties["mac"]["items"]
+    for name in ("vm_mac", "mac", "start_cb", "stop_cb"):
+        properties[name]["anyOf"].append({**_EMPTY, "deprecated": True})
+    _take_any_case(properties["link_status"])
     properties["insert_stag"]["type"] = "boolean"
     schema["required"] = ["pciid", "vfid"]
     definitions = {"Mirror": _object(Mirror, Shape()), "QueueShare": _object(QueueShare, Shape())}
     direction = definitions["Mirror"]["properties"]["direction"]
     direction["enum"] = [*direction["enum"], "both"]
+    _take_any_case(direction)
     return _whole("One VF's configuration", schema, definitions)
 
 
@@ -153,6 +169,19 @@ def _simple(prop: Schema, definitions: Schema) -> Schema:
         del prop["$ref"]
         prop |= {"type": "string", "enum": target["enum"]}
     return prop
+
+
+def _take_any_case(prop: Schema) -> None:
+    """Has an enumeration take its words in capitals, and with blanks around them, too."""
+    words = prop.pop("enum")
+    del prop["type"]
+    prop["title"] = ", ".join(f"`{word}`" for word in words)
+    prop["anyOf"] = [{"enum": words}, {**_in_any_case(*words), "deprecated": True}]
+
+
+def _in_any_case(*words: str) -> Schema:
+    either = "|".join("".join(f"[{c}{c.upper()}]" for c in word) for word in words)
+    return {"type": "string", "pattern": rf"^\s*({either})\s*$"}
 
 
 def _whole(title: str, schema: Schema, definitions: Schema) -> Schema:

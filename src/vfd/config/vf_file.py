@@ -10,7 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from vfd.config.errors import ConfigError, Problem, Readable, problems, shown
-from vfd.config.fields import VF_SHAPE, bad_fields, known_fields, plain, today, unknown_fields
+from vfd.config.fields import (
+    VF_SHAPE,
+    as_written,
+    bad_fields,
+    known_fields,
+    plain,
+    today,
+    unknown_fields,
+)
 from vfd.config.json_text import parse_object, without_comments
 from vfd.policy.addresses import MAX_VID
 from vfd.policy.remarks import vf_remarks
@@ -20,6 +28,8 @@ from vfd.policy.values import Limits, VfPolicy
 _KNOWN = known_fields(VfPolicy, VF_SHAPE)
 ANY_NIC = Limits(max_vlans=MAX_VID, max_macs=2**16)
 """A file doesn't say how much room its NIC has: that is checked with the NIC (``rules.check``)."""
+_NOVA = frozenset({"vfid", "vlan"})
+"""The fields of a mirror as AT&T's patch of OpenStack Nova wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,8 @@ def _parsed(
         reported = [one for one in reported if one.field != "insert_stag"]
     warnings += reported
     if "mac" in raw and isinstance(data.get("macs"), str):
-        data["macs"] = [data["macs"]]
+        data["macs"] = [data["macs"]] if data["macs"].strip() else []
+    warnings += _as_vfd_read_it(data, file)
     data.setdefault("name", name or _stem(file))
     found = unknown_fields(data, _KNOWN, file=file)
     if "insert_stag" in raw and not isinstance(raw["insert_stag"], bool):
@@ -78,9 +89,43 @@ def _parsed(
     found += problems(check_vf(policy, limits=limits, unknown=unknown), {policy.name: file})
     if found:
         lost = unknown & {"pciid", "vfid"}
-        raise ConfigError(found, None if lost else Readable(policy, unknown))
+        readable = None if lost else Readable(policy, unknown)
+        raise ConfigError(as_written(found, raw), readable)
     warnings += problems(vf_remarks(policy), {policy.name: file})
-    return ParsedVf(policy, tuple(warnings))
+    return ParsedVf(policy, tuple(as_written(warnings, raw)))
+
+
+def _as_vfd_read_it(data: dict[str, Any], file: str) -> list[Problem]:
+    """Changes ``data`` where VFd took more spellings of a value than one: words in capitals and
+    with blanks around them, and an empty text for none. With warnings where that has an effect."""
+    for field in ("vm_mac", "start_cb", "stop_cb"):
+        if isinstance(data.get(field), str) and not data[field].strip():
+            del data[field]
+    if "link_status" in data:
+        data["link_status"] = _word(data["link_status"])
+    mirrors = data.get("mirror")
+    if isinstance(mirrors, Mapping):
+        data["mirror"] = _mirror(mirrors)
+    elif isinstance(mirrors, list):
+        data["mirror"] = [_mirror(one) for one in mirrors]
+        if mirrors and all(isinstance(one, Mapping) and one.keys() == _NOVA for one in mirrors):
+            del data["mirror"]
+            rule = (
+                "read and without effect, as it was: VFd took no list of mirrors with vfid and"
+                " vlan, which AT&T's OpenStack wrote; write target, direction and vlans"
+            )
+            return [Problem(file, "mirror", shown(mirrors), rule)]
+    return []
+
+
+def _mirror(mirror: Any) -> Any:
+    if isinstance(mirror, Mapping) and "direction" in mirror:
+        return {**mirror, "direction": _word(mirror["direction"])}
+    return mirror
+
+
+def _word(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 def _rest(data: Mapping[str, Any], bad: set[str], file: str) -> tuple[VfPolicy, frozenset[str]]:

@@ -9,6 +9,7 @@ with half of one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ from vfd.config.vf_file import parse_vf, parse_vf_object
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.failures import ExistsError
 from vfd.daemon.managed import Configured
+
+log = logging.getLogger("vfd.files")
 
 _PCIID = re.compile(r'"pciid"\s*:\s*"([^"]+)"')
 _VFID = re.compile(r'"vfid"\s*:\s*"?(\d{1,3})\b')
@@ -81,6 +84,13 @@ class Files:
                 if store.is_there(path, inside=self.folder):  # else deleted while we looked
                     identity = _identity(text)
                     bad.append(BadFile(file, error.problems, *identity, readable=error.readable))
+            except FileNotFoundError:
+                continue
+            except Exception as error:
+                # Whoever may write a file here must not be able to stop the daemon with it.
+                log.exception("reading %s", path)
+                rule = f"can't be read, by a fault of vfd's own: {type(error).__name__}"
+                bad.append(BadFile(file, (Problem(file, "", "", rule),), *_identity(text)))
         return [one for _, _, one in sorted(good, key=lambda entry: entry[:2])], bad
 
     def _listing(self, bad: list[BadFile]) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
@@ -24,26 +24,30 @@ if TYPE_CHECKING:
 log = logging.getLogger("vfd.service")
 
 
-def load(
-    service: Service, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None
-) -> None:
+def load(service: Service, *, pfs: Mapping[str, PfPolicy] | None = None) -> None:
     """Reads every VF file and makes the NICs follow.
 
     A file that is bad is reported and leaves its VF as it is; the others go on.
     """
+    following = [managed for managed in service.nics.values() if managed.nic is not None]
     try:
         good, bad = service.files.load_all()
     except OSError as error:
         problem = Problem(str(service.files.folder), "", "", f"can't be read: {error.strerror}")
         service.journal.emit("bad-file", str(problem), level="error", file=problem.file)
-        if not starting:
-            return  # what was in force stays in force
+        # What was in force stays in force, and a NIC that wasn't looked at yet stays as it is.
+        following = [managed for managed in following if managed.aim is None]
+        if not following:
+            return
         good, bad = [], [BadFile(problem.file, (problem,))]
     known = _problems(service)
-    service.bad = {b.file: b for b in bad}
-    if starting:
+    main_file = str(service.files.main_file)
+    settings = service.bad.get(main_file) if pfs is None else None  # else they are judged again
+    service.bad = {b.file: b for b in bad} | ({main_file: settings} if settings else {})
+    if any(managed.aim is None for managed in following):
         good.sort(key=lambda one: not _is_enforced(service, one))
     _refuse_names_in_use(service, good)
+    lives_on = {one.file: m for m in service.nics.values() for one in m.vfs.values()}
     homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in service.nics}
     for one in good:
         home = service.home(one.policy.pciid)
@@ -51,44 +55,13 @@ def load(
             _set_aside(service, one, why_homeless(service, one, home), home)
         else:
             homes[home.id].append(one)
-    for pf_id, managed in service.nics.items():
-        if managed.nic is not None:
-            pf = (pfs or {}).get(pf_id, managed.pf)
-            _follow(service, managed, pf, homes[pf_id], starting=starting)
+    # A file may now name another PF: there it is judged first, and if it is refused its VF stays.
+    following.sort(key=lambda m: all(lives_on.get(one.file, m) is m for one in homes[m.id]))
+    for managed in following:
+        pf = (pfs or {}).get(managed.id, managed.pf)
+        _follow(service, managed, pf, homes[managed.id])
     _tell_conflicts(service)
     _tell_of_new(service, known)
-
-
-def judge_again(service: Service, managed: Managed, found: str) -> int:
-    """Follows once more what was aimed at, on a NIC that came back with another driver perhaps or
-    in another mode. What it can't enforce any more is refused as at the door: the VF closes
-    rather than be open with less than its file states. Returns the number of changes."""
-    assert managed.aim is not None
-    before, wanted = managed.aim, [*managed.aim.vfs.values()]
-    pf = before.pf
-    if pf.vfs is None:  # their number is what it was, whatever the PF came back with
-        pf = pf.model_copy(update={"vfs": before.desired.pf.vfs})
-    managed.aim = None
-    known = _problems(service)
-    managed.kept = still_kept(service, managed, wanted)
-    _make_vfs(managed, pf)
-    aim = _agreed(service, managed, pf, wanted, {})
-    if aim is not None:
-        managed.aim, managed.pf = replace(aim, pf=before.pf), before.pf
-    _tell_of_new(service, known)
-    return service.converge(managed, found=found)
-
-
-def _problems(service: Service) -> set[Problem]:
-    return {problem for bad in service.bad.values() for problem in bad.problems}
-
-
-def _tell_of_new(service: Service, known: set[Problem]) -> None:
-    for problem in (p for b in service.bad.values() for p in b.problems):
-        if problem not in known:
-            service.journal.emit(
-                "bad-file", str(problem), level="error", file=problem.file, field=problem.field
-            )
 
 
 def _is_enforced(service: Service, one: Configured) -> bool:
@@ -104,6 +77,18 @@ def _tell_conflicts(service: Service) -> None:
             service.bad[bad.file] = replace(bad, problems=(*bad.problems, *more))
 
 
+def _problems(service: Service) -> set[Problem]:
+    return {problem for bad in service.bad.values() for problem in bad.problems}
+
+
+def _tell_of_new(service: Service, known: set[Problem]) -> None:
+    for problem in (p for b in service.bad.values() for p in b.problems):
+        if problem not in known:
+            service.journal.emit(
+                "bad-file", str(problem), level="error", file=problem.file, field=problem.field
+            )
+
+
 def admit_waiting(service: Service, managed: Managed) -> None:
     """Files whose VF was missing come into force where it is there now."""
     assert managed.seen is not None
@@ -116,8 +101,11 @@ def admit_waiting(service: Service, managed: Managed) -> None:
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:
+    in_force = {
+        (one.file, one.policy.name) for m in service.nics.values() for one in m.vfs.values()
+    }
     first: dict[str, Configured] = {}
-    for one in tuple(good):
+    for one in sorted(good, key=lambda one: (one.file, one.policy.name) not in in_force):
         other = first.setdefault(one.policy.name, one)
         if other is not one:
             good.remove(one)
@@ -149,41 +137,85 @@ def why_homeless(service: Service, one: Configured, home: Managed | None) -> Pro
     return Problem(one.file, "pciid", shown(one.policy.pciid), rule)
 
 
-def _follow(
-    service: Service, managed: Managed, pf: PfPolicy, wanted: list[Configured], *, starting: bool
-) -> None:
+def _follow(service: Service, managed: Managed, pf: PfPolicy, wanted: list[Configured]) -> None:
     """Aims at as many of ``wanted`` as agree with each other, and at the VFs of files that
     were good and became bad; then converges."""
-    before = dict(managed.vfs)
-    old_of = {one.file: one for one in before.values()}
     files = {one.file for one in wanted}
-    fallback = [one for file, one in old_of.items() if _is_bad(service, file) and file not in files]
-    candidates = fallback + wanted
-    managed.kept = still_kept(service, managed, candidates, starting=starting)
+    old_of = {one.file: one for one in managed.vfs.values()}
+    standing = [old for file, old in old_of.items() if file not in files and _is_bad(service, file)]
+    fresh = []
+    for one in wanted:
+        old = old_of.get(one.file)
+        if old is None or old.policy != one.policy:
+            fresh.append(one)
+        else:
+            standing.append(old if old == one else one)
+    is_new_pf = managed.aim is not None and managed.aim.pf != pf
     _make_vfs(managed, pf)
     bad = dict(service.bad)
-    aim = _agreed(service, managed, pf, candidates, old_of)
-    if aim is None:
+    if not _aim(service, managed, pf, standing, fresh):
         return
-    is_new_pf = managed.aim is not None and managed.aim.pf != pf
-    managed.aim, managed.pf, managed.refused = aim, pf, ""
     service.converge(managed)
-    if is_new_pf:  # as it is now, the PF may enforce less of its VFs' policies, or more
+    if is_new_pf and managed.pf == pf:  # it may enforce less of its VFs' policies now, or more
         service.bad = bad
-        aim = _agreed(service, managed, pf, candidates, old_of, anew=True)
-        if aim is None:
+        if not _aim(service, managed, pf, [], [*standing, *fresh], anew=True):
             return
-        managed.aim = aim
         service.converge(managed)
     for vfid in managed.kept:
         service.journal.emit(
             "kept",
-            "open without a readable configuration: left as it is, because a file in"
-            " config_dir that may be its own is bad",
+            "open without a configuration in force: left as it is, because a file in config_dir"
+            " that may be its own is bad",
             level="warning",
             pf=managed.id,
             vfid=vfid,
         )
+
+
+def judge_again(service: Service, managed: Managed, found: str) -> int:
+    """Follows once more what was aimed at, on a NIC that came back with another driver perhaps or
+    in another mode. What it can't enforce any more is refused as at the door: the VF closes
+    rather than be open with less than its file states. Returns the number of changes."""
+    assert managed.aim is not None
+    before, wanted = managed.aim, [*managed.aim.vfs.values()]
+    pf = before.pf
+    if pf.vfs is None:  # their number is what it was, whatever the PF came back with
+        pf = pf.model_copy(update={"vfs": before.desired.pf.vfs})
+    known = _problems(service)
+    _make_vfs(managed, pf)
+    if _aim(service, managed, pf, [], wanted, anew=True):
+        managed.aim, managed.pf = replace(managed.aim, pf=before.pf), before.pf
+    _tell_of_new(service, known)
+    return service.converge(managed, found=found)
+
+
+def _aim(
+    service: Service,
+    managed: Managed,
+    pf: PfPolicy,
+    standing: list[Configured],
+    fresh: list[Configured],
+    *,
+    anew: bool = False,
+) -> bool:
+    """Aims at what agrees. False: the PF's own configuration is refused, and told so.
+
+    ``anew``: the NIC may enforce something else than before. What it can't enforce any more closes:
+    it wouldn't be as its file states if it were left open.
+    """
+    kept = managed.kept
+    try:
+        pf, agreed = _agreed(service, managed, pf, standing, fresh, anew=anew)
+    except RefusedError as refused:
+        managed.kept = kept
+        managed.condition, managed.detail = Condition.FAILED, str(refused)
+        managed.refused = str(refused)
+        service.journal.emit("failed", str(refused), level="error", pf=managed.id)
+        return False
+    for one, problem in agreed.refused:
+        _set_aside(service, one, problem, managed)
+    managed.aim, managed.pf, managed.kept, managed.refused = agreed.aim, pf, agreed.kept, ""
+    return True
 
 
 def _make_vfs(managed: Managed, pf: PfPolicy) -> None:
@@ -193,27 +225,117 @@ def _make_vfs(managed: Managed, pf: PfPolicy) -> None:
         log.warning("%s: %s", managed.id, error)
 
 
+_Refused = tuple[tuple[Configured, Problem], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Agreed:
+    """What keeps all rules together, and the files that were left out for it."""
+
+    aim: Aim
+    kept: dict[int, VfRules]
+    refused: _Refused
+
+
 def _agreed(
     service: Service,
     managed: Managed,
     pf: PfPolicy,
-    candidates: list[Configured],
-    old_of: Mapping[str, Configured],
+    standing: list[Configured],
+    fresh: list[Configured],
     *,
-    anew: bool = False,
-) -> Aim | None:
-    """What as many of ``candidates`` as agree ask for; None: the PF's own configuration is bad."""
+    anew: bool,
+) -> tuple[PfPolicy, _Agreed]:
+    """With the PF's old settings where its new ones don't go with a VF that is open.
+
+    Raises RefusedError where the PF's own configuration is refused and there is no other.
+    """
+    assert managed.seen is not None
+    kept = managed.kept
+    try:
+        agreed = _agree(service, managed, pf, standing, fresh, kept, anew)
+    except RefusedError as refused:
+        if managed.aim is None or pf == managed.pf:
+            raise
+        _keep_settings(service, managed, pf, managed.pf, refused.problems)
+        return managed.pf, _agree(service, managed, managed.pf, standing, fresh, kept, anew)
+    beyond = {vfid for vfid in agreed.kept if pf.vfs is not None and vfid >= pf.vfs}
+    if not beyond:
+        return pf, agreed
+    there = pf.model_copy(update={"vfs": len(managed.seen.vfs)})
+    told = [problem for one, problem in agreed.refused if one.policy.vfid in beyond]
+    unnamed = beyond - {one.policy.vfid for one, _ in agreed.refused}
+    rule = "it is open, and a file that may be its own is bad"
+    told += [Problem(f"VF {vfid}", "", "", rule) for vfid in sorted(unnamed)]
+    _keep_settings(service, managed, pf, there, told)
+    return there, _agree(service, managed, there, standing, fresh, kept, anew)
+
+
+def _agree(
+    service: Service,
+    managed: Managed,
+    pf: PfPolicy,
+    standing: list[Configured],
+    fresh: list[Configured],
+    kept: Mapping[int, VfRules],
+    anew: bool,
+) -> _Agreed:
+    """As many of the files as keep all rules together. What is in force and didn't change
+    (``standing``) comes before what is new. A file that is refused leaves its VF as it was: with
+    the configuration of before, or else as the NIC has it.
+
+    Raises RefusedError where the PF's own configuration is refused, or breaks what is in force.
+    """
+    old_of = {} if anew else {one.file: one for one in managed.vfs.values()}
+    new_pf = managed.aim is not None and pf != managed.pf
+    refused: _Refused = ()
     while True:
+        everyone = {one.file: one for one in (*standing, *fresh)}
+        managed.kept = {
+            **still_kept(service, managed, everyone.values(), kept),
+            **({} if anew else _left_open(managed, everyone.values(), refused, kept)),
+        }
         try:
-            return managed.aim_at(pf, candidates, anew=anew)
-        except RefusedError as refused:
-            again = _without_offenders(service, managed, candidates, refused, old_of)
-            if again is None:
-                managed.condition, managed.detail = Condition.FAILED, str(refused)
-                managed.refused = str(refused)
-                service.journal.emit("failed", str(refused), level="error", pf=managed.id)
-                return None
-            candidates = again
+            aim = managed.aim_at(pf, list(everyone.values()), anew=anew)
+        except RefusedError as error:
+            blamed = {problem.file for problem in error.problems}
+            newcomers = blamed & {one.file for one in fresh}
+            if not blamed <= everyone.keys() or (new_pf and not newcomers):
+                raise
+            out = newcomers or blamed
+            refused += tuple((everyone[p.file], p) for p in error.problems if p.file in out)
+            back = [old_of[file] for file in newcomers if file in old_of]
+            standing = back + [one for one in standing if one.file not in out]
+            fresh = [one for one in fresh if one.file not in out]
+        else:
+            return _Agreed(aim, managed.kept, refused)
+
+
+def _keep_settings(
+    service: Service, managed: Managed, new: PfPolicy, old: PfPolicy, why: Iterable[Problem]
+) -> None:
+    """Reports what the main file says of a PF and is not taken over, because of open VFs."""
+    file = str(service.files.main_file)
+    entry = f"pciids[{[pf.id for pf in service.main.nics].index(managed.id)}]"
+    changed = [f for f in PfPolicy.model_fields if getattr(new, f) != getattr(old, f)]
+    field, value = entry, ""
+    if len(changed) == 1:
+        field, value = f"{entry}.{changed[0]}", shown(new.model_dump(mode="json")[changed[0]])
+    names = {one.file: one.policy.name for one in managed.vfs.values()}
+    told = tuple(
+        problem
+        if problem.file == file
+        else Problem(
+            file,
+            field,
+            value,
+            f"not taken over while a VF is open that breaks a rule with it: {problem}",
+            names.get(problem.file),
+        )
+        for problem in why
+    )
+    earlier = service.bad[file].problems if file in service.bad else ()
+    service.bad[file] = BadFile(file, (*earlier, *told), managed.id)
 
 
 def _is_bad(service: Service, file: str) -> bool:
@@ -225,52 +347,48 @@ def still_kept(
     service: Service,
     managed: Managed,
     candidates: Iterable[Configured],
-    *,
-    starting: bool = False,
+    kept: Mapping[int, VfRules],
 ) -> dict[int, VfRules]:
-    """VFs that are open without a configuration, where a bad file may be theirs."""
-    assert managed.seen is not None
-    claimed = {one.policy.vfid for one in candidates}
-    mine = [b for b in service.bad.values() if not b.device or service.home(b.device) is managed]
+    """VFs that are open without a configuration, where a bad file may be theirs.
+
+    Of a NIC that is looked at for the first time it may be any VF, later one of ``kept``.
+    """
+    main_file = str(service.files.main_file)
+    mine = [
+        b
+        for b in service.bad.values()
+        if b.file != main_file and (not b.device or service.home(b.device) is managed)
+    ]
     anybodys = any(b.vfid is None for b in mine)
     named = {b.vfid for b in mine}
     return {
-        vfid: state.rules
-        for vfid, state in managed.seen.vfs.items()
-        if vfid not in claimed
-        and state.rules is not None
-        and not managed.is_closed(vfid)
-        and (starting or vfid in managed.kept)
-        and (anybodys or vfid in named)
+        vfid: rules
+        for vfid, rules in _open_without(managed, candidates).items()
+        if (managed.aim is None or vfid in kept) and (anybodys or vfid in named)
     }
 
 
-def _without_offenders(
-    service: Service,
+def _left_open(
     managed: Managed,
-    candidates: list[Configured],
-    refused: RefusedError,
-    old_of: Mapping[str, Configured],
-) -> list[Configured] | None:
-    """``candidates`` without what was refused, or with what was in force before in its place.
+    candidates: Iterable[Configured],
+    refused: _Refused,
+    kept: Mapping[int, VfRules],
+) -> dict[int, VfRules]:
+    """VFs that are open, and whose file is refused now."""
+    theirs = {one.policy.vfid for one, _ in refused}
+    return {
+        vfid: rules
+        for vfid, rules in _open_without(managed, candidates).items()
+        if vfid in theirs and (managed.aim is None or vfid in kept or vfid in managed.vfs)
+    }
 
-    None: it is the PF's own configuration that is refused.
-    """
-    offenders = {p.file for p in refused.problems}
-    current = {one.file: one for one in candidates}
-    kept_names = {f"{managed.id}:{vfid}": vfid for vfid in managed.kept}
-    if not offenders & (current.keys() | kept_names.keys()):
-        return None
-    first: list[Configured] = []
-    rest: list[Configured] = []
-    for one in candidates:
-        if one.file not in offenders:
-            rest.append(one)
-        elif (old := old_of.get(one.file)) is not None and old is not one:
-            first.append(old)
-    for name in offenders & kept_names.keys():
-        managed.kept.pop(kept_names[name], None)
-    for problem in refused.problems:
-        if problem.file in current:
-            _set_aside(service, current[problem.file], problem, managed)
-    return first + rest
+
+def _open_without(managed: Managed, candidates: Iterable[Configured]) -> dict[int, VfRules]:
+    """VFs that are open in the NIC and that none of ``candidates`` is for, as they are."""
+    assert managed.seen is not None
+    claimed = {one.policy.vfid for one in candidates}
+    return {
+        vfid: state.rules
+        for vfid, state in managed.seen.vfs.items()
+        if vfid not in claimed and state.rules is not None and not managed.is_closed(vfid)
+    }

@@ -90,7 +90,7 @@ class Managed:
     seen: NicState | None = None
     aim: Aim | None = None
     kept: dict[int, VfRules] = field(default_factory=dict)
-    """VFs that stay open as they were found, because the file that may be theirs can't be read."""
+    """VFs that stay open as they were found, because the file that may be theirs is bad."""
     unmet: dict[int | None, str] = field(default_factory=dict)
     """What the NIC doesn't enforce as asked although it was told to, with the reason."""
     refused: str = ""
@@ -206,16 +206,18 @@ class Managed:
         nic = self.working()
         everyone = list(vfs.values() if isinstance(vfs, Mapping) else vfs)
         files = {c.policy.name: c.file for c in everyone}
+        kept = self._kept_policies(pf, everyone)
         asked = NicPolicy.model_construct(
-            pf=self._counted(pf),
-            vfs=(*self._kept_policies(everyone), *(c.policy for c in everyone)),
+            pf=self._counted(pf), vfs=(*kept, *(c.policy for c in everyone))
         )
         capabilities, link_bps = nic.capabilities, pf.link_speed or self.link_bps()
         in_force = self._in_force(everyone)
         broken = check(
             asked, link_bps=link_bps, limits=capabilities, in_force=in_force, unknown=unknown
         )
-        problems = [self._problem(one, files) for one in broken]
+        # A VF that is kept stays as it is, whatever rule it breaks; others come after it.
+        unasked = {vf.name for vf in kept} - files.keys()
+        problems = [self._problem(one, files) for one in broken if one.vf not in unasked]
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
             warnings.setdefault(one.policy.vfid, []).extend(one.remarks)
@@ -270,7 +272,7 @@ class Managed:
         return {
             vf.vfid: self.aim.vfs[vf.vfid]
             for vf in desired.vfs
-            if vf.vfid in self.aim.vfs and _same(old.get(vf.vfid), vf)
+            if vf.vfid in self.aim.vfs and steps.same(old.get(vf.vfid), vf)
         }
 
     def _in_force(self, asked: Sequence[Configured]) -> list[VfPolicy]:
@@ -278,7 +280,7 @@ class Managed:
         known = list(self.vfs.values())
         if self.aim is None:
             known = [one for one in asked if not self.is_closed(one.policy.vfid)]
-        return [*self._kept_policies(known), *(one.policy for one in known)]
+        return [*self._kept_policies(self.pf, known), *(one.policy for one in known)]
 
     def _counted(self, pf: PfPolicy) -> PfPolicy:
         """With the number of VFs that the NIC has, where the configuration leaves it open."""
@@ -286,12 +288,14 @@ class Managed:
             return pf.model_copy(update={"vfs": len(self.seen.vfs)})
         return pf
 
-    def _kept_policies(self, configured: Collection[Configured]) -> list[VfPolicy]:
+    def _kept_policies(self, pf: PfPolicy, configured: Collection[Configured]) -> list[VfPolicy]:
+        """Those of VFs that stay as they are. One that is configured now is no longer kept, and one
+        that ``pf`` no longer has goes."""
         claimed = {one.policy.vfid for one in configured}
         return [
             steps.without_file(self.pf, vfid, rules)
             for vfid, rules in self.kept.items()
-            if vfid not in claimed
+            if vfid not in claimed and (pf.vfs is None or vfid < pf.vfs)
         ]
 
     def _problem(self, broken: Broken, files: Mapping[str, str]) -> Problem:
@@ -416,7 +420,7 @@ class Managed:
         ):
             return None
         old, new = self.aim.desired.by_vfid(), aim.desired.by_vfid()
-        return {v for v in old.keys() | new.keys() if not _same(old.get(v), new.get(v))}
+        return {v for v in old.keys() | new.keys() if not steps.same(old.get(v), new.get(v))}
 
     def _met(self, only: Collection[int] | None) -> None:
         """These VFs (None: all, and the PF) were read back as asked."""
@@ -542,7 +546,3 @@ class Managed:
         expected = self.nic.expressible(policy.vfid, wanted)
         shared = {name: getattr(state.rules, name) for name in ("min_rate", "queues")}
         return expected is not None and expected.model_copy(update=shared) == state.rules
-
-
-def _same(one: VfPolicy | None, other: VfPolicy | None) -> bool:
-    return one is other or one == other

@@ -51,6 +51,7 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
         raise StorageError(f"{service.files.main_file} can't be kept: {error}") from error
     finally:
         staged.abandon()
+    managed.kept = {vfid: rules for vfid, rules in managed.kept.items() if vfid < vfs}
     service.journal.emit("pf", f"{managed.id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
     for doubt in doubts:
         service.journal.emit("warning", doubt, level="warning", pf=managed.id)
@@ -84,6 +85,8 @@ def _in_the_way(managed: Managed, vfs: int) -> list[Problem]:
             rule = f"VF {vfid} would {why}, and {state.guest or 'a guest'} holds it"
         elif one is not None:
             rule = f"VF {vfid} would go, and {one.policy.name} configures it"
+        elif vfid in managed.kept:
+            rule = f"VF {vfid} would go, and a bad file that may be its own keeps it open"
         else:
             continue
         problems.append(

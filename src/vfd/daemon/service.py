@@ -96,7 +96,7 @@ class Service:
         self.files.sweep()
         for managed in self.nics.values():
             self._open(managed, starting=True)
-        self.load(starting=True)
+        self.load()
 
     def _open(self, managed: Managed, *, starting: bool = False) -> None:
         known = managed.detail
@@ -145,7 +145,7 @@ class Service:
         for managed in closed:
             self._open(managed)
         if any(managed.nic is not None for managed in closed):
-            self.load(starting=True)
+            self.load()
         for managed in self.nics.values():
             if _may_be_mended(managed):
                 unknown = not managed.unmet  # what is wrong may be what can't be observed
@@ -155,9 +155,9 @@ class Service:
         """The VFs that were opened since this was last asked."""
         return self.openings.news(self.nics.values())
 
-    def load(self, *, starting: bool = False, pfs: Mapping[str, PfPolicy] | None = None) -> None:
+    def load(self, *, pfs: Mapping[str, PfPolicy] | None = None) -> None:
         """Reads every VF file and makes the NICs follow."""
-        load(self, starting=starting, pfs=pfs)
+        load(self, pfs=pfs)
 
     def home(self, device: str) -> Managed | None:
         """The PF that a VF file's ``pciid`` means. Any thread may ask."""
@@ -372,7 +372,7 @@ class Service:
 
     def _delete_bad(self, name: str) -> None:
         file = self.files.file_of(name)
-        if file not in self.bad:
+        if file not in self.bad or file == str(self.files.main_file):
             file = next((bad.file for bad in self.bad.values() if bad.name == name), "")
         if not file:
             raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
@@ -395,7 +395,7 @@ class Service:
         for managed in self.nics.values():
             if not managed.kept:
                 continue
-            kept = still_kept(self, managed, managed.vfs.values())
+            kept = still_kept(self, managed, managed.vfs.values(), managed.kept)
             if kept != managed.kept:
                 managed.kept = kept
                 try:

@@ -62,3 +62,8 @@ def _shown_value(rules: VfRules | PfPolicy | None, name: str) -> str:
     if rules is None:
         return "closed"
     return shown(rules.model_dump(mode="json", include={name}).get(name))
+
+
+def same(one: VfPolicy | None, other: VfPolicy | None) -> bool:
+    """Whether two policies ask for the same; soon told of one and the same object."""
+    return one is other or one == other

@@ -151,7 +151,7 @@ def _come_back(service: Service, managed: Managed) -> int:
     managed.condition, managed.detail = Condition.OK, ""
     _look(service, managed)
     if managed.aim is None:
-        service.load(starting=True)
+        service.load()
         return 0
     return judge_again(service, managed, "the PF came back without its policies")
 

@@ -14,6 +14,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from vfd.policy.shown import shown
+
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])")
 _NETDEV = re.compile(r"[!-.0-9;-~]{1,15}", re.ASCII)
@@ -32,7 +34,7 @@ def canonical_mac(text: str) -> str:
     """
     mac = text.strip().lower().replace("-", ":")
     if not _MAC.fullmatch(mac):
-        raise ValueError(f"{text!r} is not a MAC address like 02:00:00:00:00:0a")
+        raise ValueError(f"{shown(text)} is not a MAC address like 02:00:00:00:00:0a")
     return mac
 
 
@@ -80,8 +82,8 @@ def canonical_device(text: str) -> str:
         return f"{found[1] or '0000'}:{found[2]}"
     if not _NETDEV.fullmatch(device) or device in (".", ".."):
         raise ValueError(
-            f"{text!r} is neither a PCI address like 0000:07:00.1 nor the name of a netdev like"
-            f" ens1f0 (at most {MAX_NETDEV} characters, without '/', ':' and blanks)"
+            f"{shown(text)} is neither a PCI address like 0000:07:00.1 nor the name of a netdev"
+            f" like ens1f0 (at most {MAX_NETDEV} characters, without '/', ':' and blanks)"
         )
     return device
 
@@ -91,8 +93,8 @@ def checked_netdev(text: str) -> str:
     name = text.strip()
     if not _NETDEV.fullmatch(name) or name in (".", ".."):
         raise ValueError(
-            f"{text!r} is not the name of a netdev like ens1f0 (at most {MAX_NETDEV} characters,"
-            " without '/', ':' and blanks)"
+            f"{shown(text)} is not the name of a netdev like ens1f0 (at most {MAX_NETDEV}"
+            " characters, without '/', ':' and blanks)"
         )
     return name
 
@@ -118,12 +120,12 @@ def expand_vlans(value: Any) -> Any:
             first, last = int(found[1]), int(found[2])
             if not 1 <= first <= last <= MAX_VID:
                 rule = f"not a range of VLANs from low to high in 1 … {MAX_VID}"
-                raise ValueError(f"{entry!r} is {rule}")
+                raise ValueError(f"{shown(entry)} is {rule}")
             vids.extend(range(first, last + 1))
         elif re.fullmatch(r"\d{1,4}", text, re.ASCII):
             vids.append(int(text))
         else:
-            raise ValueError(f'{entry!r} is neither a VLAN like 100 nor a range like "10-20"')
+            raise ValueError(f'{shown(entry)} is neither a VLAN like 100 nor a range like "10-20"')
     return vids
 
 

@@ -7,8 +7,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from vfd.policy.shown import shown
+
 MAX_NAME = 255
 """Longest name of a VF, in characters."""
+MAX_COMMAND = 4096
+"""Longest command line, in characters; taking a much longer one apart takes minutes."""
 MAX_COMPONENT = 200
 """Longest part of a name between slashes, in bytes: with a file's suffixes it stays below
 NAME_MAX (255, linux/include/uapi/linux/limits.h)."""
@@ -29,7 +33,7 @@ def checked_name(name: str) -> str:
         if not part:
             raise ValueError("a name does not begin or end with '/' and has no '//'")
         if part.startswith("."):
-            raise ValueError(f"no part of a name begins with a dot, as {part!r} does")
+            raise ValueError(f"no part of a name begins with a dot, as {shown(part)} does")
         if len(part.encode()) > MAX_COMPONENT:
             raise ValueError(f"each part of a name has at most {MAX_COMPONENT} bytes")
     return name
@@ -38,8 +42,10 @@ def checked_name(name: str) -> str:
 def checked_command(command: str) -> str:
     """A callback's command line, which is split as a shell would split it but never run by one.
 
-    Raises ValueError where it has no first word or a quote that does not end.
+    Raises ValueError where it has no first word or a quote that does not end, or is too long.
     """
+    if len(command) > MAX_COMMAND:
+        raise ValueError(f"a command line has at most {MAX_COMMAND} characters")
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -68,5 +74,7 @@ Name = Annotated[
 Command = Annotated[
     str,
     AfterValidator(checked_command),
-    WithJsonSchema({"title": "command line", "type": "string", "pattern": r"\S"}),
+    WithJsonSchema(
+        {"title": "command line", "type": "string", "maxLength": MAX_COMMAND, "pattern": r"\S"}
+    ),
 ]

@@ -9,6 +9,16 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+from vfd.policy.shown import shown
+
+MOST_BPS = 10**13
+"""The fastest speed that a file may state, 10 Tbit/s. The bursts that go with twice as much still
+fit the 32 bits that tc has for them (TCA_TBF_BURST, linux/pkt_sched.h)."""
+LEAST_BPS = 8_000
+"""The least limit, 8 kbit/s: less would hold a full frame for more than a second."""
+_LONGEST = 64
+"""Characters of a number with its unit: nobody writes more, and long ones take long to read."""
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
@@ -64,25 +74,30 @@ def bps_text(bps: int) -> str:
 def parse_bps(value: object) -> int:
     """Bits per second from ``"10Gbps"``, ``"300Mbps"`` or a plain number of bits per second.
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else, and for more than 10 Tbit/s.
     """
+    bps: int | None = None
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str) and (found := _BITS.fullmatch(value.strip())):
-        bps = Decimal(found[1]) * _UNITS[found[2].lower()]
-        return int(bps.to_integral_value(ROUND_HALF_UP))
-    raise ValueError(f'{value!r} is not a speed: write bits per second, like "10Gbps"')
+        bps = value
+    elif isinstance(value, str) and (found := _BITS.fullmatch(_text(value))):
+        exactly = Decimal(found[1]) * _UNITS[found[2].lower()]
+        bps = int(exactly.to_integral_value(ROUND_HALF_UP))
+    if bps is None:
+        raise ValueError(f'{shown(value)} is not a speed: write bits per second, like "10Gbps"')
+    if bps > MOST_BPS:
+        raise ValueError(f"{shown(value)} is faster than any link: at most {bps_text(MOST_BPS)}")
+    return bps
 
 
 def parse_rate(value: object) -> Rate:
     """A rate as files write it: 0 … 1 (a share), ``"25%"``, ``"2Gbps"``, ``"300Mbps"``.
 
-    Raises ValueError for anything else, and for shares above 1.
+    Raises ValueError for anything else, for shares above 1, and for more than 10 Tbit/s.
     """
     if isinstance(value, Rate):
         return value
     if isinstance(value, str):
-        text = value.strip()
+        text = _text(value)
         if found := _PERCENT.fullmatch(text):
             return _share(float(found[1]) / 100, value)
         if _BITS.fullmatch(text):
@@ -90,9 +105,9 @@ def parse_rate(value: object) -> Rate:
         if _NUMBER.fullmatch(text):
             return _share(float(text), value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        return _share(float(value), value)
+        return _share(value, value)
     raise ValueError(
-        f'{value!r} is not a rate: write a share of the link (0.25 or "25%") or a'
+        f'{shown(value)} is not a rate: write a share of the link (0.25 or "25%") or a'
         ' speed ("2Gbps", "300Mbps")'
     )
 
@@ -102,25 +117,30 @@ def parse_percent(value: object) -> float:
 
     Raises ValueError for anything else.
     """
+    number: float | None = None
     if isinstance(value, str):
-        found = _PERCENT.fullmatch(value.strip()) or _NUMBER.fullmatch(value.strip())
-        number = float(found[0].rstrip("% ")) if found else None
+        text = _text(value)
+        if found := _PERCENT.fullmatch(text) or _NUMBER.fullmatch(text):
+            number = float(found[0].rstrip("% "))
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-    else:
-        number = None
+        number = value
     if number is None or not 0 <= number <= 100:
-        raise ValueError(f'{value!r} is not a percentage: write 0 … 100, or "10%"')
-    return number
+        raise ValueError(f'{shown(value)} is not a percentage: write 0 … 100, or "10%"')
+    return float(number)
+
+
+def _text(value: str) -> str:
+    """A number with its unit, without blanks around it; '' for what is too long to be one."""
+    return value.strip() if len(value) <= _LONGEST else ""
 
 
 def _share(share: float, value: object) -> Rate:
-    if not 0 <= share <= 1:
+    if not 0 <= share <= 1:  # before float(), which an int of 400 digits overflows
         raise ValueError(
-            f"{value!r} is not a share of the link: it lies outside 0 … 1"
+            f"{shown(value)} is not a share of the link: it lies outside 0 … 1"
             ' (a speed needs its unit, like "2Gbps")'
         )
-    return Rate(share=share)
+    return Rate(share=float(share))
 
 
 def _serialise(rate: Any) -> float | str:
@@ -160,7 +180,7 @@ SpeedField = Annotated[
         {
             "title": "speed",
             "anyOf": [
-                {"type": "integer", "minimum": 0},
+                {"type": "integer", "minimum": 0, "maximum": MOST_BPS},
                 {"type": "string", "pattern": _SPEED_PATTERN},
             ],
         }

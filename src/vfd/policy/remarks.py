@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vfd.policy.memo import by_identity
-from vfd.policy.rate import bps_text
+from vfd.policy.rate import LEAST_BPS, bps_text
 from vfd.policy.rules import Broken
 from vfd.policy.values import NicPolicy, VfPolicy
+
+_SLOWEST = 1_000_000
+"""Bits per second: whoever states less than any link has forgotten the unit."""
 
 
 def vf_remarks(vf: VfPolicy) -> tuple[Broken, ...]:
@@ -47,6 +50,9 @@ def _on_pf(vf: VfPolicy, enable_qos: bool, link_bps: int | None) -> tuple[Broken
         if link_bps and rate.on(link_bps) > link_bps:
             rule = "faster than the link: it limits nothing"
             found.append(Broken(vf.name, path, str(rate), rule))
+        if link_bps and rate.share and rate.on(link_bps) < LEAST_BPS:
+            rule = f"less than a frame a second on this link: {bps_text(LEAST_BPS)} is enforced"
+            found.append(Broken(vf.name, path, str(rate), rule))
     if link_bps and vf.rate and vf.min_rate.on(link_bps) > vf.rate.on(link_bps):
         rule = f"above rate, which is {bps_text(vf.rate.on(link_bps))} on this link: held to that"
         found.append(Broken(vf.name, "min_rate", str(vf.min_rate), rule))
@@ -63,6 +69,9 @@ def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...
     if pf.vf_driver is not None and pf.backend == "dpdk":
         rule = "VFs of a PF that DPDK has keep the drivers that the host gave them"
         found.append(Broken("", "vf_driver", pf.vf_driver, rule))
+    if pf.link_speed is not None and pf.link_speed < _SLOWEST:
+        rule = f'read as {bps_text(pf.link_speed)}: for 10 Gbit/s write "10Gbps"'
+        found.append(Broken("", "link_speed", pf.link_speed, rule))
     for number, tc in enumerate(pf.tclasses):
         if tc.latency:
             rule = "kept for old files; it has no effect"

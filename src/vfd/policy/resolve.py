@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vfd.policy.memo import by_identity
-from vfd.policy.rate import NONE, Rate
+from vfd.policy.rate import LEAST_BPS, NONE, Rate
 from vfd.policy.values import NicPolicy, PfPolicy, QueueShare, VfPolicy
 
 SLACK = 1 + 1e-9
@@ -54,18 +54,23 @@ def _resolved(
 ) -> VfPolicy:
     """One VF. ``part``: numerator and denominator of what is left of its guarantee; rounded down to
     a whole number, so that the sum fits the link and need not be scaled again."""
-    guarantee, limit = vf.min_rate.on(link_bps), vf.rate.on(link_bps)
+    guarantee, rate = vf.min_rate.on(link_bps), _limit(vf.rate, link_bps)
     if part:
         guarantee = guarantee * part[0] // part[1]
     return vf.model_copy(
         update={
-            "rate": _bps(limit),
-            "min_rate": _bps(min(guarantee, limit) if limit else guarantee),
-            "max_rx_rate": _bps(vf.max_rx_rate.on(link_bps)),
+            "rate": rate,
+            "min_rate": _bps(min(guarantee, rate.bps) if rate.bps else guarantee),
+            "max_rx_rate": _limit(vf.max_rx_rate, link_bps),
             "mtu": mtu if vf.mtu is None else vf.mtu,
             "queues": queues,
         }
     )
+
+
+def _limit(rate: Rate, link_bps: int) -> Rate:
+    """A share of next to nothing is the least limit there is: rounded to 0 it would be none."""
+    return Rate(bps=max(rate.on(link_bps), LEAST_BPS)) if rate else NONE
 
 
 def _bps(bps: int) -> Rate:

@@ -15,7 +15,7 @@ from typing import Protocol
 from vfd.policy.addresses import MAX_NETDEV, is_pci_address
 from vfd.policy.memo import by_identity
 from vfd.policy.mirrors import merged
-from vfd.policy.rate import Rate, bps_text
+from vfd.policy.rate import LEAST_BPS, Rate, bps_text
 from vfd.policy.resolve import SLACK, Resolved, resolve
 from vfd.policy.values import Direction, Limits, Mirror, NicPolicy, PfPolicy, VfPolicy
 
@@ -151,10 +151,11 @@ def check_vf(
 
 
 _Found = tuple[tuple[str, ...], str, Hashable, str]
+"""The fields that a broken rule looks at, the path of the one it names, its value, the rule."""
 
 
 def _within(vf: VfPolicy, link_bps: int | None, limits: Room) -> Iterator[_Found]:
-    """(fields that the rule looks at, path, value, rule) for each broken rule within a VF."""
+    """Each broken rule within a VF."""
     if vf.strip_ctag and vf.strip_stag:
         rule = "access is by customer tag or by service tag: not strip_ctag with strip_stag"
         yield ("strip_ctag", "strip_stag"), "strip_ctag", True, rule
@@ -175,6 +176,10 @@ def _within(vf: VfPolicy, link_bps: int | None, limits: Room) -> Iterator[_Found
         yield ("macs",), "macs", f"{len(vf.macs)} MACs", rule
     if twice := _repeated(vf.macs):
         yield ("macs",), "macs", twice, "each MAC is listed once"
+    for path, limit in (("rate", vf.rate), ("max_rx_rate", vf.max_rx_rate)):
+        if limit.bps is not None and limit.bps < LEAST_BPS:
+            rule = f"at least {bps_text(LEAST_BPS)}: less would hold a frame for more than a second"
+            yield (path,), path, str(limit), rule
     if _above(vf.min_rate, vf.rate, link_bps):
         rule = f"a VF's guarantee is not above its limit, which is {vf.rate} (rate)"
         yield ("min_rate", "rate"), "min_rate", str(vf.min_rate), rule
@@ -231,17 +236,26 @@ def _copied_twice(mirrors: Sequence[Mirror]) -> tuple[int, ...]:
     return tuple(sorted(twice))
 
 
-def check_pf(pf: PfPolicy, *, limits: Room = NO_LIMITS) -> tuple[Broken, ...]:
-    """The rules between the fields of one PF."""
+def check_pf(
+    pf: PfPolicy, *, limits: Room = NO_LIMITS, unknown: Collection[str] = ()
+) -> tuple[Broken, ...]:
+    """The rules between the fields of one PF.
+
+    ``unknown``: fields that could not be read; a rule that looks at one of them is not judged.
+    """
     found = [*_soft(pf), *_classes(pf), *_groups(pf)]
     if pf.vfs is not None and pf.vfs > limits.max_vfs:
-        found.append(("vfs", pf.vfs, f"the NIC has at most {limits.max_vfs} VFs"))
-    return tuple(Broken("", path, value, rule) for path, value, rule in found)
+        found.append((("vfs",), "vfs", pf.vfs, f"the NIC has at most {limits.max_vfs} VFs"))
+    return tuple(
+        Broken("", path, value, rule)
+        for looks_at, path, value, rule in found
+        if not any(name in unknown for name in looks_at)
+    )
 
 
-def _soft(pf: PfPolicy) -> Iterator[tuple[str, Hashable, str]]:
+def _soft(pf: PfPolicy) -> Iterator[_Found]:
     if pf.link_speed == 0:
-        yield "link_speed", 0, "a link has a speed: more than 0"
+        yield ("link_speed",), "link_speed", 0, "a link has a speed: more than 0"
     if pf.backend in ("kernel", "dpdk"):
         rule = f"only a software NIC has it: leave it out, or the backend is not {pf.backend}"
         for path, value, default in (
@@ -250,55 +264,61 @@ def _soft(pf: PfPolicy) -> Iterator[tuple[str, Hashable, str]]:
             ("guest", pf.guest, "veth"),
         ):
             if value != default:
-                yield path, value, rule
+                yield ("backend", path), path, value, rule
     if pf.backend != "soft":
         return
     if is_pci_address(pf.id):
-        yield "id", pf.id, "a software NIC has no PCI address: give it a name, like soft0"
+        rule = "a software NIC has no PCI address: give it a name, like soft0"
+        yield ("backend", "id"), "id", pf.id, rule
         return
     if pf.vf_driver is not None:
-        yield "vf_driver", pf.vf_driver, "a software NIC's VFs have no drivers: leave it out"
+        rule = "a software NIC's VFs have no drivers: leave it out"
+        yield ("backend", "vf_driver"), "vf_driver", pf.vf_driver, rule
     if pf.vfs is None:
-        yield "vfs", None, "required: a software NIC has as many VFs as this says"
+        rule = "required: a software NIC has as many VFs as this says"
+        yield ("backend", "id", "vfs"), "vfs", None, rule
     last_port = f"{pf.id}v{max(0, (pf.vfs or 1) - 1)}"
     if len(last_port) > MAX_NETDEV:
         rule = f"its VFs are netdevs, and {last_port} is longer than {MAX_NETDEV} characters"
-        yield "id", pf.id, rule
+        yield ("backend", "id", "vfs"), "id", pf.id, rule
     if pf.uplink is not None:
         own = pf.uplink.removeprefix(f"{pf.id}v")
         if pf.uplink == pf.id or (own != pf.uplink and own.isdigit()):
-            yield "uplink", pf.uplink, "a software NIC's wire is another netdev than its own"
+            rule = "a software NIC's wire is another netdev than its own"
+            yield ("backend", "id", "uplink"), "uplink", pf.uplink, rule
 
 
-def _classes(pf: PfPolicy) -> Iterator[tuple[str, Hashable, str]]:
+def _classes(pf: PfPolicy) -> Iterator[_Found]:
+    looks_at = ("tclasses",)
     if twice := _repeated([tc.pri for tc in pf.tclasses]):
-        yield "tclasses", twice, "each pri is one traffic class"
+        yield looks_at, "tclasses", twice, "each pri is one traffic class"
     for number, tc in enumerate(pf.tclasses):
         path = f"tclasses[{number}]"
         if tc.pri >= len(pf.tclasses):
             rule = f"{len(pf.tclasses)} traffic classes have pri 0 … {len(pf.tclasses) - 1}"
-            yield f"{path}.pri", tc.pri, rule
+            yield looks_at, f"{path}.pri", tc.pri, rule
         if tc.max_bw < tc.min_bw:
             rule = f"max_bw is not below the class's own min_bw, which is {tc.min_bw}"
-            yield f"{path}.max_bw", tc.max_bw, rule
+            yield looks_at, f"{path}.max_bw", tc.max_bw, rule
     total = sum(tc.min_bw for tc in pf.tclasses)
     if total > 100:
         rule = f"min_bw of all classes adds up to {total} % of the link: at most 100"
-        yield "tclasses", tuple(tc.min_bw for tc in pf.tclasses), rule
+        yield looks_at, "tclasses", tuple(tc.min_bw for tc in pf.tclasses), rule
 
 
-def _groups(pf: PfPolicy) -> Iterator[tuple[str, Hashable, str]]:
+def _groups(pf: PfPolicy) -> Iterator[_Found]:
     there = {tc.pri for tc in pf.tclasses} or set(range(pf.classes))
     group_of: dict[int, str] = {}
     for group in pf.bw_grps:
         path = f"bw_grps.{group.name}"
         if not group.classes:
-            yield path, (), "a bandwidth group has at least one traffic class"
+            yield ("bw_grps",), path, (), "a bandwidth group has at least one traffic class"
         for tc in group.classes:
             if tc not in there:
-                yield path, tc, f"the PF has no traffic class {tc}"
+                yield ("bw_grps", "tclasses"), path, tc, f"the PF has no traffic class {tc}"
             elif tc in group_of:
-                yield path, tc, f"a class is in one group, and {group_of[tc]} has it"
+                rule = f"a class is in one group, and {group_of[tc]} has it"
+                yield ("bw_grps", "tclasses"), path, tc, rule
             group_of.setdefault(tc, group.name)
 
 

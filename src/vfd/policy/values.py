@@ -8,6 +8,7 @@ its single fields; the rules between fields, between VFs, and between a VF and i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -41,6 +42,8 @@ MAX_MACS = 64
 MAX_GROUPS = 64
 """Most multicast groups one guest may join where the NIC has no limit of its own."""
 
+_LONGEST_NUMBER = 64
+"""Characters of a number in quotes; Python refuses to read some thousands, in its own words."""
 MAX_MIRRORS = 256
 """Most mirrors of one VF: one for each VF that there may be."""
 
@@ -62,19 +65,25 @@ class Limits:
 
 def number_in_quotes(value: Any) -> Any:
     """Files written by hand have ``"9000"`` where 9000 was meant; anything else stays as it is."""
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        return int(value)
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
+        digits = value.strip()
+        if digits.isascii() and digits.isdigit():
+            return int(digits)
     return value
 
 
-def parse_tpid(value: Any) -> Any:
-    """A TPID as a number or as text: ``33024``, ``"0x8100"``, ``"0x88a8"``."""
-    if isinstance(value, str):
-        try:
-            return int(value.strip(), 0)
-        except ValueError:
-            return value
-    return value
+def parse_tpid(value: Any) -> int:
+    """A TPID as a number or as text: ``33024``, ``"0x8100"``, ``"0x88a8"``.
+
+    Raises ValueError for any other.
+    """
+    tpid = value
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
+        with suppress(ValueError):
+            tpid = int(value.strip(), 0)
+    if not isinstance(tpid, int) or tpid not in (C_TAG, S_TAG):
+        raise ValueError(f'must be "{C_TAG:#x}" or "{S_TAG:#x}"')
+    return tpid
 
 
 def mirror_list(value: Any) -> Any:
@@ -367,7 +376,7 @@ class PfPolicy(Value):
     enable_qos: Flag = False
     """Traffic classes are in use; copied from the main file."""
     tclasses: tuple[TrafficClass, ...] = ()
-    """4 or 8 traffic classes; none: 4 equal ones."""
+    """4 or 8 traffic classes, any that is left out with its defaults; none: 4 equal ones."""
     bw_grps: Groups = ()
     """Bandwidth groups by name, each a list of classes: `{"bwg0": [0], "bwg1": [1, 2]}`."""
     vf_driver: DriverName | None = None

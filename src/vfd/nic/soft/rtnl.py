@@ -513,10 +513,10 @@ def new_pfifo(index: int, parent: int, limit: int, what: str) -> Message:
 
 def tbf(index: int, *, rate: int, burst: int, limit: int, what: str) -> Message:
     """Makes or changes the token bucket at a device's root. ``rate`` in bits per second,
-    ``burst`` and ``limit`` (the queue) in bytes."""
+    ``burst`` and ``limit`` (the queue) in bytes, the latter as much of it as 32 bits hold."""
     rate8 = max(1, rate // 8)
     params = _ratespec(rate8) + bytes(12)
-    params += struct.pack("=III", limit, _ticks(burst, rate8), 0)
+    params += struct.pack("=III", min(limit, 0xFFFFFFFF), _ticks(burst, rate8), 0)
     body = _tc(index, TBF_HANDLE, TC_H_ROOT) + attr_text(TCA_KIND, "tbf")
     body += nest(
         TCA_OPTIONS,

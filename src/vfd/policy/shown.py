@@ -1,0 +1,33 @@
+"""A value in an error's words: as a file's reader would write it, and never more than a line."""
+
+from __future__ import annotations
+
+import json
+
+_SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """A value as the file's reader would write it, at most 80 characters of it."""
+    if value is None:
+        text = ""
+    else:
+        try:
+            text = json.dumps(_start(value), ensure_ascii=False, default=str)
+        except (TypeError, ValueError, RecursionError):
+            text = _by_name(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _start(value: object) -> object:
+    """As much of a value as can be shown at all."""
+    if isinstance(value, str | list | tuple):
+        return value[:_SHOWN]
+    return value
+
+
+def _by_name(value: object) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # an int of more digits than Python writes out
+        return f"a very large {type(value).__name__}"

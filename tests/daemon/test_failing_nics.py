@@ -220,19 +220,36 @@ def test_what_could_not_be_enforced_is_tried_again_until_it_is_and_told_once(
 
 
 def test_a_pf_whose_configuration_is_refused_stays_failed_whatever_its_nic_reports(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(service, "vm1", 0)
+    again = restarted(service, monkeypatch)
+    [managed] = again.nics.values()
+    managed.pf = managed.pf.model_copy(update={"vfs": VFS + 1})
+    again.start()
+    nic_of(again).told.append(Event(EventKind.LINK))
+    handle(again, managed)
+    assert managed.condition == "failed"
+    assert f"at most {VFS} VFs" in managed.detail
+    assert not again.in_trouble(), "nothing but another configuration can help"
+    assert nic_of(again).rules[0] is not None
+    again.load(pfs={managed.id: managed.pf.model_copy(update={"vfs": VFS})})
+    assert managed.condition == "ok"
+    again.stop()
+
+
+def test_settings_of_a_pf_that_are_refused_leave_it_as_it_was_and_are_told(
     service: Service,
 ) -> None:
     add(service, "vm1", 0)
     [managed] = service.nics.values()
-    refused = managed.pf.model_copy(update={"vfs": VFS + 1})
-    service.load(pfs={managed.id: refused})
-    nic_of(service).told.append(Event(EventKind.LINK))
-    handle(service, managed)
-    assert managed.condition == "failed"
-    assert f"at most {VFS} VFs" in managed.detail
-    assert not service.in_trouble(), "nothing but another configuration can help"
-    service.load(pfs={managed.id: refused.model_copy(update={"vfs": VFS})})
-    assert managed.condition == "ok"
+    before = managed.pf
+    main_file = str(service.files.main_file)
+    service.load(pfs={managed.id: before.model_copy(update={"vfs": VFS + 1})})
+    assert (managed.condition, managed.pf) == ("ok", before)
+    assert f"at most {VFS} VFs" in str(service.bad[main_file].problems[0])
+    service.load(pfs={managed.id: before})
+    assert main_file not in service.bad
 
 
 def test_the_daemon_goes_on_looking_after_its_nics_though_one_look_fails(

@@ -282,6 +282,46 @@ def test_a_vf_that_was_left_open_goes_with_the_number_of_vfs_only_if_that_is_for
     assert vfd.add("first", vfd.vf(0))[0] == 201
 
 
+@pytest.mark.parametrize("also", [{}, {"mtu": 9000}], ids=["alone", "with the PF"])
+def test_a_changed_file_that_is_refused_leaves_its_vf_whatever_else_changes(
+    vfd: Vfd, also: dict[str, int]
+) -> None:
+    vfd.add("one", vfd.vf(0, min_rate=0.4))
+    vfd.add("two", vfd.vf(1, min_rate=0.4))
+    vfd.put_file("one", vfd.vf(0, min_rate=0.7))
+    vfd.main["pciids"][0] |= also
+    vfd.write_main()
+    vfd.reload()
+    assert (vfd.row(0)["name"], vfd.row(1)["name"]) == ("one", "two")
+    assert bad_files(vfd).keys() == {"one.json"}
+
+
+@pytest.mark.parametrize("also", [{}, {"mtu": 2000}], ids=["alone", "with the PF"])
+def test_a_vf_that_was_left_open_at_the_start_stays_so_whatever_else_changes(
+    vfd: Vfd, also: dict[str, int]
+) -> None:
+    vfd.add("one", vfd.vf(0, min_rate=0.4))
+    vfd.stop()
+    vfd.put_file("one", vfd.vf(0, mtu=9000))
+    vfd.start()
+    vfd.main["pciids"][0] |= also
+    vfd.write_main()
+    vfd.reload()
+    assert vfd.row(0)["state"] == "ok"
+    assert bad_files(vfd).keys() == {"one.json"}
+
+
+def test_a_newcomer_with_an_older_file_takes_nothing_when_the_pf_changes_too(vfd: Vfd) -> None:
+    vfd.add("one", vfd.vf(0, min_rate=0.4))
+    vfd.add("two", vfd.vf(1, min_rate=0.4))
+    os.utime(vfd.put_file("newcomer", vfd.vf(2, min_rate=0.3)), (1000, 1000))
+    vfd.main["pciids"][0]["mtu"] = 9000
+    vfd.write_main()
+    vfd.reload()
+    assert (vfd.row(0)["name"], vfd.row(1)["name"]) == ("one", "two")
+    assert bad_files(vfd).keys() == {"newcomer.json"}
+
+
 def test_guarantees_that_a_slower_link_has_no_room_for_close_no_vf(vfd: Vfd) -> None:
     vfd.add("one", vfd.vf(0, min_rate="600Mbps"))
     vfd.add("two", vfd.vf(1, min_rate="600Mbps"))

@@ -140,25 +140,21 @@ def why_homeless(service: Service, one: Configured, home: Managed | None) -> Pro
 def _follow(service: Service, managed: Managed, pf: PfPolicy, wanted: list[Configured]) -> None:
     """Aims at as many of ``wanted`` as agree with each other, and at the VFs of files that
     were good and became bad; then converges."""
-    files = {one.file for one in wanted}
-    old_of = {one.file: one for one in managed.vfs.values()}
-    standing = [old for file, old in old_of.items() if file not in files and _is_bad(service, file)]
-    fresh = []
-    for one in wanted:
-        old = old_of.get(one.file)
-        if old is None or old.policy != one.policy:
-            fresh.append(one)
-        else:
-            standing.append(old if old == one else one)
     is_new_pf = managed.aim is not None and managed.aim.pf != pf
     _make_vfs(managed, pf)
     bad = dict(service.bad)
-    if not _aim(service, managed, pf, standing, fresh):
+    if not _aim(service, managed, pf, *_by_age(service, managed, wanted)):
         return
     service.converge(managed)
-    if is_new_pf and managed.pf == pf:  # it may enforce less of its VFs' policies now, or more
+    if is_new_pf and managed.pf == pf:
+        # It may enforce less of its VFs' policies now: what is in force is judged anew. Or more:
+        # then files come into force that were refused, and the others leave their VFs once more.
+        assert managed.aim is not None
+        if not _aim(service, managed, pf, [], [*managed.aim.vfs.values()], anew=True):
+            return
+        service.converge(managed)
         service.bad = bad
-        if not _aim(service, managed, pf, [], [*standing, *fresh], anew=True):
+        if not _aim(service, managed, pf, *_by_age(service, managed, wanted)):
             return
         service.converge(managed)
     for vfid in managed.kept:
@@ -170,6 +166,23 @@ def _follow(service: Service, managed: Managed, pf: PfPolicy, wanted: list[Confi
             pf=managed.id,
             vfid=vfid,
         )
+
+
+def _by_age(
+    service: Service, managed: Managed, wanted: list[Configured]
+) -> tuple[list[Configured], list[Configured]]:
+    """What is in force and didn't change, or whose file became bad; and what is new."""
+    files = {one.file for one in wanted}
+    old_of = {one.file: one for one in managed.vfs.values()}
+    standing = [old for file, old in old_of.items() if file not in files and _is_bad(service, file)]
+    fresh = []
+    for one in wanted:
+        old = old_of.get(one.file)
+        if old is None or old.policy != one.policy:
+            fresh.append(one)
+        else:
+            standing.append(old if old == one else one)
+    return standing, fresh
 
 
 def judge_again(service: Service, managed: Managed, found: str) -> int:

@@ -59,6 +59,15 @@ def test_guarantees_over_the_link_are_scaled_in_proportion_and_the_factor_is_tol
     assert resolve(nic(vf(1, min_rate=1)), LINK).scale == 1
 
 
+def test_shares_of_the_whole_link_that_round_up_are_not_told_as_scaled() -> None:
+    halves = nic(*(vf(n, min_rate=0.5) for n in range(2)))
+    odd = 10**10 - 1
+    resolved = resolve(halves, odd)
+    assert resolved.scale == 1
+    assert sum(one.min_rate.on(odd) for one in resolved.nic.vfs) <= odd
+    assert resolve(resolved.nic, odd) == resolved
+
+
 def test_shares_over_a_class_are_scaled_in_proportion_and_the_factor_is_told() -> None:
     shares = [("50%", 50), ("50%", 50), ("20%", 20)]
     vfs = [vf(n, queues=[{"priority": 2, "share": text}]) for n, (text, _) in enumerate(shares)]

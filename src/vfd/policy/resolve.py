@@ -34,9 +34,10 @@ def resolve(nic: NicPolicy, link_bps: int) -> Resolved:
     """
     pf = nic.pf
     wanted = sum(vf.min_rate.on(link_bps) for vf in nic.vfs if vf.min_rate is not NONE)
-    scale = link_bps / wanted if wanted > link_bps else 1.0
+    # shares that add up to the whole may be a bit more once each is rounded: no news to anybody
+    scale = link_bps / wanted if wanted > link_bps * SLACK else 1.0
     shares, class_scale = _shares(nic)
-    mtu, part = min(pf.default_mtu, pf.mtu), None if scale >= 1 else (link_bps, wanted)
+    mtu, part = min(pf.default_mtu, pf.mtu), (link_bps, wanted) if wanted > link_bps else None
     vfs = tuple(
         _resolved(vf, link_bps, mtu, part, queues)
         for vf, queues in zip(nic.vfs, shares, strict=True)

@@ -3,7 +3,8 @@
  * are the other side; a test holds both sides equal.
  *
  * VEB_LAYOUT changes with every change of a struct, a map or the meaning of a field; not for a map
- * more, or for a bit or a spare field that was 0 till then and means what it meant. A daemon that finds maps of its own layout takes them over as they are; of another one, it reads what they say
+ * more, or for a bit or a spare field that was 0 till then and means what it meant. A daemon that
+ * finds maps of its own layout takes them over as they are; of another one, it reads what they say
  * with the code of that layout or not at all.
  *
  * Numbers are in host byte order unless a comment says otherwise.

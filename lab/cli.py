@@ -82,7 +82,7 @@ def _machine_options(parser: argparse.ArgumentParser, *, igb: int) -> None:
     add("--vfs", type=_count(0, 7), default=0, metavar="N", help="VFs to make on each first (0)")
     add("--iommu", action="store_true", help="an IOMMU, for vfio-pci")
     add("--plain-nic", action="store_true", help="add plain0, a virtio-net without VFs")
-    add("--mem", type=_count(64, 1 << 16), default=1024, metavar="MB", help="memory (%(default)s)")
+    add("--mem", type=_count(128, 1 << 16), default=1024, metavar="MB", help="memory (%(default)s)")
     add("--smp", type=_count(1, 16), default=2, metavar="N", help="processors (%(default)s)")
     add("--timeout", type=float, default=300, metavar="S", help="0: none (%(default)s)")
     add("--env", action="append", default=[], metavar="NAME[=VALUE]", help="pass a variable")

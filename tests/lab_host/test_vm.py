@@ -171,8 +171,24 @@ def test_a_killed_launcher_takes_the_guest_with_it() -> None:
     assert nothing_is_left(launched, before)
 
 
-def test_a_machine_that_cannot_boot_says_what_its_console_said() -> None:
-    launched = Launched("run", "--igb", "0", "--mem", "72", "--", "true")
+def damaged_laboratory(folder: Path) -> Path:
+    """The real laboratory, but the initial RAM disk of the newest kernel is empty."""
+    newest = parts.kernel(parts.NEWEST)
+    for part in [parts.tools(), *map(parts.kernel, parts.KERNELS)]:
+        if part != newest:
+            (folder / part.name).symlink_to(part)
+    damaged = folder / newest.name
+    damaged.mkdir()
+    for file in newest.iterdir():
+        (damaged / file.name).symlink_to(file)
+    (damaged / "initrd").unlink()
+    (damaged / "initrd").touch()
+    return folder
+
+
+def test_a_machine_that_cannot_boot_says_what_its_console_said(tmp_path: Path) -> None:
+    cache = damaged_laboratory(tmp_path)
+    launched = Launched("run", "--igb", "0", "--", "true", VFD_LAB_CACHE=str(cache))
     status, _, err = launched.finish()
     assert status == 125
     assert "the guest died while it booted" in err

@@ -1,4 +1,4 @@
-.PHONY: help demo test bench deps venv bpf lint docs man lab test-lab
+.PHONY: help demo test bench deps venv bpf lint docs man lab test-host test-lab
 PY := .venv/bin/python
 
 help:            ## this list
@@ -29,6 +29,13 @@ lint: venv       ## style and types
 lab:             ## the machine with SR-IOV NICs: QEMU, two Debian kernels, netdevsim, into a cache folder
 	@python3 -m lab.build
 
+# Tests that measure run when nothing else does. All run, whatever the first ones say.
+test-host: venv bpf ## what runs on this machine itself; needs root
+	@status=0; \
+	$(PY) -m pytest -n 2 --dist loadfile -m "not measured" || status=1; \
+	$(PY) -m pytest -m measured || status=1; \
+	exit $$status
+
 # Machines one after the other: each has both CPUs, and a test that measures has no rival. All of
 # them run, whatever the first one says.
 test-lab: venv bpf lab ## what runs in that machine: the soft NIC on Linux 6.1 and 6.12, igb, netdevsim
@@ -40,8 +47,10 @@ test-lab: venv bpf lab ## what runs in that machine: the soft NIC on Linux 6.1 a
 	exit $$status
 
 test: venv bpf lint lab ## everything: style, types, tests on this machine and in the laboratory's; needs root
-	@$(PY) -m pytest
-	@$(MAKE) --no-print-directory test-lab
+	@status=0; \
+	$(MAKE) --no-print-directory test-host || status=1; \
+	$(MAKE) --no-print-directory test-lab || status=1; \
+	exit $$status
 
 docs: venv       ## docs/configuration.md, the JSON Schemas and docs/nics.md, from the types; then what man says
 	@$(PY) tools/gen_reference.py

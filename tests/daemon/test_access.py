@@ -243,6 +243,7 @@ def test_it_keeps_the_capabilities_that_it_needs_and_no_more(vfd: Vfd) -> None:
             assert int(status[name], 16) & ~allowed == 0, name
 
 
+@pytest.mark.measured
 def test_sigterm_ends_it_within_a_second_even_while_somebody_listens(vfd: Vfd) -> None:
     vfd.add("vm1", vfd.vf(0))
     with socket.socket(socket.AF_UNIX) as listener:
@@ -257,6 +258,7 @@ def test_sigterm_ends_it_within_a_second_even_while_somebody_listens(vfd: Vfd) -
     assert netdev.returncode == 0, "the NIC must stay when the daemon goes"
 
 
+@pytest.mark.measured
 def test_an_idle_daemon_uses_no_cpu_to_speak_of(vfd: Vfd) -> None:
     assert vfd.process is not None
 

@@ -54,6 +54,7 @@ def test_nobody_can_write_a_line_of_their_own_into_the_log(make_vfd: Callable[..
         json.loads(line)
 
 
+@pytest.mark.measured
 def test_a_daemon_that_uses_more_cpu_than_cpu_alarm_says_so(make_vfd: Callable[..., Vfd]) -> None:
     vfd = make_vfd(pciids=[], cpu_alarm="5%", cpu_alarm_type="CRI:")
     vfd.look_every(0.5)

@@ -28,6 +28,7 @@ def test_what_is_done_in_time_returns_and_raises_as_it_does() -> None:
         patiently("a quotient", lambda: 1 // 0)
 
 
+@pytest.mark.measured
 def test_a_write_that_blocks_is_given_up_and_not_begun_twice(blocks: Path) -> None:
     def ask() -> None:
         patiently(f"writing 0 to {blocks}", lambda: write(blocks, "0"), 0.2)

@@ -13,6 +13,7 @@ KILLS = 50
 SEED = 20260701
 
 
+@pytest.mark.measured
 @pytest.mark.timeout(110)
 def test_killed_fifty_times_amid_requests_no_frame_is_lost_and_the_files_win(host: Host) -> None:
     rng = random.Random(SEED)

@@ -59,6 +59,7 @@ def test_without_an_uplink_real_frames_do_as_the_case_says(
         bench.close()
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: row.name)
 def test_what_takes_time_lies_in_its_bounds(soft: SoftBench, row: Measured) -> None:
     if reason := soft.lacks(row):

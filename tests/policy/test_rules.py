@@ -281,6 +281,7 @@ def test_a_link_that_is_slower_than_any_is_remarked() -> None:
     assert told(link_speed="10Mbps") == set()
 
 
+@pytest.mark.measured
 def test_checking_grows_with_the_number_of_vfs_and_not_with_its_square() -> None:
     def seconds(count: int) -> float:
         vfs = tuple(

@@ -377,6 +377,7 @@ def test_a_daemon_killed_at_any_instant_leaves_what_a_new_one_repairs() -> None:
         w.nic = soft.open(w.pf)
 
 
+@pytest.mark.measured
 def test_256_vfs_with_policies_are_made_quickly_and_adopted_quickly() -> None:
     """The bounds are those of the project, with room for a busy machine; the benchmark measures."""
     start = time.monotonic()

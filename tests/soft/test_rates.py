@@ -13,6 +13,8 @@ from tests.soft.world import BROADCAST, Tap, World, frame, ip, world
 from vfd.nic.protocol import PF_PORT, EventKind
 from vfd.nic.soft import namespace
 
+pytestmark = pytest.mark.measured
+
 
 def addresses(w: World, *vfids: int) -> None:
     for vfid in vfids:
@@ -24,9 +26,14 @@ def addresses(w: World, *vfids: int) -> None:
 
 def iperf(w: World, flows: dict[int, list[str]], receiver: int, seconds: float) -> dict[int, float]:
     """Mbit/s that each sender's flow brings to the receiver, all running at once."""
-    there = ["ip", "netns", "exec", w.guests[receiver], "iperf3", "-s", "-1", "-p"]
-    servers = [subprocess.Popen([*there, str(5300 + v)], stdout=subprocess.DEVNULL) for v in flows]
-    time.sleep(0.4)
+    there = ["ip", "netns", "exec", w.guests[receiver], "iperf3", "-s", "-1", "--forceflush", "-p"]
+    servers = [
+        subprocess.Popen([*there, str(5300 + vfid)], stdout=subprocess.PIPE, text=True)
+        for vfid in flows
+    ]
+    for server in servers:
+        assert server.stdout is not None
+        assert any("listening" in line for line in server.stdout)
     clients = {}
     for vfid, options in flows.items():
         command = ["ip", "netns", "exec", w.guests[vfid], "iperf3", "-J", "-p", str(5300 + vfid)]

@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vfd.nic.kernel import open as open_kernel
-from vfd.nic.kernel.rtnl import read_link
+from vfd.nic.kernel.link import read_link
 from vfd.nic.kernel.vfinfo import RTM_SETLINK, Step, set_vfs
 from vfd.nic.netlink import Message, Netlink
 from vfd.nic.protocol import Nic

@@ -113,6 +113,19 @@ def test_more_vfs_than_the_kernel_tells_of_are_an_error_that_says_so() -> None:
         surface.read()
 
 
+@pytest.mark.parametrize("vfid", [0, 1, 2])
+def test_a_vf_in_a_reset_is_waited_for_and_one_that_stays_in_it_is_named(vfid: int) -> None:
+    vfs = PlainVfs([VfSeen(vlan=7, counters={"rx_packets": n}) for n in range(3)])
+    surface, netdev = surface_on("ice", vfs)
+    vfs.seen[vfid].readings_in_reset = 3
+    assert surface.read()[vfid]["vlans"] == (7,)
+    vfs.seen[vfid].readings_in_reset = 3
+    assert counters.read(netdev, 1, driver_named("ice"))[vfid]["rx_packets"] == vfid
+    vfs.seen[vfid].readings_in_reset = 1000
+    with pytest.raises(NicError, match=rf"nothing of VF {vfid} for .*reset"):
+        surface.read()
+
+
 def test_vfs_too_many_for_an_answer_with_counters_have_none() -> None:
     vfs = PlainVfs([VfSeen() for _ in range(300)])
     found = counters.read(PfNetdev(vfs), 1, driver_named("ice"))

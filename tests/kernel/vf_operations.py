@@ -26,7 +26,7 @@ _NO_MAC = "00:00:00:00:00:00"
 _PROTOS = {b"\x81\x00": "802.1Q", b"\x88\xa8": "802.1ad"}
 _STATS = ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "broadcast", "multicast")
 MOST = 0xFFFF
-"""Bytes of one attribute, which a list longer than that is cut to."""
+"""Bytes of one attribute."""
 
 
 @dataclass(slots=True)
@@ -43,6 +43,8 @@ class VfSeen:
     minimum: int = 0
     maximum: int = 0
     counters: dict[str, int] = field(default_factory=dict)
+    readings_in_reset: int = 0
+    """How often ``ndo_get_vf_config`` fails yet: ``rtnl_fill_vfinfo`` passes over the VF."""
 
 
 class VfOperations(Protocol):
@@ -149,16 +151,20 @@ class PfNetdev(Netlink):
         index = _HEAD.unpack_from(body)[2]
         mask = dict(_attrs(body[_HEAD.size :]))[_EXT_MASK][0]
         vfs = self.driver.vfs()
-        infos = b"".join(_info(n, vf, stats=not mask & _SKIP_STATS) for n, vf in enumerate(vfs))
+        infos = b"".join(
+            _info(n, vf, stats=not mask & _SKIP_STATS)
+            for n, vf in enumerate(vfs)
+            if vf.readings_in_reset == 0
+        )
+        for vf in vfs:
+            vf.readings_in_reset = max(0, vf.readings_in_reset - 1)
         return b"".join(
             (
                 _HEAD.pack(0, 0, index, self.flags, 0),
                 attr_text(_IFNAME, "pf"),
                 attr_u32(_MTU, self.mtu),
                 attr(_STATS64, struct.pack("=8Q", *range(8))),
-                attr_u32(_NUM_VF, len(vfs)) + attr(_VFINFO_LIST, _cut(infos))
-                if mask & _VFS
-                else b"",
+                attr_u32(_NUM_VF, len(vfs)) + _torn_if_too_long(infos) if mask & _VFS else b"",
             )
         )
 
@@ -229,14 +235,9 @@ def _info(vfid: int, vf: VfSeen, *, stats: bool) -> bytes:
     return nest(1, *parts)
 
 
-def _cut(infos: bytes) -> bytes:
-    """The entries that fit one attribute."""
-    end = 0
-    for _, value in _attrs(infos):
-        if end + 4 + len(value) > MOST - 4:
-            break
-        end += 4 + len(value)
-    return infos[:end]
+def _torn_if_too_long(infos: bytes) -> bytes:
+    """``nla_nest_end``: what is too long for an attribute is there, and its length has wrapped."""
+    return struct.pack("=HH", (4 + len(infos)) & MOST, _VFINFO_LIST) + infos
 
 
 def _attrs(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.lab.daemon import LabDaemon, kernel_shows
 
-from vfd.nic.kernel.rtnl import read_link
+from vfd.nic.kernel.link import read_link
 from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.vfinfo import RTM_SETLINK, Step, VfSettings, set_vfs
 from vfd.nic.netlink import Message, Netlink

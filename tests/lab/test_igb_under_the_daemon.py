@@ -36,7 +36,7 @@ from tests.lab.igb import (
 )
 
 from vfd.nic import kernel
-from vfd.nic.kernel.rtnl import read_link
+from vfd.nic.kernel.link import read_link
 from vfd.nic.kernel.sriov import write_patiently
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import NicError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from vfd.nic.kernel.drivers import Driver
-from vfd.nic.kernel.rtnl import read_link
+from vfd.nic.kernel.link import read_link
 from vfd.nic.kernel.vfinfo import VF_COUNTERS
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import PF_PORT, Counters

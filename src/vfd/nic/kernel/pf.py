@@ -10,7 +10,7 @@ from vfd.nic.kernel.devlink_params import MAX_MACS as MAX_MACS_PARAM
 from vfd.nic.kernel.devlink_params import param_capabilities, params
 from vfd.nic.kernel.guests import bind_idle, guests_of, idle_driver
 from vfd.nic.kernel.legacy import WANTED_FLAGS, BridgeMode, flag_capabilities, set_private_flags
-from vfd.nic.kernel.rtnl import read_link
+from vfd.nic.kernel.link import read_link
 from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.surface import PfSurface, Shown
 from vfd.nic.kernel.vfinfo import RTM_SETLINK, set_link

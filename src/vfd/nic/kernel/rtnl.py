@@ -8,22 +8,18 @@ driver refuses. A refused message is therefore undone by one with the old settin
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from vfd.nic.kernel.drivers import Driver
+from vfd.nic.kernel.link import read_link
 from vfd.nic.kernel.rtnl_order import in_order
 from vfd.nic.kernel.surface import Assignment, Shown
 from vfd.nic.kernel.vfinfo import (
-    RTM_GETLINK,
     RTM_SETLINK,
-    LinkInfo,
     VfSettings,
-    parse_link,
-    request,
     set_vfs,
 )
 from vfd.nic.netlink import Message, Netlink, NetlinkError
@@ -267,29 +263,6 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
     if has.link_state:
         offers["link_status"] = enforced
     return offers
-
-
-def read_link(netlink: Netlink, index: int, *, vfs: bool = True, stats: bool = False) -> LinkInfo:
-    """The PF's netdev, with its VFs in one request; with ``stats`` these are perhaps ``torn``.
-
-    Raises NicError, NicGoneError."""
-    try:
-        asked = request(index, vfs=vfs, stats=stats)
-        link = parse_link(netlink.get(RTM_GETLINK, asked, "the PF's VFs"))
-    except NetlinkError as error:
-        if error.errno == errno.ENODEV:
-            raise NicGoneError("the PF's netdev is gone") from error
-        if error.errno == errno.EMSGSIZE and stats:
-            return replace(read_link(netlink, index), torn=True)
-        raise NicError(f"reading the PF's VFs: {os.strerror(error.errno or 0)}") from error
-    if vfs and len(link.vfs) < link.num_vfs:
-        if stats:
-            return replace(read_link(netlink, index), torn=True)
-        raise NicError(
-            f"{link.name} has {link.num_vfs} VFs, and netlink tells of {len(link.vfs)}: where they"
-            " outgrow the 65535 bytes that it has for them, make fewer VFs"
-        )
-    return link
 
 
 def _asked(changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> tuple[str, ...]:

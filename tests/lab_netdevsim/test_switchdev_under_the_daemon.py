@@ -6,7 +6,7 @@ import statistics
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from tests.lab.daemon import LabDaemon, until
@@ -49,6 +49,11 @@ class Running:
         return {*found.rules.items(), *found.foreign}
 
 
+def _representor(nic: Simulated) -> int:
+    with open(f"/sys/class/net/{nic.representor(VF)}/ifindex") as file:
+        return int(file.read())
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with Simulated(vfs=4, switchdev=True) as nic:
@@ -67,9 +72,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         )
         vfd.start()
         assert vfd.row(nic.name, VF)["state"] == "ok", vfd.said()[-2000:]
-        with open(f"/sys/class/net/{nic.representor(VF)}/ifindex") as file:
-            index = int(file.read())
-        yield Running(nic, vfd, Netlink(), index)
+        yield Running(nic, vfd, Netlink(), _representor(nic))
         vfd.kill()
 
 
@@ -141,7 +144,7 @@ def test_what_is_changed_by_hand_is_repaired_within_200_ms_and_told(
     assert min(took) < WITHIN, took
 
 
-def test_a_change_of_the_mode_is_followed_and_what_it_cannot_do_is_closed(
+def test_a_change_of_the_mode_is_followed_and_what_it_cannot_do_is_closed_until_it_can(
     running: Running,
 ) -> None:
     """Legacy mode has one VLAN per VF: this file's two can't be enforced there."""
@@ -152,3 +155,8 @@ def test_a_change_of_the_mode_is_followed_and_what_it_cannot_do_is_closed(
     assert "vlans" in running.vfd.told(seen, "bad-file")
     until("a closed VF", lambda: running.nic.ip_shows(VF)["link_state"] == "disable")
     assert running.vfd.row(running.nic.name, VF)["state"] == "closed"
+    seen = running.vfd.last_event()
+    run("devlink", "dev", "eswitch", "set", device, "mode", "switchdev")
+    assert "switchdev mode" in running.vfd.told(seen, "back")
+    until("an open VF", lambda: running.vfd.row(running.nic.name, VF)["state"] == "ok")
+    assert replace(running, index=_representor(running.nic)).found()

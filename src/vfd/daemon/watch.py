@@ -9,7 +9,7 @@ from typing import Any
 
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.journal import Level
-from vfd.daemon.loading import judge_again
+from vfd.daemon.loading import admit_waiting, judge_again
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.service import Service
 from vfd.nic.protocol import Event, EventKind, NicError
@@ -153,7 +153,9 @@ def _come_back(service: Service, managed: Managed) -> int:
     if managed.aim is None:
         service.load()
         return 0
-    return judge_again(service, managed, "the PF came back without its policies")
+    made = judge_again(service, managed, "the PF came back without its policies")
+    admit_waiting(service, managed)  # what it could not enforce as it was before, it may now
+    return made
 
 
 def _look(service: Service, managed: Managed, only: set[int] | None = None) -> None:

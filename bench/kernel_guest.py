@@ -2,10 +2,11 @@
 
 Prints a JSON object a line, of which ``bench/kernel.py`` makes figures.
 
-Every round changes every setting of every VF, from one of two sets of policies to the other. The
+Every change is of every setting of every VF, to values that it had never before. The
 ``ip`` contestants are given the least work that does the job, one line for all settings of a VF.
 They neither read what was there before nor look whether it holds; vfd does both, and both are in
-its figure. Not in it: starting Python and importing vfd, as the daemon runs already.
+its figure. Not in it: starting Python and importing vfd, as the daemon runs already, and planning,
+as the lines for ``ip`` are written beforehand too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from vfd.nic.kernel import open as open_kernel
@@ -34,14 +36,14 @@ from vfd.policy.resolve import resolve
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
 
 NETDEVSIM = Path("/sys/bus/netdevsim")
-ROUNDS = 3
+ROUNDS = 5
 SAMPLE = 7
 _MARK = 2**22 - 7
 """A process that there is not: a signal to it marks a place in strace's output."""
 
 
 class Card:
-    """A PF with VFs, and two sets of policies for them."""
+    """A PF with VFs, and sets of policies for them, one for each ``turn``."""
 
     def __init__(self, name: str, netdev: str, pf: str, vfs: int, *, simulated: bool) -> None:
         self.name = name
@@ -55,10 +57,10 @@ class Card:
             wanted: dict[str, object] = {
                 "name": f"vf{vfid}", "pciid": self.pf.id, "vfid": vfid,
                 "vm_mac": mac(turn, vfid), "vlans": [vlan(turn, vfid)], "strip_ctag": True,
-                "rate": f"{100 + turn}Mbps", "trust": bool(turn),
+                "rate": f"{100 + turn}Mbps", "trust": bool(turn % 2),
             }  # fmt: skip
             if self.simulated:
-                wanted |= {"min_rate": f"{10 + turn}Mbps", "link_status": ("on", "auto")[turn]}
+                wanted |= {"min_rate": f"{10 + turn}Mbps", "link_status": ("on", "auto")[turn % 2]}
             return VfPolicy.model_validate(wanted)
 
         nic = NicPolicy(pf=self.pf, vfs=tuple(vf(vfid) for vfid in range(self.vfs)))
@@ -67,17 +69,22 @@ class Card:
     def lines(self, turn: int) -> list[str]:
         """The same for ``ip``."""
         more = (
-            f" min_tx_rate {10 + turn} state {('enable', 'auto')[turn]}" if self.simulated else ""
+            f" min_tx_rate {10 + turn} state {('enable', 'auto')[turn % 2]}"
+            if self.simulated
+            else ""
         )
         return [
             f"link set dev {self.netdev} vf {vfid} mac {mac(turn, vfid)} vlan {vlan(turn, vfid)}"
-            f" spoofchk on trust {('off', 'on')[turn]} max_tx_rate {100 + turn}{more}"
+            f" spoofchk on trust {('off', 'on')[turn % 2]} max_tx_rate {100 + turn}{more}"
             for vfid in range(self.vfs)
         ]
 
     def apply(self, nic: Nic, before: int, after: int) -> Callable[[], None]:
         old, new = self.policies(before).by_vfid(), self.policies(after)
         changes = [VfChange(vf.vfid, old[vf.vfid].rules, vf.rules) for vf in new.vfs]
+        nic.observe(guests=False)  # as the daemon does when it hears of a change
+        for vf in new.vfs:  # as it plans
+            nic.expressible(vf.vfid, vf.rules)
 
         def work() -> None:
             nic.apply(new, changes)
@@ -91,7 +98,7 @@ def mac(turn: int, vfid: int) -> str:
 
 
 def vlan(turn: int, vfid: int) -> int:
-    return 100 + 1000 * turn + vfid
+    return 100 + 1000 * (turn % 3) + vfid
 
 
 def loop(card: Card, turn: int, *prefix: str) -> None:
@@ -112,21 +119,21 @@ def measure(card: Card) -> Iterator[dict[str, object]]:
     for vfid, state in nic.observe().vfs.items():
         assert state.rules is not None, f"VF {vfid} is closed"
         assert state.rules.vlans == (vlan(1, vfid),)
-    card.apply(nic, 1, 0)()
     times: dict[str, list[float]] = {"vfd": [], "ip loop": [], "ip -batch": []}
+    turn = 1
     for number in range(ROUNDS):
         if not number or card.vfs < 100:  # it takes half a minute under emulation
-            times["ip loop"].append(timed(lambda: loop(card, 1)))
+            times["ip loop"].append(timed(partial(loop, card, turn + 1)))
         else:
-            batch(card, 1)
-        times["ip -batch"].append(timed(lambda: batch(card, 0)))
-        times["vfd"].append(timed(card.apply(nic, 0, 1)))
-        card.apply(nic, 1, 0)()
+            batch(card, turn + 1)
+        times["ip -batch"].append(timed(partial(batch, card, turn + 2)))
+        times["vfd"].append(timed(card.apply(nic, turn + 2, turn + 3)))
+        turn += 3
     reads = [timed(nic.observe) for _ in range(ROUNDS)]
     nic.close()
     calls = {
         "ip loop": traced(lambda *strace: loop(card, 1, *strace), times=card.vfs / SAMPLE),
-        "ip -batch": traced(lambda *strace: batch(card, 0, *strace)),
+        "ip -batch": traced(lambda *strace: batch(card, 0, *strace)),  # vfd starts from it
         "vfd": traced(
             lambda *strace: subprocess.run(
                 [*strace, sys.executable, "-m", "bench.kernel_guest", "one", *of(card)], check=True

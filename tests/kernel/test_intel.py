@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.kernel.modelled import CLOSED, Modelled, PortVlan, modelled, part
 
 from vfd.nic.kernel.intel import IntelSysfs
-from vfd.nic.kernel.parts import write_rules
+from vfd.nic.kernel.parts import assignments, write_rules
 from vfd.nic.protocol import NicError, Support
 from vfd.policy.values import PfPolicy, VfRules
 
@@ -289,7 +289,7 @@ def test_a_vf_goes_between_trunk_and_port_vlan_whatever_came_before(
     surfaces = (IntelSysfs(model.root, PF), PortVlan(model, "port_vlan"))
     now: VfRules | None = None
     for rules in [*steps, None]:
-        write_rules(surfaces, {1: (now, rules)})
+        write_rules(surfaces, assignments(surfaces), {1: (now, rules)})
         now = rules
         vf = model.vf(1)
         access = rules.access_vid if rules else None

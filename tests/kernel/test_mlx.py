@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.kernel.modelled import CLOSED, Modelled, PortVlan, modelled, part
 
 from vfd.nic.kernel.mlx import MlxSysfs
-from vfd.nic.kernel.parts import write_rules
+from vfd.nic.kernel.parts import assignments, write_rules
 from vfd.nic.kernel.surface import TAGGING
 from vfd.nic.protocol import NicError
 from vfd.policy.values import VfRules
@@ -106,7 +106,7 @@ def test_a_vf_goes_between_trunk_and_port_vlan_whatever_came_before(
     surfaces = (MlxSysfs(model.root), PortVlan(model, "vlan"))
     now: VfRules | None = None
     for rules in [*steps, None]:
-        write_rules(surfaces, {1: (now, rules)})
+        write_rules(surfaces, assignments(surfaces), {1: (now, rules)})
         now = rules
         vf = model.vf(1)
         access = rules.access_vid if rules else None

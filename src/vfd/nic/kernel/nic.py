@@ -52,6 +52,9 @@ FindSurfaces = Callable[
 ]
 """Finds the control surfaces of a PF's netdev, strongest first, and those that set the PF too."""
 
+_Seen = tuple[list[Shown], VfRules | None]
+"""What each surface shows of a VF, and the rules that it all is."""
+
 _IFF_UP = 1
 _MOST_EXPRESSED = 1024
 LINK_PATIENCE = 5.0
@@ -79,6 +82,8 @@ class KernelNic:
         """What was just read, where it was drift: whoever is told looks at once, and a repair must
         not take long."""
         self._states: Mapping[int, VfState] = {}
+        self._merged: dict[int, _Seen] = {}
+        """By vfid, what was seen last, or is to be seen next."""
         self._drift = Drift()
         self._held: dict[int, bool] = {}
         """VFs whose netdev is in use, as last seen."""
@@ -100,8 +105,7 @@ class KernelNic:
         if self._eswitch is not None:
             self._source.hear_rules()
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
-        self._expressed: dict[VfRules | None, VfRules | None] = {}
-        """A repair compares all VFs with what is wanted of them; it must not take long."""
+        self._is_now(self._pf)
         self._counters: tuple[int, tuple[frozenset[str], str]] | None = None
         self._link = self.link()
         self._is_up = is_up(self._netdev)
@@ -158,13 +162,17 @@ class KernelNic:
         return assign(rules, self._surfaces)[1]
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
-        if rules not in self._expressed:
-            wanted = assignments(rules, self._surfaces)
-            shown = merged(surface.express(wanted[surface.name]) for surface in self._surfaces)
+        return self._express(rules)[1]
+
+    def _express(self, rules: VfRules | None) -> _Seen:
+        found = self._expressed.get(rules)
+        if found is None:
+            assigned = self._assigned(rules)
+            parts = [surface.express(assigned[surface.name]) for surface in self._surfaces]
             if len(self._expressed) > _MOST_EXPRESSED:
-                self._expressed.clear()
-            self._expressed[rules] = shown
-        return self._expressed[rules]
+                self._is_now(self._pf)
+            found = self._expressed[rules] = parts, merged(parts)
+        return found
 
     def observe(
         self,
@@ -198,7 +206,7 @@ class KernelNic:
         steps = {c.vfid: (c.before, c.after) for c in changes if isinstance(c, VfChange)}
         pf = next((c for c in changes if isinstance(c, PfChange)), None)
         if pf is None:
-            write_rules(self._surfaces, steps)
+            write_rules(self._surfaces, self._assigned, steps)
         else:
             steps = self._apply_with_pf(desired, pf, steps)
         self._pf = desired.pf
@@ -228,7 +236,7 @@ class KernelNic:
                 steps = self._write_new(self._wanted(desired), was_up=was_up)
             else:
                 steps = self._again(desired, steps)
-                write_rules(self._surfaces, steps)
+                write_rules(self._surfaces, self._assigned, steps)
             self._settings.bind_vfs(pf.after)
             return steps
         except NicGoneError:
@@ -248,7 +256,9 @@ class KernelNic:
     def _is_now(self, pf: PfPolicy) -> None:
         """What VFs can be given follows from what their PF is."""
         self._pf = pf
-        self._expressed.clear()
+        self._assigned = assignments(self._surfaces)
+        self._expressed: dict[VfRules | None, _Seen] = {}
+        """A repair compares all VFs with what is wanted of them; it must not take long."""
 
     def _wanted(self, desired: NicPolicy) -> Mapping[int, VfRules | None]:
         """What this NIC can show of what is desired of the VFs that are not closed."""
@@ -274,11 +284,13 @@ class KernelNic:
         first = {vfid: without_rates(rule) for vfid, rule in wanted.items()}
         steps: Steps = {vfid: (None, rule) for vfid, rule in wanted.items()}
         if self._driver.rate_needs_link and first != wanted:
-            write_rules(self._surfaces, {vfid: (None, rule) for vfid, rule in first.items()})
+            write_rules(
+                self._surfaces, self._assigned, {vfid: (None, rule) for vfid, rule in first.items()}
+            )
             if was_up:
                 self._await_link()
             steps = {vfid: (first[vfid], rule) for vfid, rule in wanted.items()}
-        write_rules(self._surfaces, steps)
+        write_rules(self._surfaces, self._assigned, steps)
         return steps
 
     def _await_link(self) -> None:
@@ -348,15 +360,23 @@ class KernelNic:
     def _observe_rules(self) -> Mapping[int, VfRules | None]:
         shown = [surface.read() for surface in self._surfaces]
         vfids = {vfid for by_vf in shown for vfid in by_vf}
-        return {vfid: merged(by_vf.get(vfid, {}) for by_vf in shown) for vfid in sorted(vfids)}
+        before, self._merged = self._merged, {}
+        for vfid in sorted(vfids):
+            parts = [by_vf.get(vfid, {}) for by_vf in shown]
+            known = before.get(vfid)
+            same = known is not None and known[0] == parts
+            self._merged[vfid] = known if known and same else (parts, merged(parts))
+        return {vfid: rules for vfid, (_, rules) in self._merged.items()}
 
     def _expect(self, steps: Steps, pf: PfChange | None) -> None:
         """What was written is to be seen from now on. It is not read back here: what somebody
         else changed meanwhile would pass for ours."""
         recount = pf is not None and steps.keys() == set(range(self._device.num_vfs()))
         if self._seen is not None:
-            wanted = {vfid: self.expressible(vfid, after) for vfid, (_, after) in steps.items()}
-            self._seen = {**({} if recount else self._seen), **wanted}
+            wanted = {vfid: self._express(after) for vfid, (_, after) in steps.items()}
+            self._merged = {**({} if recount else self._merged), **wanted}
+            shown = {vfid: rules for vfid, (_, rules) in wanted.items()}
+            self._seen = {**({} if recount else self._seen), **shown}
         if self._seen_pf is not None and pf is not None:
             self._seen_pf = {name: getattr(pf.after, name) for name in self._seen_pf}
 
@@ -373,7 +393,7 @@ class KernelNic:
             vfid=vf.vfid,
             rules=rules,
             link_up=False,
-            mac=None,
+            mac=rules.vm_mac if rules else None,
             mtu=None,
             address=vf.address,
             guest=guest.text,
@@ -388,6 +408,8 @@ class KernelNic:
     def _with_rules(self, state: VfState, rules: VfRules | None) -> VfState:
         status = rules.link_status if rules else LinkStatus.OFF
         up = status is LinkStatus.ON or (status is LinkStatus.AUTO and self._link.up)
+        if state.rules is rules and state.link_up == up:
+            return state
         return replace(state, rules=rules, link_up=up, mac=rules.vm_mac if rules else None)
 
     def _up_events(self, notice: Notice) -> list[Event]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from vfd.nic.kernel.surface import TAGGING, Assignment, Shown, Surface, assign
+from vfd.nic.kernel.surface import TAGGING, Assignment, Shown, Surface, takers
 from vfd.nic.protocol import NicError
 from vfd.policy.rate import NONE
 from vfd.policy.values import LinkStatus, VfRules
 
-_DEFAULTS: Mapping[str, Any] = {n: f.default for n, f in VfRules.model_fields.items()}
-"""Given to model_construct, which would copy each of them deeply."""
-_CLOSED = {**_DEFAULTS, "link_status": LinkStatus.OFF}
+_DEFAULT = VfRules()
+_DEFAULTS: Mapping[str, Any] = {name: getattr(_DEFAULT, name) for name in VfRules.model_fields}
+
+
+Parts = Mapping[str, Assignment]
+"""By surface."""
 
 
 def write_rules(
-    surfaces: Sequence[Surface], changes: Mapping[int, tuple[VfRules | None, VfRules | None]]
+    surfaces: Sequence[Surface],
+    assigned: Callable[[VfRules | None], Parts],
+    changes: Mapping[int, tuple[VfRules | None, VfRules | None]],
 ) -> None:
     """Makes VFs go from rules to rules (None: closed), all or none. Raises NicError.
 
@@ -25,17 +31,15 @@ def write_rules(
     tagging goes from one surface to another is closed in between: the drivers refuse two at once,
     and neither would filter for a moment.
     """
-    parts = {
-        vfid: (assignments(before, surfaces), assignments(after, surfaces))
-        for vfid, (before, after) in changes.items()
-    }
-    closed = assignments(None, surfaces)
-    closing = {
-        vfid
-        for vfid, (old, new) in parts.items()
-        if changes[vfid][1] is None or (changes[vfid][0] and _tagger(old) != _tagger(new))
-    }
-    rest = {vfid: new for vfid, (_, new) in parts.items() if changes[vfid][1] is not None}
+    closed = assigned(None)
+    rest = {vfid: assigned(after) for vfid, (_, after) in changes.items() if after is not None}
+    closing = changes.keys() - rest.keys()
+    if len(surfaces) > 1:
+        closing |= {
+            vfid
+            for vfid, new in rest.items()
+            if changes[vfid][0] and _tagger(assigned(changes[vfid][0])) != _tagger(new)
+        }
     try:
         for surface in reversed(surfaces):
             if closing:
@@ -46,7 +50,7 @@ def write_rules(
     except NicError as error:
         try:
             for surface in surfaces:
-                surface.write({vfid: old[surface.name] for vfid, (old, _) in parts.items()})
+                surface.write({v: assigned(old)[surface.name] for v, (old, _) in changes.items()})
         except NicError as second:
             raise type(second)(f"{error}. Undoing it failed: {second}") from error
         raise
@@ -57,16 +61,22 @@ def without_rates(rules: VfRules | None) -> VfRules | None:
     return rules.model_copy(update={"rate": NONE, "min_rate": NONE}) if rules else None
 
 
-def assignments(rules: VfRules | None, surfaces: Sequence[Surface]) -> Mapping[str, Assignment]:
-    """Each surface's part of these rules."""
-    parts = {} if rules is None else assign(rules, surfaces)[0]
-    return {
-        surface.name: Assignment(rules, parts.get(surface.name, frozenset()))
-        for surface in surfaces
-    }
+def assignments(surfaces: Sequence[Surface]) -> Callable[[VfRules | None], Parts]:
+    """What gives each surface its part of a VF's rules; it remembers those of many rules."""
+    taken = takers(surfaces)
+
+    @lru_cache(maxsize=1024)
+    def of(rules: VfRules | None) -> Parts:
+        attributes = {} if rules is None else taken(rules)
+        return {
+            surface.name: Assignment(rules, attributes.get(surface.name, frozenset()))
+            for surface in surfaces
+        }
+
+    return of
 
 
-def _tagger(parts: Mapping[str, Assignment]) -> str | None:
+def _tagger(parts: Parts) -> str | None:
     """The surface that has the VF's VLANs."""
     return next((name for name, part in parts.items() if "vlans" in part.attributes), None)
 
@@ -78,13 +88,13 @@ def merged(shown: Iterable[Shown]) -> VfRules | None:
     having_vlans = [part for part in parts if part.get("vlans")]
     # The weakest has the port VLAN. A driver with a trunk list shows a port VLAN in the list too.
     tagging = having_vlans[-1] if having_vlans else None
-    whole = dict(_DEFAULTS)
+    said: dict[str, Any] = {}
     for part in parts:
         for attribute, value in part.items():
             if attribute in TAGGING and tagging is not None and part is not tagging:
                 continue
-            if whole[attribute] == _DEFAULTS[attribute]:
-                whole[attribute] = value
-    if whole == _CLOSED:
+            if attribute not in said and value != _DEFAULTS[attribute]:
+                said[attribute] = value
+    if said == {"link_status": LinkStatus.OFF}:
         return None
-    return VfRules.model_construct(**whole)
+    return _DEFAULT.model_copy(update=said)

@@ -30,6 +30,7 @@ from vfd.policy.values import C_TAG, S_TAG, LinkStatus, PfPolicy, VfRules
 ZERO_MAC = "00:00:00:00:00:00"
 MBPS = 10**6
 _C_TAGS_ONLY = "this driver inserts 802.1Q tags only (EPROTONOSUPPORT for 802.1ad)"
+_MOST_KNOWN = 1024
 _LINK_STATES = {LinkStatus.AUTO: 0, LinkStatus.ON: 1, LinkStatus.OFF: 2}
 _LINK_STATUS = {number: status for status, number in _LINK_STATES.items()}
 
@@ -54,6 +55,7 @@ class Rtnetlink:
         self._driver = driver
         self._pf_tpid = pf_tpid
         self._shown_tpid = shown_tpid
+        self._known: dict[VfSettings, Shown] = {}
         self._forced: dict[int, str | None] = {}
         """The MAC that was forced on each VF, None where none was. A MAC that a guest chose looks
         the same in IFLA_VF_MAC as one that was forced; where this process has not yet written to
@@ -101,13 +103,21 @@ class Rtnetlink:
         return short
 
     def express(self, assigned: Assignment) -> Shown:
-        return _shown(self._settings(None, assigned), self._driver)
+        return self._shown(self._settings(None, assigned))
 
     def read(self) -> Mapping[int, Shown]:
         return {
-            vfid: _shown(self._as_forced(vfid, settings), self._driver)
+            vfid: self._shown(self._as_forced(vfid, settings))
             for vfid, settings in self.settings().items()
         }
+
+    def _shown(self, settings: VfSettings) -> Shown:
+        """Nearly all VFs show what they did when they were read last."""
+        if settings not in self._known:
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            self._known[settings] = _shown(settings, self._driver)
+        return self._known[settings]
 
     def _as_forced(self, vfid: int, settings: VfSettings) -> VfSettings:
         """Without the MAC that the guest itself chose."""
@@ -116,21 +126,21 @@ class Rtnetlink:
 
     def settings(self) -> Mapping[int, VfSettings]:
         """Every VF's settings, read from the kernel. Raises NicError, NicGoneError."""
-        return {
-            vfid: replace(
-                settings,
-                spoofchk=settings.spoofchk if self._driver.spoofchk else None,
-                trust=settings.trust if self._driver.trust else None,
-                link_state=settings.link_state if self._driver.link_state else None,
-                # Not ours where another surface sets the same rates (devlink).
-                max_tx_mbps=settings.max_tx_mbps if self._driver.max_tx_rate else 0,
-                min_tx_mbps=settings.min_tx_mbps if self._driver.min_tx_rate else 0,
-                tpid=self._shown_tpid(vfid)
-                if self._shown_tpid and settings.vlan
-                else settings.tpid,
-            )
-            for vfid, settings in read_link(self._netlink, self._index).vfs.items()
+        has = self._driver
+        hidden: dict[str, Any] = {
+            name: None for name in ("spoofchk", "trust", "link_state") if not getattr(has, name)
         }
+        # Not ours where another surface sets the same rates (devlink).
+        hidden |= {} if has.max_tx_rate else {"max_tx_mbps": 0}
+        hidden |= {} if has.min_tx_rate else {"min_tx_mbps": 0}
+
+        def seen(vfid: int, settings: VfSettings) -> VfSettings:
+            if self._shown_tpid and settings.vlan:
+                settings = replace(settings, tpid=self._shown_tpid(vfid))
+            return replace(settings, **hidden) if hidden else settings
+
+        told = read_link(self._netlink, self._index).vfs
+        return {vfid: seen(vfid, settings) for vfid, settings in told.items()}
 
     def pf_capabilities(self) -> Mapping[str, Capability]:
         if S_TAG in self._driver.vlan_tpids:
@@ -213,13 +223,12 @@ class Rtnetlink:
         bodies = set_vfs(self._index, in_order(changes))
         if not bodies:
             return
-        vfs = ", ".join(str(vfid) for vfid, (old, new) in sorted(changes.items()) if old != new)
-        what = f"settings of VF {vfs}"
         try:
-            self._netlink.send([Message(RTM_SETLINK, body, what=what) for body in bodies])
+            self._netlink.send([Message(RTM_SETLINK, body) for body in bodies])
         except NetlinkError as error:
             if error.errno == errno.ENODEV:
                 raise NicGoneError("the PF's netdev is gone") from error
+            vfs = ", ".join(str(vfid) for vfid, (old, new) in sorted(changes.items()) if old != new)
             raise NicError(
                 f"the driver refused the settings of VF {vfs} ({_asked(changes)}): {error.strerror}"
             ) from error

@@ -202,24 +202,33 @@ def assign(
     ``surfaces``: strongest first, which decides between equals. Returns (surface name →
     attributes, attribute → capability that says what is missing). Pure.
     """
-    short = {surface.name: surface.shortfalls(rules) for surface in surfaces}
-    taken = _takers(
-        tuple(
-            (
-                surface.name,
-                tuple((name, can.support) for name, can in surface.capabilities().items()),
-                frozenset(short[surface.name]),
-            )
-            for surface in surfaces
-        )
-    )
+    taken = takers(surfaces)(rules)
     mine = frozenset[str]().union(*taken.values())
+    short = [surface.shortfalls(rules) for surface in surfaces]
     lacking = {
-        attribute: _why_not(attribute, short.values())
+        attribute: _why_not(attribute, short)
         for attribute in VfRules.model_fields
         if attribute not in mine and not NEEDS_NOBODY[attribute](getattr(rules, attribute))
     }
     return taken, lacking
+
+
+def takers(surfaces: Sequence[Surface]) -> Callable[[VfRules], Mapping[str, frozenset[str]]]:
+    """The first half of ``assign``, for the rules of many VFs on the same surfaces."""
+    supports = [
+        (surface.name, tuple((name, can.support) for name, can in surface.capabilities().items()))
+        for surface in surfaces
+    ]
+    known: dict[tuple[frozenset[str], ...], Mapping[str, frozenset[str]]] = {}
+
+    def of(rules: VfRules) -> Mapping[str, frozenset[str]]:
+        short = tuple(frozenset(surface.shortfalls(rules)) for surface in surfaces)
+        if short not in known:
+            offers = zip(supports, short, strict=True)
+            known[short] = _takers(tuple((*support, lacks) for support, lacks in offers))
+        return known[short]
+
+    return of
 
 
 _Offer = tuple[str, tuple[tuple[str, Support], ...], frozenset[str]]

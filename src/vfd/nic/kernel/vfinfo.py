@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from vfd.nic.netlink import Attrs, attr, attr_u32, nest, parse_attrs
@@ -111,16 +112,10 @@ def parse_link(body: bytes) -> LinkInfo:
     vfs: dict[int, VfSettings] = {}
     vf_counters: dict[int, Mapping[str, int]] = {}
     for raw in _repeated(attrs.get(IFLA_VFINFO_LIST, b""), _VF_INFO):
-        info = parse_attrs(raw)
-        vfid = _TWO.unpack_from(info[_SPOOFCHK])[0] if _SPOOFCHK in info else _vfid(info)
-        vfs[vfid] = _settings(info)
-        if _STATS in info:
-            stats = parse_attrs(info[_STATS])
-            vf_counters[vfid] = {
-                name: _U64.unpack_from(stats[number])[0]
-                for name, number in _STAT_NUMBERS.items()
-                if number in stats
-            }
+        vfid, settings, counted = _vf(raw)
+        vfs[vfid] = settings
+        if counted is not None:
+            vf_counters[vfid] = counted
     values = struct.unpack_from("=8Q", attrs[IFLA_STATS64]) if IFLA_STATS64 in attrs else ()
     return LinkInfo(
         index=index,
@@ -133,6 +128,22 @@ def parse_link(body: bytes) -> LinkInfo:
         counters=dict(zip(_STATS64, values, strict=False)),
         torn=torn,
     )
+
+
+@lru_cache(maxsize=1024)  # most VFs show what they did when they were read last
+def _vf(raw: bytes) -> tuple[int, VfSettings, Mapping[str, int] | None]:
+    """A VF's number, settings, and counters where they are told."""
+    info = parse_attrs(raw)
+    vfid = _TWO.unpack_from(info[_SPOOFCHK])[0] if _SPOOFCHK in info else _vfid(info)
+    if _STATS not in info:
+        return vfid, _settings(info), None
+    stats = parse_attrs(info[_STATS])
+    counted = {
+        name: _U64.unpack_from(stats[number])[0]
+        for name, number in _STAT_NUMBERS.items()
+        if number in stats
+    }
+    return vfid, _settings(info), counted
 
 
 def _up_to_vfs(body: bytes) -> tuple[Attrs, bool]:

@@ -73,6 +73,23 @@ def test_a_nic_becomes_one_for_the_other_kind_of_guest_by_being_removed(
     assert vfd.get("/v1/health")["pfs"][0]["state"] == "ok"
 
 
+def test_a_nic_taken_out_of_the_main_file_stays_and_is_told_how_to_take_away(vfd: Vfd) -> None:
+    vfd.add("vm1", vfd.vf(0))
+    listed = vfd.main["pciids"]
+    vfd.main["pciids"] = []
+    vfd.write_main()
+    vfd.reload()
+    assert netdevs(vfd) != []
+    [told] = vfd.events("released")
+    assert f"list it again, reload, and: iplex pf remove {vfd.pf}" in told["text"]
+    vfd.main["pciids"] = listed
+    vfd.write_main()
+    vfd.reload()
+    assert vfd.row(0)["state"] == "ok"
+    assert vfd.ask("DELETE", f"/v1/pfs/{vfd.pf}?force=true")[0] == 200
+    assert netdevs(vfd) == []
+
+
 def test_hardware_can_not_be_removed(make_vfd: Callable[..., Vfd]) -> None:
     vfd = make_vfd(pciids=[{"id": "0000:ff:1f.7", "backend": "kernel"}])
     vfd.start()

@@ -126,8 +126,12 @@ class Service:
         self.files.configure(main)
         wanted = {pf.id: pf for pf in main.nics}
         for gone in self.nics.keys() - wanted.keys():
-            self.nics.pop(gone).close()
-            self.journal.emit("released", "no longer configured: it keeps what it has", pf=gone)
+            managed = self.nics.pop(gone)
+            managed.close()
+            text = "no longer configured: it keeps what it has"
+            if managed.pf.backend == "soft":
+                text += f". To take it away, list it again, reload, and: iplex pf remove {gone}"
+            self.journal.emit("released", text, pf=gone)
         for pf in main.nics:
             managed = self.nics.setdefault(pf.id, Managed(pf, str(self.files.main_file)))
             if managed.nic is None:

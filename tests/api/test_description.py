@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon.harness import Vfd
+from tests.daemon.harness import Vfd
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "src/vfd/api/openapi.json"

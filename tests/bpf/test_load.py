@@ -73,7 +73,7 @@ def test_a_missing_libbpf_is_said_with_the_package_that_has_it(
 
 
 def test_an_object_that_was_not_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vebmaps.resources, "files", lambda _: Path("/nonexistent"))
+    monkeypatch.setattr("importlib.resources.files", lambda _: Path("/nonexistent"))
     with pytest.raises(Exception, match="make bpf"):
         Veb.load()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -105,4 +104,4 @@ class Daemon:
 
 
 def ip(*arguments: str | Path) -> None:
-    subprocess.run(["ip", *map(os.fspath, arguments)], check=True, timeout=30)
+    subprocess.run(["ip", *map(str, arguments)], check=True, timeout=30)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cli.conftest import Iplex
+from tests.cli.conftest import Iplex
 
 GOOD: dict[str, Any] = {"pciid": "0000:07:00.0", "vfid": 0, "vlans": [100]}
 

@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from cli.conftest import IPLEX, Iplex, environment
+from tests.cli.conftest import IPLEX, Iplex, environment
 
 FOLDER = Path(__file__).parents[2] / "completions"
 

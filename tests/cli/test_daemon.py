@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from cli.conftest import IPLEX, Ended, Iplex, environment
-from cli.daemon import Daemon
-from cli.test_completion import in_bash
+from tests.cli.conftest import IPLEX, Ended, Iplex, environment
+from tests.cli.daemon import Daemon
+from tests.cli.test_completion import in_bash
 
 pytestmark = pytest.mark.root
 

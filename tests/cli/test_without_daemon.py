@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import IPLEX, Iplex, environment
 
-from cli.conftest import IPLEX, Iplex, environment
 from vfd.api.client import DEFAULT_SOCKET
 from vfd.cli.command import Settings
 

@@ -262,8 +262,11 @@ def test_sigterm_ends_it_within_a_second_even_while_somebody_listens(vfd: Vfd) -
 def test_an_idle_daemon_uses_no_cpu_to_speak_of(vfd: Vfd) -> None:
     assert vfd.process is not None
 
+    assert vfd.process is not None
+    pid = vfd.process.pid
+
     def ticks() -> int:
-        fields = Path(f"/proc/{vfd.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
 
     vfd.get("/v1/health")  # only then is the HTTP library loaded

@@ -79,7 +79,7 @@ def test_an_update_changes_only_what_differs(vfd: Vfd) -> None:
 def test_a_plan_says_what_would_change_and_changes_nothing(vfd: Vfd) -> None:
     vfd.add("vm1", vfd.vf(0))
     before = vfd.get("/v1/vfs")
-    body = {"name": "vm1", "config": vfd.vf(0, vlans=[7])}
+    body: dict[str, Any] = {"name": "vm1", "config": vfd.vf(0, vlans=[7])}
     status, plan = vfd.ask("POST", "/v1/plan", body)
     assert (status, plan["action"]) == (200, "update")
     assert plan["changes"][0]["fields"] == [{"field": "vlans", "before": [100], "after": [7]}]

@@ -59,7 +59,7 @@ def test_the_group_of_the_socket_is_what_sysusers_makes(tmp_path: Path) -> None:
     if shutil.which("systemd-sysusers") is None:
         pytest.skip("needs systemd-sysusers")
     (tmp_path / "etc").mkdir()
-    command = ["systemd-sysusers", f"--root={tmp_path}", ROOT / "systemd/vfd.sysusers"]
+    command = ["systemd-sysusers", f"--root={tmp_path}", str(ROOT / "systemd/vfd.sysusers")]
     subprocess.run(command, check=True, capture_output=True)
     made = (tmp_path / "etc/group").read_text().splitlines()
     assert [line.split(":")[0] for line in made] == [GROUP]

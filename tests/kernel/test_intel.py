@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -174,11 +175,11 @@ def test_what_a_crash_left_half_done_is_finished_by_the_next_write(
     assert after_crash.read()[1] == after_crash.express(part(after_crash, TRUNK))
 
 
-def _once(real, times):  # type: ignore[no-untyped-def]
+def _once(real: Callable[..., Any], times: int) -> Callable[[Any], Any]:
     """The real method, and a kill in place of any call after the first ``times``."""
     calls = []
 
-    def limited(self):  # type: ignore[no-untyped-def]
+    def limited(self: Any) -> Any:
         calls.append(1)
         if len(calls) > times:
             raise KeyboardInterrupt

@@ -290,7 +290,8 @@ def test_service_access_on_connectx_with_ofed_pushes_802_1ad_tags(
         assert (managed.condition, managed.detail) == (Condition.OK, "")
         assert (model.vf(1)["vlan"], model.vf(1)["proto"]) == (9, "802.1ad")
         assert managed.seen
-        assert managed.seen.vfs[1].rules.strip_stag is True
+        assert (rules := managed.seen.vfs[1].rules) is not None
+        assert rules.strip_stag is True
 
 
 def test_service_access_needs_the_pfs_tpid_and_comes_with_it(
@@ -354,7 +355,7 @@ def test_a_switch_that_cannot_be_turned_off_is_warned_of_and_refused_where_state
 ) -> None:
     with (
         plain_pf("igb", PlainVfs([VfSeen()])) as device,
-        daemon_on(device, tmp_path, monkeypatch, **stated) as (_, managed),
+        daemon_on(device, tmp_path, monkeypatch, None, **stated) as (_, managed),
     ):
         if stated.get("enable_loopback") is False:
             assert "can't be turned off" in managed.detail

@@ -49,7 +49,7 @@ def _eswitch(world: World) -> Eswitch:
 
 
 def _frames(rng: Random, world: World, count: int) -> list[tuple[int, bytes]]:
-    found = []
+    found: list[tuple[int, bytes]] = []
     while len(found) < count:
         port, raw = random_frame(rng, world, 400)
         try:

@@ -143,7 +143,7 @@ class PfNetdev(Netlink):
     def close(self) -> None:
         pass
 
-    def dump(self, kind: int, body: bytes, what: str = "") -> list[tuple[int, bytes]]:  # noqa: ARG002
+    def dump(self, *_: object, **__: object) -> list[tuple[int, bytes]]:
         return []
 
     def get(self, kind: int, body: bytes, what: str = "") -> bytes:  # noqa: ARG002

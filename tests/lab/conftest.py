@@ -1,7 +1,7 @@
 """Tests in this folder run in the laboratory's machine: `lab/vm pytest tests/lab`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that fails because something waits in the kernel says where."""
     report = yield
     if report.failed and HERE in item.path.parents and (waiting := "\n".join(_waiting())):

@@ -135,7 +135,7 @@ def test_iplex_update_changes_what_differs_and_delete_closes(vfd: LabDaemon) -> 
 
 
 def iplex(vfd: LabDaemon, *words: str) -> None:
-    command = [Path(sys.executable).with_name("iplex"), "--socket", vfd.socket, *words]
+    command = [str(Path(sys.executable).with_name("iplex")), "--socket", str(vfd.socket), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
 from tests.lab_netdevsim.simulated import Simulated
@@ -17,7 +18,7 @@ COUNTING = replace(driver_named("netdevsim"), statistics=True)
 def test_vfs_that_are_too_many_to_be_told_have_no_counters_rather_than_wrong_ones() -> None:
     for count in (64, 256):
         with Simulated(vfs=count) as nic:
-            netlink, index = Netlink(), nic.nic._index
+            netlink, index = Netlink(), socket.if_nametoindex(nic.netdev)
             names, why = counters.names(netlink, index, COUNTING, count)
             found = counters.read(netlink, index, COUNTING)
             netlink.close()

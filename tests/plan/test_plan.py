@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vfd.plan.changes import PfChange, VfChange
 from vfd.plan.plan import Observed, field_values, owned, plan
-from vfd.policy.values import Mirror, NicPolicy, PfPolicy, VfPolicy, VfRules
+from vfd.policy.values import LinkStatus, Mirror, NicPolicy, PfPolicy, VfPolicy, VfRules
 
 MACS = [f"02:00:00:00:00:{i:02x}" for i in range(1, 7)]
 PF = PfPolicy(id="soft0", backend="soft", vfs=5)
@@ -132,7 +132,7 @@ def test_a_nic_never_configured_gets_its_pf_first() -> None:
 
 def test_what_a_nic_shows_of_a_closed_vf_is_closed() -> None:
     def never_quite_closed(_vfid: int, rules: VfRules | None) -> VfRules | None:
-        return rules or VfRules(link_status="off")  # type: ignore[arg-type]
+        return rules or VfRules(link_status=LinkStatus.OFF)
 
     shown = VfRules.model_validate({"link_status": "off"})
     seen = Observed(PF, {0: shown, 1: shown})

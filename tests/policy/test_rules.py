@@ -103,12 +103,12 @@ def test_a_guarantee_is_not_above_the_vfs_limit(guarantee: Any, limit: Any, bad:
 @pytest.mark.parametrize("field", ["rate", "max_rx_rate"])
 def test_a_limit_that_would_hold_a_frame_for_seconds_is_refused(field: str) -> None:
     for wrong in ("1bps", "7bps", "7.999kbps"):
-        one = only(vf(**{field: wrong}))
+        one = only(vf(0, **{field: wrong}))
         assert (one.field, one.value) == (field, wrong)
         assert "8kbps" in one.rule
-    assert broken(vf(**{field: "8kbps"})) == []
-    assert broken(vf(**{field: 0}), vf(1, min_rate="1bps")) == []
-    assert told(vf(**{field: 1e-9})) == {("vm0", field)}
+    assert broken(vf(0, **{field: "8kbps"})) == []
+    assert broken(vf(0, **{field: 0}), vf(1, min_rate="1bps")) == []
+    assert told(vf(0, **{field: 1e-9})) == {("vm0", field)}
 
 
 def test_a_vf_is_no_mirror_of_itself() -> None:

@@ -84,7 +84,7 @@ def test_the_defaults_let_a_guest_do_no_more_than_it_must() -> None:
     assert rules.mac_anti_spoof
     assert rules.vlan_anti_spoof
     assert (rules.trust, rules.allow_untagged, rules.allow_un_ucast) == (False, False, False)
-    assert rules.vlans == rules.macs == rules.mirror == ()
+    assert (rules.vlans, rules.macs, rules.mirror) == ((), (), ())
 
 
 def test_the_rules_of_a_vf_are_its_policy_without_its_identity() -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -274,6 +275,6 @@ def test_vfs_lost_while_notifications_were_lost_are_all_told_and_fresh() -> None
         subprocess.run(["ip", "-n", w.guests[2], "-batch", "-"], input=flood, text=True, check=True)
         events = w.settle()
         assert EventKind.OVERRUN in [e.kind for e in events]
-        assert sorted(e.vfid for e in events if e.kind is EventKind.GUEST_GONE) == [0, 1]
-        assert sorted(e.vfid for e in events if e.kind is EventKind.VF_RESET) == [0, 1]
+        for kind in (EventKind.GUEST_GONE, EventKind.VF_RESET):
+            assert Counter(e.vfid for e in events if e.kind is kind) == {0: 1, 1: 1}
         assert (w.mac(0), w.mac(1)) != old

@@ -6,8 +6,10 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable
 
+import pytest
 from tests.soft.world import frame, world
 
 from vfd.nic.protocol import Event, EventKind
@@ -49,6 +51,48 @@ def test_processes_talk_through_taps_with_virtio_net_headers() -> None:
         events = w.until(lambda e: e.kind is EventKind.GUEST_GONE)
         w.settle()
         assert not w.nic.observe().vfs[0].held
+
+
+SEGMENTS = 10
+
+
+def offloaded(source: str, to: str) -> bytes:
+    """A segmentation-offload buffer of ``SEGMENTS`` TCP packets, as a virtual machine sends it."""
+    payload = bytes(1000 * SEGMENTS)
+    tcp = struct.pack("!HHIIBBHHH", 1, 2, 1, 1, 0x50, 0x10, 1000, 0, 0)
+    length = 20 + len(tcp) + len(payload)
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 0, 0, 64, 6, 0, bytes(4), bytes(4))
+    needs_checksum, tcp_v4 = 1, 1
+    header = struct.pack("=BBHHHH", needs_checksum, tcp_v4, 54, 1000, 34, 16)
+    return header + mac_bytes(to) + mac_bytes(source) + b"\x08\x00" + ip + tcp + payload
+
+
+@pytest.mark.measured
+@pytest.mark.parametrize("enable_qos", [False, True])
+def test_what_a_virtual_machines_rate_drops_is_counted_in_packets(enable_qos: bool) -> None:
+    buffers = 3000
+    with world(guest="tap", enable_qos=enable_qos, link_speed="10Gbps") as w:
+        w.apply(w.vf(0, rate="400Mbps"), w.vf(1))
+        a, b = open_tap(f"{w.id}v0"), open_tap(f"{w.id}v1")
+        try:
+            w.settle()
+            before = w.nic.counters()[0]
+            sent = offloaded(w.mac(0), w.mac(1))
+            for _ in range(buffers):
+                os.write(a, sent)
+
+            def moved() -> dict[str, int]:
+                return {name: now - before[name] for name, now in w.nic.counters()[0].items()}
+
+            deadline = time.monotonic() + 5
+            while (now := moved())["tx_packets"] + now["tx_dropped"] < SEGMENTS * buffers:
+                assert time.monotonic() < deadline, now
+                time.sleep(0.05)
+            assert now["tx_packets"] + now["tx_dropped"] == SEGMENTS * buffers
+            assert now["rate_dropped"] == now["tx_dropped"] > SEGMENTS * 1000
+        finally:
+            os.close(a)
+            os.close(b)
 
 
 def test_a_virtual_machines_own_mac_is_a_request_told_by_its_frames() -> None:

@@ -202,6 +202,31 @@ static __always_inline int within_storm_limit(const struct frame *f, const struc
 #define SHAPED_MARK	0x76650000u	/* | port, from the shaper's near end to its far end */
 #define LIMITED_MARK	0x76640000u	/* | port, the other way */
 
+/* Whether somebody waits for the frame to leave: a socket in the guest. Those of taps have no
+ * family; QEMU lets them send without a limit. */
+static __always_inline int has_sender(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk && sk->family;
+}
+
+/* The frame's buffer into one of the shaper's queues. Where that is full it counts the buffer as one
+ * packet; the rest is counted here, which takes a copy, as sending one says whether there was room.
+ * A copy has no sender any more, who would then send on and on; so where there is one, no copy. */
+static __always_inline int queue(struct __sk_buff *skb, const struct frame *f, __u32 ifindex)
+{
+	struct veb_counters *c;
+
+	if (f->packets == 1 || has_sender(skb))
+		return bpf_redirect(ifindex, 0);
+	if (bpf_clone_redirect(skb, ifindex, 0) == NO_ROOM && (c = counters_of(f->from))) {
+		c->rate_dropped += f->packets - 1;
+		c->tx_dropped += f->packets - 1;
+	}
+	return TC_ACT_SHOT;
+}
+
 /* How far a frame has come in Tx step 6. */
 enum stage { FRESH, LIMITED, SHAPED };
 
@@ -216,10 +241,10 @@ static __always_inline int to_shaper(struct __sk_buff *skb, const struct frame *
 	skb->priority = vf->classid[pcp & 7];
 	if (stage == FRESH && vf->limiter) {
 		skb->mark = LIMITED_MARK | f->from;
-		return bpf_redirect(vf->limiter, 0);
+		return queue(skb, f, vf->limiter);
 	}
 	skb->mark = SHAPED_MARK | f->from;
-	return bpf_redirect(vf->shaper, 0);
+	return queue(skb, f, vf->shaper);
 }
 
 static __always_inline int from_guest(struct __sk_buff *skb, struct frame *f,

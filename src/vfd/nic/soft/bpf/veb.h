@@ -130,7 +130,7 @@ struct veb_counters {
 	__u64 rx_packets, rx_bytes, rx_errors, rx_dropped;
 	__u64 tx_packets, tx_bytes, tx_errors, tx_dropped;
 	__u64 spoofed, dropped_vlan, dropped_untagged, oversize;
-	__u64 rate_dropped;	/* before max_rx_rate; those before rate the shaper's queues count */
+	__u64 rate_dropped;	/* before rate the shaper's queues count too: see queue() */
 	__u64 storm_dropped, mirrored;
 	__u64 spare;
 };

@@ -84,11 +84,13 @@ def rate(it: Host) -> None:
 
 def _iperf(it: Host) -> float:
     server = subprocess.Popen(
-        ["ip", "netns", "exec", "vfd-demo-blue1", "iperf3", "-s", "-1"],
-        stdout=subprocess.DEVNULL,
+        ["ip", "netns", "exec", "vfd-demo-blue1", "iperf3", "-s", "-1", "--forceflush"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
-        time.sleep(0.5)
+        if not any("listening" in line for line in server.stdout or ()):
+            raise DemoError("iperf3 -s ended before it listened")
         out = it.inside("blue0", "iperf3", "-c", "10.9.0.2", "-t", "2", "-J", quiet=True)
     finally:
         server.terminate()
@@ -103,11 +105,13 @@ def table(it: Host) -> None:
 
 def cost() -> None:
     step(8, "What it costs: IMIX through the full policy, beside a bare veth pair")
-    subprocess.run(
+    measured = subprocess.run(
         [sys.executable, "-m", "bench", "--only", "data", "--ports", "8", "--rounds", "3",
          "--sizes", "imix", "--contestants", "bare veth,bridge,soft NIC"],
         check=False,
     )  # fmt: skip
+    if measured.returncode:
+        raise DemoError("the measurement failed")
 
 
 def main() -> int:

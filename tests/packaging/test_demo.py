@@ -1,0 +1,40 @@
+"""What the README promises of ``make demo`` is what it shows, and nothing of it stays."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def state() -> tuple[str, ...]:
+    """Namespaces and netdevs of the host, by name."""
+    namespaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
+    return (namespaces, *sorted(path.name for path in Path("/sys/class/net").iterdir()))
+
+
+@pytest.mark.root
+@pytest.mark.measured
+@pytest.mark.timeout(200)
+def test_the_demo_shows_what_it_promises_in_three_minutes_and_leaves_nothing() -> None:
+    before = state()
+    done = subprocess.run(
+        [sys.executable, "-m", "demo"], cwd=ROOT, capture_output=True, text=True, timeout=180
+    )
+    shown = done.stdout
+    assert done.returncode == 0, shown[-2000:] + done.stderr[-2000:]
+    assert "3 received" in shown
+    assert re.search(r"On the wire: .*88a8.*200.*8100.*7", shown), "red's frame is QinQ"
+    assert "blue1: 50 spoofed" in shown
+    assert "red0: 20 spoofed" in shown
+    limited = re.search(r"after: (\d+) Mbit/s", shown)
+    assert limited
+    assert 150 < int(limited[1]) < 220
+    assert re.search(r"demo0v0|demo0:0|blue0", shown.split("The operator's table")[1])
+    assert "soft NIC" in shown.split("What it costs")[1]
+    assert state() == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vfd.nic.kernel.sriov import PciPf, find_pf, write
@@ -30,3 +32,27 @@ def test_a_pf_that_is_gone_has_nothing() -> None:
 def test_a_refused_write_says_what_was_asked_and_what_the_kernel_answered() -> None:
     with pytest.raises(NicError, match=r"'7'.*No such file or directory"):
         write(PciPf("ffff:ff:1f.7").path / "sriov_numvfs", "7")
+
+
+def pf_in(folder: Path, monkeypatch: pytest.MonkeyPatch, driver: str = "mlx5_core") -> PciPf:
+    """A PF whose files in sysfs are in ``folder``."""
+    pf = PciPf("0000:01:00.0")
+    (folder / pf.address).mkdir()
+    (folder / pf.address / "driver").symlink_to(f"/sys/bus/pci/drivers/{driver}")
+    monkeypatch.setattr("vfd.nic.kernel.sriov.PCI_DEVICES", folder)
+    return pf
+
+
+def test_the_uplink_is_no_representor_of_whatever_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netdevs = tmp_path / "nets"
+    monkeypatch.setattr("vfd.nic.kernel.sriov.NETDEVS", netdevs)
+    pf = pf_in(tmp_path, monkeypatch)
+    ports = {"en0sf": "pf0sf88", "en1": "pf0", "en2": "c1pf0vf1", "en3": "pf0vf0", "enp1": "p0"}
+    for index, (name, port) in enumerate(ports.items()):
+        (pf.path / "net" / name).mkdir(parents=True)
+        (netdevs / name).mkdir(parents=True)
+        (netdevs / name / "phys_port_name").write_text(port)
+        (netdevs / name / "ifindex").write_text(str(index))
+    assert pf.uplink() == ("enp1", 4)

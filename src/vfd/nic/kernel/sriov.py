@@ -20,6 +20,9 @@ PCI_DEVICES = Path("/sys/bus/pci/devices")
 DRIVERS = Path("/sys/bus/pci/drivers")
 NETDEVS = Path("/sys/class/net")
 _ADDRESS = re.compile(r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
+_OTHERS = re.compile("pf|vf|sf")
+"""In ``phys_port_name``: a representor of another function, as ``pf0vf3``, ``pf0sf88`` (a
+subfunction) or ``c1pf0`` (net/devlink/port.c, devlink_nl_phys_port_name). The uplink is ``p0``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class PciPf:
         for name in self.netdevs():
             port = _text(NETDEVS / name / "phys_port_name")
             index = _number(NETDEVS / name / "ifindex")
-            if "vf" not in port and index is not None:  # pf0vf3: a VF's representor
+            if not _OTHERS.search(port) and index is not None:
                 return name, index
         driver = self.driver()
         raise NicGoneError(

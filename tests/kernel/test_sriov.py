@@ -56,3 +56,16 @@ def test_the_uplink_is_no_representor_of_whatever_function(
         (netdevs / name / "phys_port_name").write_text(port)
         (netdevs / name / "ifindex").write_text(str(index))
     assert pf.uplink() == ("enp1", 4)
+
+
+@pytest.mark.parametrize(("before", "asked", "driver"), [(0, 4, "bnxt_en"), (4, 0, "ice")])
+def test_a_count_that_the_driver_takes_and_does_not_make_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, asked: int, driver: str
+) -> None:
+    """bnxt_sriov_configure returns 0 while the PF is down, which is success to the kernel."""
+    pf = pf_in(tmp_path, monkeypatch, driver)
+    (pf.path / "sriov_numvfs").write_text(str(before))
+    monkeypatch.setattr("vfd.nic.kernel.sriov.write", lambda *_: None)
+    with pytest.raises(NicError, match=f"{asked} VFs asked for.* left it at {before}") as error:
+        pf.set_num_vfs(asked)
+    assert ("netdev is up" in str(error.value)) == (driver == "bnxt_en")

@@ -159,6 +159,17 @@ class PciPf:
                     f" {self.total_vfs()}"
                 ) from cause
             raise
+        # Drivers may say yes to a count and have another (drivers/pci/iov.c only logs it).
+        if (found := self.num_vfs()) != count:
+            why = (
+                " (bnxt_en changes the number of VFs only while its netdev is up)"
+                if self.driver() == "bnxt_en"
+                else ""
+            )
+            raise NicError(
+                f"{self.address}: {count} VFs asked for, but its driver left it at {found}: the"
+                f" kernel's log says why{why}"
+            )
 
 
 def find_pf(name: str) -> PciPf:

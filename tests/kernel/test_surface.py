@@ -148,6 +148,18 @@ def test_rates_are_those_that_the_driver_enforces(igb: Rtnetlink) -> None:
     assert "rate" not in Rtnetlink(Netlink(), 1, driver_named("igb", "1521")).capabilities()
 
 
+def test_a_check_of_sources_that_needs_a_forced_mac_is_not_turned_on_without_one() -> None:
+    """mlx5's rule lets one source pass: the forced MAC, or 0 where there is none."""
+    mlx5 = Rtnetlink(Netlink(), 1, driver_named("mlx5_core"))
+    for rules, is_on in ((ACCESS, True), (ACCESS.model_copy(update={"vm_mac": None}), False)):
+        taken, lacking = assign(rules, [mlx5])
+        assert ("mac_anti_spoof" in lacking) == (not is_on)
+        shown = mlx5.express(Assignment(rules, taken["rtnetlink"]))
+        assert shown["mac_anti_spoof"] == is_on
+    assert "set vm_mac" in lacking["mac_anti_spoof"].reason
+    assert mlx5.express(Assignment(None, frozenset()))["mac_anti_spoof"]
+
+
 def test_unknown_unicast_follows_from_trust(igb: Rtnetlink, ice: Rtnetlink) -> None:
     both = VfRules(vlans=[5], strip_ctag=True, trust=True, allow_un_ucast=True)
     trusted = both.model_copy(update={"allow_un_ucast": False})

@@ -41,6 +41,8 @@ class Driver:
     spoofchk: bool = True
     spoofchk_vlan: bool = True
     """Spoof check covers the VLAN too."""
+    spoofchk_needs_mac: bool = False
+    """Spoof check is against the forced MAC: without one it lets no frame of the guest's pass."""
     trust: bool = True
     unicast_promisc: bool = True
     """A trusted guest that sets promiscuous mode is given unicast that nobody owns."""
@@ -140,12 +142,16 @@ DRIVERS = {
         vendors="MLNX_OFED's mlx5_core",
         mac_needs_rebind=True,
         spoofchk_vlan=False,
+        spoofchk_needs_mac=True,
         min_tx_rate=True,
         bridge_modes=True,
         notes=(
             "802.1Q only (mlx5e_set_vf_vlan)",
             "a VF's driver asks for its MAC when it binds (en_main.c, mlx5e_set_netdev_dev_addr)",
-            "spoof check is of the default MAC alone (esw_acl_ingress_lgcy_setup)",
+            (
+                "spoof check is of the forced MAC alone; without one it would drop all that the"
+                " guest sends (esw_acl_ingress_lgcy_setup)"
+            ),
             "in switchdev mode none of these (mlx5_eswitch_set_vport_vlan: EOPNOTSUPP)",
             "VEB or VEPA for the whole PF (mlx5e_bridge_setlink)",
         ),

@@ -93,6 +93,8 @@ class Rtnetlink:
                 "the PF's tpid is 0x8100, and a port VLAN of that kind is customer-tag access, for"
                 " guests that send no tags: set the PF's tpid to 0x88a8",
             )
+        if self._no_check(rules):
+            lacks("mac_anti_spoof", "this driver checks against a forced MAC only: set vm_mac")
         if reason := _no_unknown_unicast(rules, self._driver):
             lacks("allow_un_ucast", reason)
         least = self._driver.rates.least
@@ -202,7 +204,7 @@ class Rtnetlink:
                 mac = rules.vm_mac
             if "vlans" in mine and rules.access_vid is not None:
                 vlan, tpid = rules.access_vid, S_TAG if rules.strip_stag else C_TAG
-            on = rules.mac_anti_spoof if "mac_anti_spoof" in mine else True
+            on = rules.mac_anti_spoof if "mac_anti_spoof" in mine else not self._no_check(rules)
             trust = rules.trust if "trust" in mine else False
             maximum = rules.rate if "rate" in mine else NONE
             minimum = rules.min_rate if "min_rate" in mine else NONE
@@ -217,6 +219,10 @@ class Rtnetlink:
             min_tx_mbps=_mbps(minimum, has.rates.step),
             link_state=_LINK_STATES[status] if has.link_state else None,
         )
+
+    def _no_check(self, rules: VfRules) -> bool:
+        """Whether spoof check would cut the guest off."""
+        return self._driver.spoofchk_needs_mac and rules.vm_mac is None
 
     def _send(self, changes: Mapping[int, tuple[VfSettings, VfSettings]]) -> None:
         """All the changes in one message, or as few as they fit."""
@@ -254,7 +260,11 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
     if S_TAG in has.vlan_tpids:
         offers["strip_stag"] = access
     if has.spoofchk:
-        offers["mac_anti_spoof"] = enforced
+        offers["mac_anti_spoof"] = (
+            Capability(Support.LIMITED, by=Rtnetlink.name, limit="only where vm_mac is forced")
+            if has.spoofchk_needs_mac
+            else enforced
+        )
     if has.trust:
         offers["trust"] = enforced
         offers["allow_un_ucast"] = Capability(

@@ -155,6 +155,8 @@ KNOWN_LIMITS = """
 * **MTU** is the guest's choice on all of them: the drivers hold it to the NIC's largest frame
   (igb_set_vf_rlpml, ixgbe_set_vf_lpe, ice_vc_get_max_frame_size), and none lets the host set it.
 * **Files of the vendors' interfaces that are not used**, and why: [decisions.md](decisions.md).
+* **Changes by hand** of the vendors' files are heard by inotify and are drift. What a driver
+  changes in them by itself is seen with the next event of the PF.
 * **Link state** on the X710 is set through rtnetlink: the sysfs file does not tell `auto` from
   `enable`.
 * **Further MACs** on the X710: the driver's list has the guest's own MACs among them. Those that

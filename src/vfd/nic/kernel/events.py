@@ -1,15 +1,20 @@
-"""What the kernel tells of a PF and its VFs: netlink for links, uevents for devices. No polling."""
+"""What the kernel tells of a PF and its VFs: netlink for links, uevents for devices, inotify for
+vendors' files. No polling."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import select
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from vfd.nic.kernel import genl, health
+from vfd.nic.kernel.files_watch import FilesWatch
 from vfd.nic.kernel.health import Health
 from vfd.nic.kernel.vfinfo import RTM_DELLINK, RTM_NEWLINK, link_head
 from vfd.nic.netlink import (
@@ -22,6 +27,8 @@ from vfd.nic.netlink import (
     split,
     text,
 )
+
+log = logging.getLogger("vfd.nic")
 
 NETLINK_KOBJECT_UEVENT = 15
 RTMGRP_LINK = 1
@@ -46,6 +53,8 @@ class Heard(Enum):
     """A uevent of the PF or one of its VFs."""
     HEALTH = "health"
     """A driver noticed a failure of its device, or recovered from it."""
+    FILES = "files"
+    """Somebody wrote to a vendor's files."""
     OVERRUN = "overrun"
 
 
@@ -74,6 +83,7 @@ class EventSource:
         self._links = _socket(socket.NETLINK_ROUTE, RTMGRP_LINK)
         self._devices = _socket(NETLINK_KOBJECT_UEVENT, 1)
         self._devlink = _devlink_socket()
+        self._files: FilesWatch | None = None
         self._epoll = select.epoll()
         for source in filter(None, (self._links, self._devices, self._devlink)):
             self._epoll.register(source, select.EPOLLIN)
@@ -82,6 +92,17 @@ class EventSource:
         """From now on hears of tc rules too."""
         self._links.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, _RTNLGRP_TC)
 
+    def hear_files(self, folders: Iterable[Path]) -> None:
+        """From now on hears of writes to the files in these folders too."""
+        if self._files is None:
+            try:
+                self._files = FilesWatch()
+            except OSError as error:
+                log.warning("what others write to vendors' files goes by: inotify: %s", error)
+                return
+            self._epoll.register(self._files, select.EPOLLIN)
+        self._files.watch(folders)
+
     def fileno(self) -> int:
         return self._epoll.fileno()
 
@@ -89,8 +110,9 @@ class EventSource:
         self._epoll.close()
         self._links.close()
         self._devices.close()
-        if self._devlink is not None:
-            self._devlink.close()
+        for source in (self._devlink, self._files):
+            if source is not None:
+                source.close()
 
     def read(self) -> list[Notice]:
         """All that has come, without waiting."""
@@ -102,6 +124,8 @@ class EventSource:
         if self._devlink is not None:
             for data in _drain(self._devlink, notices):
                 notices += _devlink(data)
+        if self._files is not None and self._files.read():
+            notices.append(Notice(Heard.FILES))
         return notices
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vfd.nic.kernel.attributes import Write, read, run, vf_numbers
+from vfd.nic.kernel.files_watch import folders_below
 from vfd.nic.kernel.intel_files import COUNTERS, VfFiles, changes, read_counters, read_vf
 from vfd.nic.kernel.intel_qos import STEP_MBPS, class_map, classes_in_use, restrictions
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
@@ -103,6 +104,9 @@ class IntelSysfs:
     def present(self) -> bool:
         """Whether the driver offers the interface now."""
         return any((self._root / f"{vfid}/trunk").exists() for vfid in vf_numbers(self._root)[:1])
+
+    def folders(self) -> list[Path]:
+        return folders_below(self._root)
 
     def _may_come(self) -> bool:
         """There are no VFs, with which the interface would be there."""

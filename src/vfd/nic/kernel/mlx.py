@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vfd.nic.kernel.attributes import Write, read, run, runs, vf_numbers
+from vfd.nic.kernel.files_watch import folders_below
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
 from vfd.policy.values import C_TAG, S_TAG, VfRules
@@ -43,6 +44,9 @@ class MlxSysfs:
     def present(self) -> bool:
         """Whether the driver offers the interface now; the kernel's own mlx5 does not."""
         return any((self._root / f"{vfid}/trunk").exists() for vfid in vf_numbers(self._root)[:1])
+
+    def folders(self) -> list[Path]:
+        return folders_below(self._root)
 
     def capabilities(self) -> Mapping[str, Capability]:
         return OFFERS if self.present() else {}

@@ -15,7 +15,14 @@ from vfd.nic.kernel.health import Health
 from vfd.nic.kernel.parts import assignments, merged, without_rates, write_rules
 from vfd.nic.kernel.pf import PfSettings, disturbing
 from vfd.nic.kernel.sriov import PciPf, VfDevice
-from vfd.nic.kernel.surface import CounterSurface, PfSurface, Shown, Surface, assign
+from vfd.nic.kernel.surface import (
+    CounterSurface,
+    FileSurface,
+    PfSurface,
+    Shown,
+    Surface,
+    assign,
+)
 from vfd.nic.kernel.switchdev import SwitchdevSurface
 from vfd.nic.kernel.switchdev_find import in_switchdev_mode
 from vfd.nic.netlink import Netlink
@@ -104,12 +111,19 @@ class KernelNic:
         self._eswitch = next((s for s in surfaces if isinstance(s, SwitchdevSurface)), None)
         if self._eswitch is not None:
             self._source.hear_rules()
+        self._hear_files()
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
         self._is_now(self._pf)
         self._counters: tuple[int, tuple[frozenset[str], str]] | None = None
         self._link = self.link()
         self._is_up = is_up(self._netdev)
         self._had_vfs = self._device.num_vfs() > 0
+
+    def _hear_files(self) -> None:
+        """VFs that are made anew have other files than before."""
+        for surface in self._surfaces:
+            if isinstance(surface, FileSurface):
+                self._source.hear_files(surface.folders())
 
     @property
     def identity(self) -> Identity:
@@ -319,14 +333,16 @@ class KernelNic:
         self._drifted = None
         notices = self._source.read()
         events: list[Event] = []
-        settings_may_differ = count_may_differ = guests_may_differ = mode_may_differ = False
+        settings_may_differ = guests_may_differ = mode_may_differ = False
+        count_may_differ = are_new = False
         for notice in notices:
             match notice.heard:
                 case Heard.OVERRUN:
                     events.append(Event(EventKind.OVERRUN, text="netlink messages were lost"))
                 case Heard.DEVICE:
                     events += self._device_events(notice)
-                    count_may_differ |= notice.action in ("add", "remove")
+                    count_may_differ |= notice.action == "remove"
+                    are_new |= notice.action == "add"
                 case Heard.LINK if notice.index == self._index and not self._lost:
                     settings_may_differ = True
                     self._netdev = notice.name or self._netdev
@@ -337,14 +353,14 @@ class KernelNic:
                     guests_may_differ = True
                 case Heard.HEALTH if notice.health is not None:
                     events += self._health_events(notice.health)
-                case Heard.RULES:
+                case Heard.RULES | Heard.FILES:
                     settings_may_differ = True
                 case Heard.DEVLINK if notice.address == self._device.address:
                     settings_may_differ = mode_may_differ = True
         if mode_may_differ:
             events += self._mode_events()
-        if not self._lost and (settings_may_differ or count_may_differ):
-            events += self._look(settings=settings_may_differ)
+        if not self._lost and (settings_may_differ or count_may_differ or are_new):
+            events += self._look(settings=settings_may_differ, are_new=are_new)
         if not self._lost and guests_may_differ:
             events += self._guest_events()
         return events
@@ -447,8 +463,9 @@ class KernelNic:
         text = f"{self._device.address} is in {mode} mode now, as {self._netdev}"
         return [Event(EventKind.BACK, text=text)]
 
-    def _look(self, *, settings: bool) -> list[Event]:
-        """Link news, and drift where the VFs are not those last seen."""
+    def _look(self, *, settings: bool, are_new: bool) -> list[Event]:
+        """Link news, and drift where the VFs are not those last seen. New VFs, be they as many as
+        before, have none of what the old ones had."""
         events: list[Event] = []
         link = self.link()
         if link != self._link:
@@ -456,7 +473,9 @@ class KernelNic:
             events.append(Event(EventKind.LINK, text=f"link {'up' if link.up else 'down'}"))
         if self._seen is None or self._seen_pf is None:
             return events
-        if not settings and len(self._seen) == self._device.num_vfs():
+        if are_new and self._device.num_vfs():  # which waits for whoever makes them
+            self._hear_files()
+        elif not settings and len(self._seen) == self._device.num_vfs():
             return events
         try:
             now, pf = self._observe_rules(), self._settings.shown(self._pf)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from vfd.nic.protocol import Capability, Support
@@ -92,6 +93,15 @@ class CounterSurface(Protocol):
 
     def counters(self) -> Mapping[int, Mapping[str, int]]:
         """By vfid. Raises NicError."""
+        ...
+
+
+@runtime_checkable
+class FileSurface(Protocol):
+    """A control surface whose files others may write to."""
+
+    def folders(self) -> list[Path]:
+        """Where they are now."""
         ...
 
 

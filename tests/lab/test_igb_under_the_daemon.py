@@ -310,6 +310,24 @@ def test_a_pf_whose_driver_was_unbound_is_lost_and_then_as_before(vfd: LabDaemon
     until("the daemon", lambda: vfd.row(PF, None)["state"] == "ok")
 
 
+def test_a_pf_whose_netdev_was_in_another_namespace_is_lost_and_then_as_before(
+    vfd: LabDaemon,
+) -> None:
+    seen = vfd.last_event()
+    netns = f"away-{os.getpid()}"
+    ip("netns", "add", netns)
+    name = pf_name()
+    ip("link", "set", name, "netns", netns)
+    assert "netdev" in vfd.told(seen, "lost")
+    assert vfd.row(PF, None)["state"] == "lost"
+    ip("-n", netns, "link", "set", name, "netns", "1")
+    vfd.told(seen, "back")
+    ip("link", "set", pf_name(), "up")
+    ip("netns", "del", netns)
+    until("the policy", lambda: shows(2, AS_ASKED))
+    until("the daemon", lambda: vfd.row(PF, None)["state"] == "ok")
+
+
 def test_a_pf_that_was_pulled_and_put_back_is_as_before(vfd: LabDaemon) -> None:
     seen = vfd.last_event()
     with Qmp() as qmp:

@@ -62,7 +62,7 @@ class Heard(Enum):
 class Notice:
     heard: Heard
     action: str = ""
-    """DEVICE: ``add``, ``remove``, ``bind``, ``unbind``, ``change``."""
+    """DEVICE: ``add``, ``remove``, ``bind``, ``unbind``, ``change``. LINK: ``remove``, or ''."""
     address: str = ""
     """DEVICE: the PCI address. DEVLINK: the device's name on its bus, which is the same."""
     driver: str = ""
@@ -168,7 +168,8 @@ def _links(data: bytes) -> list[Notice]:
     for kind, _, _, body in split(data):
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             index, name, flags = link_head(body)
-            found.append(Notice(Heard.LINK, index=index, name=name, flags=flags))
+            action = "remove" if kind == RTM_DELLINK else ""
+            found.append(Notice(Heard.LINK, action, index=index, name=name, flags=flags))
         elif kind in _RULES:
             found.append(Notice(Heard.RULES))
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfd.nic.kernel.sriov import DRIVERS, NETDEVS, PCI_DEVICES, VfDevice, bind, write_patiently
-from vfd.nic.protocol import NicError
+from vfd.nic.protocol import NicError, VfState
 
 log = logging.getLogger("vfd.nic")
 
@@ -46,6 +46,24 @@ def guests_of(
         else:
             found[vf.vfid] = _on_driver(vf, macs.get(vf.vfid) if macs else None)
     return found
+
+
+def state_of(vf: VfDevice, guest: Guest) -> VfState:
+    """The VF as a device, with its guest: a closed VF as long as no rules are known of it."""
+    return VfState(
+        vfid=vf.vfid,
+        rules=None,
+        link_up=False,
+        mac=None,
+        mtu=None,
+        address=vf.address,
+        guest=guest.text,
+        held=guest.held,
+        driver=vf.driver,
+        iommu_group=vf.iommu_group,
+        numa_node=vf.numa_node,
+        msix=vf.msix,
+    )
 
 
 def _on_driver(vf: VfDevice, mac: str | None) -> Guest:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vfd.nic.kernel import genl
 from vfd.nic.netlink import parse_attrs, split, text
+from vfd.nic.protocol import Event, EventKind
 
 _REPORTER_RECOVER = 54
 _BUS, _DEVICE, _REPORTER, _NAME, _STATE = 1, 2, 114, 115, 116
@@ -39,3 +40,13 @@ def news(data: bytes) -> list[Health]:
         name, state = text(reporter.get(_NAME, b"")), reporter.get(_STATE, b"\1")
         found.append(Health(text(attrs[_DEVICE]), name, healthy=state[0] == 0))
     return found
+
+
+def told(health: Health, device: str) -> list[Event]:
+    """What is told of ``device``. A driver that recovers resets it: what VFs had is looked at
+    again."""
+    if health.device != device:
+        return []
+    outcome = "has recovered" if health.healthy else "failed"
+    words = f"{device}: the driver says that {health.reporter} {outcome}"
+    return [Event(EventKind.VF_RESET, text=words)]

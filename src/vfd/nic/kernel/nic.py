@@ -10,11 +10,11 @@ from vfd.nic.kernel import capabilities, counters
 from vfd.nic.kernel.drift import Drift
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
-from vfd.nic.kernel.guests import Guest, guests_of, is_on_netdev, is_up, rebind_for_mac
-from vfd.nic.kernel.health import Health
+from vfd.nic.kernel.guests import guests_of, is_on_netdev, is_up, rebind_for_mac, state_of
+from vfd.nic.kernel.health import told
 from vfd.nic.kernel.parts import assignments, merged, without_rates, write_rules
 from vfd.nic.kernel.pf import PfSettings, disturbing
-from vfd.nic.kernel.sriov import PciPf, VfDevice
+from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.surface import (
     CounterSurface,
     FileSurface,
@@ -95,6 +95,8 @@ class KernelNic:
         self._held: dict[int, bool] = {}
         """VFs whose netdev is in use, as last seen."""
         self._lost = False
+        self._is_away = False
+        """Lost is the PF's netdev alone: to another network namespace."""
         try:
             self._take_up()
         except NicError:
@@ -333,8 +335,8 @@ class KernelNic:
         self._drifted = None
         notices = self._source.read()
         events: list[Event] = []
-        settings_may_differ = guests_may_differ = mode_may_differ = False
-        count_may_differ = are_new = False
+        settings_may_differ = guests_may_differ = mode_may_differ = count_may_differ = False
+        are_new = netdev_may_differ = False
         for notice in notices:
             match notice.heard:
                 case Heard.OVERRUN:
@@ -343,6 +345,10 @@ class KernelNic:
                     events += self._device_events(notice)
                     count_may_differ |= notice.action == "remove"
                     are_new |= notice.action == "add"
+                case Heard.LINK if self._is_away or (
+                    notice.index == self._index and notice.action == "remove"
+                ):
+                    netdev_may_differ = True
                 case Heard.LINK if notice.index == self._index and not self._lost:
                     settings_may_differ = True
                     self._netdev = notice.name or self._netdev
@@ -351,14 +357,16 @@ class KernelNic:
                     settings_may_differ = True
                 case Heard.LINK if notice.index != self._index:
                     guests_may_differ = True
-                case Heard.HEALTH if notice.health is not None:
-                    events += self._health_events(notice.health)
+                case Heard.HEALTH if notice.health and not self._lost:
+                    events += told(notice.health, self._device.address)
                 case Heard.RULES | Heard.FILES:
                     settings_may_differ = True
                 case Heard.DEVLINK if notice.address == self._device.address:
                     settings_may_differ = mode_may_differ = True
         if mode_may_differ:
             events += self._mode_events()
+        if netdev_may_differ:
+            events += self._netdev_events()
         if not self._lost and (settings_may_differ or count_may_differ or are_new):
             events += self._look(settings=settings_may_differ, are_new=are_new)
         if not self._lost and guests_may_differ:
@@ -401,25 +409,11 @@ class KernelNic:
         vfs = self._device.vfs()
         macs = {vfid: rule.vm_mac if rule else None for vfid, rule in rules.items()}
         guests = guests_of(vfs, macs)
-        self._states = {vf.vfid: self._state(vf, rules.get(vf.vfid), guests[vf.vfid]) for vf in vfs}
+        self._states = {
+            vf.vfid: self._with_rules(state_of(vf, guests[vf.vfid]), rules.get(vf.vfid))
+            for vf in vfs
+        }
         self._held = {vf.vfid: guests[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
-
-    def _state(self, vf: VfDevice, rules: VfRules | None, guest: Guest) -> VfState:
-        state = VfState(
-            vfid=vf.vfid,
-            rules=rules,
-            link_up=False,
-            mac=rules.vm_mac if rules else None,
-            mtu=None,
-            address=vf.address,
-            guest=guest.text,
-            held=guest.held,
-            driver=vf.driver,
-            iommu_group=vf.iommu_group,
-            numa_node=vf.numa_node,
-            msix=vf.msix,
-        )
-        return self._with_rules(state, rules)
 
     def _with_rules(self, state: VfState, rules: VfRules | None) -> VfState:
         status = rules.link_status if rules else LinkStatus.OFF
@@ -458,10 +452,32 @@ class KernelNic:
         except NicError as error:
             was_lost, self._lost = self._lost, True
             return [] if was_lost else [Event(EventKind.LOST, text=str(error))]
-        self._lost, self._seen, self._states = False, None, {}
         mode = "legacy" if self._eswitch is None else "switchdev"
-        text = f"{self._device.address} is in {mode} mode now, as {self._netdev}"
-        return [Event(EventKind.BACK, text=text)]
+        return [self._back(f"is in {mode} mode now")]
+
+    def _netdev_events(self) -> list[Event]:
+        """The PF's netdev went to another network namespace, with its driver and the VFs as they
+        are, or came back from one, perhaps with another index."""
+        address = self._device.address
+        try:
+            self._device.uplink()
+        except NicGoneError:
+            if self._lost or not self._device.driver():
+                return []  # the uevent of the device tells
+            self._lost = self._is_away = True
+            return [Event(EventKind.LOST, text=f"{address}: its netdev left the network namespace")]
+        return self._come_back() if self._is_away else []
+
+    def _come_back(self) -> list[Event]:
+        try:
+            self._take_up()
+        except NicError as error:
+            return [Event(EventKind.LOST, text=str(error))]
+        return [self._back("is there again")]
+
+    def _back(self, what: str) -> Event:
+        self._lost, self._is_away, self._seen, self._states = False, False, None, {}
+        return Event(EventKind.BACK, text=f"{self._device.address} {what}, as {self._netdev}")
 
     def _look(self, *, settings: bool, are_new: bool) -> list[Event]:
         """Link news, and drift where the VFs are not those last seen. New VFs, be they as many as
@@ -500,14 +516,6 @@ class KernelNic:
         text = f"has driver {notice.driver}" if come else "has no driver any more"
         return [Event(kind, vfid, f"{notice.address} {text}")]
 
-    def _health_events(self, health: Health) -> list[Event]:
-        """A driver that recovers resets the device: what VFs had is looked at again."""
-        if health.device != self._device.address or self._lost:
-            return []
-        outcome = "has recovered" if health.healthy else "failed"
-        text = f"{health.device}: the driver says that {health.reporter} {outcome}"
-        return [Event(EventKind.VF_RESET, text=text)]
-
     def _guest_events(self) -> list[Event]:
         """Guests that took a VF's netdev or let it go: set it up or down, or moved it to another
         namespace."""
@@ -536,11 +544,5 @@ class KernelNic:
             why = "the device is gone" if action == "remove" else "its driver was unbound"
             return [Event(EventKind.LOST, text=f"{address}: {why}")]
         if action == "bind" and self._lost:
-            try:
-                self._take_up()
-            except NicError as error:
-                return [Event(EventKind.LOST, text=str(error))]
-            self._lost, self._seen, self._states = False, None, {}
-            text = f"{address} is there again, as {self._netdev}"
-            return [Event(EventKind.BACK, text=text)]
+            return self._come_back()
         return []

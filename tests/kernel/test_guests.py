@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vfd.nic.kernel.guests import openers_of
+import pytest
+
+from vfd.nic.kernel.guests import Guest, guests_of, openers_of
+from vfd.nic.kernel.sriov import VfDevice
 
 
 def test_all_nodes_are_found_in_one_pass_with_every_process_that_has_them_open(
@@ -32,4 +35,20 @@ def test_all_nodes_are_found_in_one_pass_with_every_process_that_has_them_open(
     } == {
         "12": {its},
         "13": {mine, its},
+    }
+
+
+def test_a_vf_on_a_driver_of_uios_is_held_while_its_node_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DPDK process on an older host: igb_uio."""
+    vfs = [VfDevice(n, f"0000:01:02.{n}", "igb_uio", "", None, None, None) for n in (0, 1)]
+    for vf in vfs:
+        (tmp_path / vf.address / "uio" / f"uio{vf.vfid}").mkdir(parents=True)
+    monkeypatch.setattr("vfd.nic.kernel.guests.PCI_DEVICES", tmp_path)
+    opened = {"/dev/uio1": ["dpdk-testpmd[7]"]}
+    monkeypatch.setattr("vfd.nic.kernel.guests.openers_of", lambda _: opened)
+    assert guests_of(vfs) == {
+        0: Guest("igb_uio", held=False),
+        1: Guest("igb_uio: dpdk-testpmd[7]", held=True),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -30,18 +31,19 @@ def guests_of(
     """Who holds these VFs, by vfid.
 
     The VF's driver tells the kind of guest, and the driver's own objects whether it is in use.
-    A VF on vfio-pci is held while a process has its group or device open, which takes one walk
-    through /proc for all of them: on a host full of guests that is no quick look.
+    A VF on vfio-pci or a driver of uio's is held while a process has its group or device open,
+    which takes one walk through /proc for all of them: on a host full of guests that is no quick
+    look.
     ``macs``: those that were forced; a guest that has another is said to.
     """
     vfs = tuple(vfs)
-    nodes = {vf.vfid: _vfio_nodes(vf) for vf in vfs if vf.driver == VFIO}
+    nodes = {vf.vfid: _nodes(vf) for vf in vfs if not is_on_netdev(vf) and vf.driver}
     openers = openers_of(frozenset[str]().union(*nodes.values())) if nodes else {}
     found = {}
     for vf in vfs:
-        if vf.driver == VFIO:
+        if vf.vfid in nodes:
             holders = sorted({who for node in nodes[vf.vfid] for who in openers.get(node, ())})
-            text = f"{VFIO}: {', '.join(holders)}" if holders else VFIO
+            text = f"{vf.driver}: {', '.join(holders)}" if holders else vf.driver
             found[vf.vfid] = Guest(text, held=bool(holders))
         else:
             found[vf.vfid] = _on_driver(vf, macs.get(vf.vfid) if macs else None)
@@ -84,7 +86,9 @@ def _on_driver(vf: VfDevice, mac: str | None) -> Guest:
 
 def is_on_netdev(vf: VfDevice) -> bool:
     """Whether the VF's guest has it as a netdev, which tells when it comes and goes."""
-    return bool(vf.netdev) or (vf.driver not in ("", VFIO))
+    if vf.netdev or vf.driver in ("", VFIO):
+        return bool(vf.netdev)
+    return not (PCI_DEVICES / vf.address / "uio").exists()  # igb_uio, uio_pci_generic
 
 
 def rebind_for_mac(vf: VfDevice, mac: str | None) -> None:
@@ -147,16 +151,15 @@ def _mac(netdev: str) -> str:
         return ""
 
 
-def _vfio_nodes(vf: VfDevice) -> frozenset[str]:
+def _nodes(vf: VfDevice) -> frozenset[str]:
     """The device nodes through which a process opens this VF: its group's and its own."""
     nodes = set()
     if vf.iommu_group is not None:
         nodes |= {f"/dev/vfio/{vf.iommu_group}", f"/dev/vfio/noiommu-{vf.iommu_group}"}
-    try:
-        own = (PCI_DEVICES / vf.address / "vfio-dev").iterdir()
-        nodes |= {f"/dev/vfio/devices/{entry.name}" for entry in own}
-    except OSError:
-        pass
+    for kind, folder in (("vfio-dev", "/dev/vfio/devices"), ("uio", "/dev")):
+        with contextlib.suppress(OSError):
+            own = (PCI_DEVICES / vf.address / kind).iterdir()
+            nodes |= {f"{folder}/{entry.name}" for entry in own}
     return frozenset(nodes)
 
 

@@ -439,3 +439,15 @@ def test_a_pf_that_comes_back_without_vfs_has_them_and_their_policies_again(
         assert set(model.vf(1)["trunk"]) == {5, 6}
         assert managed.condition is Condition.OK
         assert managed.pf.vfs == pf.get("vfs")
+
+
+def test_a_kill_between_making_vfs_and_binding_them_leaves_the_hosts_drivers_on(
+    x710: tuple[ModelledPf, Modelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are kept from VFs that are to have another driver; those that others make are theirs."""
+    device, _ = x710
+    autoprobe = device.device.path / "sriov_drivers_autoprobe"
+    autoprobe.write_text("0\n")
+    monkeypatch.setattr("vfd.nic.kernel.pf.bind_idle", lambda *_: None)
+    with daemon_on(device, tmp_path, monkeypatch, vfs=4, vf_driver="vfio-pci"):
+        assert autoprobe.read_text().strip() == "1"

@@ -157,7 +157,7 @@ class PfSettings:
     def _recount(self, count: int, *, probe: bool) -> None:
         """``probe``: the host's drivers bind to the new VFs, as they do by themselves. Else they
         are to be bound once they have their rules; VFs that others make afterwards are theirs."""
-        if probe or not self._device.vfs_are_functions():
+        if probe or not count or not self._device.vfs_are_functions():
             self._device.set_num_vfs(count)
             return
         self._device.set_autoprobe(False)
@@ -169,6 +169,7 @@ class PfSettings:
     def bind_vfs(self, wanted: PfPolicy) -> None:
         """Gives VFs that nobody holds the driver that is wanted, all or none. Raises NicError."""
         if wanted.vf_driver is not None and self._device.vfs_are_functions():
+            self._device.set_autoprobe(True)  # off since we made VFs, if we were killed meanwhile
             bind_idle(self._device.vfs(), wanted.vf_driver)
 
     def refuse_count(self, after: PfPolicy, *, force: bool) -> None:

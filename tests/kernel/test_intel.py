@@ -148,14 +148,15 @@ def test_a_vf_is_enabled_after_its_filters_are_there(model: Modelled, surface: I
     assert ("/1/trunk", "add 5") in writes[:-2]
 
 
-@pytest.mark.parametrize("number", range(1, 8))
+@pytest.mark.parametrize("number", range(1, 14))
 def test_a_refused_write_is_undone(model: Modelled, surface: IntelSysfs, number: int) -> None:
     set_rules(surface, 1, VfRules(vlans=[5, 7], macs=["02:22:00:00:00:01"]))
-    before = surface.read()
+    before, macs = surface.read(), model.vf(1)["macs"]
     model.act("fail", f"{number} 5")
     with pytest.raises(NicError, match="refused"):
         surface.write({1: part(surface, TRUNK), 2: part(surface, TRUNK)})
     assert surface.read()[1] == before[1]
+    assert sorted(model.vf(1)["macs"]) == sorted(macs)
     assert surface.read()[2]["macs"] == ()
     assert model.text("2/trunk") == ""
 

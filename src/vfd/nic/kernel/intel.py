@@ -174,10 +174,14 @@ class IntelSysfs:
             vfid: _LINK[assigned.rules.link_status] if assigned.rules else "disable"
             for vfid, assigned in wanted.items()
         }
+        listed = {vfid: self._listed[vfid] for vfid in after.keys() & self._listed.keys()}
+        for vfid, macs in listed.items():  # what is listed now is ours to take back
+            self._listed[vfid] = macs | after[vfid].macs
         try:
             self._converge(after, links)
         except NicError:
             self._converge({vfid: before[vfid] for vfid in after}, dict.fromkeys(after, "auto"))
+            self._listed |= listed
             raise
         for vfid, files in after.items():
             self._listed[vfid] = files.macs

@@ -197,6 +197,8 @@ def test_what_was_heard_is_not_lost_when_something_fails_meanwhile() -> None:
         w.settle()
         ip("-n", w.guests[0], "link", "set", "eth0", "address", early)
         ip("-n", far, "link", "set", "eth0", "down")  # the link's speed can't be asked for
+        while "state UP" in ip("-n", f"vfd-{w.id}", "link", "show", uplink):
+            time.sleep(0.01)  # the kernel tells of it in its own time
         ip("-n", w.guests[1], "link", "set", "eth0", "address", late)
         with descriptors(free=0):
             batch = w.nic.events()

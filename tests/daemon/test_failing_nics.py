@@ -71,6 +71,32 @@ def test_a_vf_closes_when_its_pf_comes_back_unable_to_enforce_what_its_file_stat
     assert any("not this driver" in event.text for event in service.journal.since(0))
 
 
+@pytest.mark.parametrize("unreadable", ["", "in a reset"])
+def test_a_vf_opens_when_its_pf_comes_back_able_to_enforce_what_its_file_states(
+    service: Service, unreadable: str
+) -> None:
+    """Also where the NIC can't be read at first: until it can, nothing is written to it."""
+    add(service, "vm1", 0)
+    add(service, "vm2", 1, vm_mac="02:00:00:00:00:01")
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    for lacks, why in ((frozenset({"vm_mac"}), ""), (frozenset(), unreadable)):
+        nic.unplug()
+        handle(service, managed)
+        nic.rules = dict.fromkeys(range(VFS))
+        nic.lacks, nic.unreadable = lacks, why
+        nic.plug_in()
+        handle(service, managed)
+        if why:
+            assert (managed.condition, managed.detail) == ("failed", why)
+            nic.unreadable = ""
+            service.retry()
+        assert nic.rules[0] is not None
+        assert (nic.rules[1] is None) is bool(lacks)
+    assert managed.condition == "ok"
+    assert not service.bad
+
+
 def test_a_pf_that_is_lost_at_this_very_moment_lets_its_vf_be_deleted(service: Service) -> None:
     add(service, "goes", 0)
     nic_of(service).gone = True

@@ -481,6 +481,7 @@ class Service:
             return 0
         known, unmet = managed.detail, managed.unmet
         there = managed.seen.vfs.keys() if managed.seen else set()
+        failed_before = managed.condition is Condition.FAILED and not managed.refused
         try:
             done, failed = managed.converge(repair=repair, guests=guests)
         except NicError as error:
@@ -506,7 +507,8 @@ class Service:
                 level="error",
                 **self._whose(managed, change),
             )
-        if managed.seen and managed.seen.vfs.keys() - there:
+        mended = failed_before and found is not None
+        if managed.seen and (mended or managed.seen.vfs.keys() - there):
             admit_waiting(self, managed)
         return len(done)
 

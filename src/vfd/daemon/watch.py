@@ -154,7 +154,8 @@ def _come_back(service: Service, managed: Managed) -> int:
         service.load()
         return 0
     made = judge_again(service, managed, "the PF came back without its policies")
-    admit_waiting(service, managed)  # what it could not enforce as it was before, it may now
+    if managed.condition is not Condition.FAILED:  # else when it can be read again: see converge
+        admit_waiting(service, managed)  # what it could not enforce as it was before, it may now
     return made
 
 

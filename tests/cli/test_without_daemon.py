@@ -181,6 +181,34 @@ def test_wrong_usage_ends_with_2_before_any_daemon_is_asked(
     assert "/nonexistent/vfd.sock" not in ended.err
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("add", ""),
+        ("delete", ""),
+        ("status", ""),
+        ("export", ""),
+        ("show", ""),
+        ("check", ""),
+        ("caps", ""),
+        ("mirror", "", "0", "in", "1"),
+        ("clear", ""),
+        ("pf", "set", "", "--vfs", "2"),
+        ("pf", "remove", ""),
+        ("events", "--name", ""),
+        ("ping", "--socket", ""),
+        ("--conf", "", "ping"),
+    ],
+    ids=repr,
+)
+def test_an_unset_variable_of_a_script_means_neither_all_nor_the_default(
+    iplex: Iplex, line: tuple[str, ...]
+) -> None:
+    ended = iplex(*line, VFD_SOCKET="/nonexistent/vfd.sock")
+    assert (ended.code, ended.out) == (2, "")
+    assert "it is empty" in ended.err
+
+
 def test_a_misspelt_command_is_answered_with_the_nearest(iplex: Iplex) -> None:
     assert "Did you mean 'status'?" in iplex("statsu", "vm1").err
 

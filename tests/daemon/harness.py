@@ -140,10 +140,12 @@ class Vfd:
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         return self.ask_text(method, path, None if body is None else json.dumps(body))
 
-    def ask_text(self, method: str, path: str, text: str | None) -> tuple[int, Any]:
+    def ask_text(
+        self, method: str, path: str, text: str | None, kind: str = "application/json"
+    ) -> tuple[int, Any]:
         connection = _Connection(self.socket, self.patience)
         try:
-            connection.request(method, path, text, {"content-type": "application/json"})
+            connection.request(method, path, text, {"content-type": kind})
             response = connection.getresponse()
             raw = response.read()
             return response.status, json.loads(raw) if raw else None

@@ -94,6 +94,7 @@ def make_app(daemon: Daemon, group: int | None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
+        redirect_slashes=False,
         responses=errors.always(),
         separate_input_output_schemas=False,
     )

@@ -186,7 +186,7 @@ def _decode(status: int, raw: bytes) -> Any:
         answer = json.loads(raw) if raw.strip() else None
     except ValueError:
         answer = {"detail": raw.decode(errors="replace").strip()}
-    if status < 400:
+    if status < 300:
         return answer
     raise ApiError(status, answer if isinstance(answer, dict) else {"detail": str(answer)})
 

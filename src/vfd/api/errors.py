@@ -40,6 +40,14 @@ _TITLES = {
     500: ("internal", "the daemon failed"),
     503: ("nic-failed", "the NIC or the disk failed"),
 }
+_RULES = {
+    "missing": "required",
+    "extra_forbidden": "unknown field",
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "a name has no control characters or line breaks",
+}
+"""By pydantic's type of an error, where its own words say less."""
+_NOT_JSON = "a body is JSON, and its header says so: Content-Type: application/json"
 _EXITS = {400: 2, 403: 3, 404: 4, 405: 2, 408: 2, 409: 3, 413: 2, 422: 3, 500: 5, 503: 5}
 
 
@@ -121,20 +129,17 @@ def install(app: FastAPI) -> None:
                 for method in route.methods or ()
             }
             headers["allow"] = ", ".join(sorted(methods))
-        return answer(error.status_code, str(error.detail), headers=headers)
+        detail = str(error.detail)
+        if error.status_code == 404:  # the framework's own: ours are NotFoundError
+            detail = f"there is no {request.url.path}: /v1/openapi.json lists what there is"
+        return answer(error.status_code, detail, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> Response:
-        problems = [
-            schema.Problem(
-                file="request",
-                field=".".join(str(part) for part in one["loc"]),
-                value=shown(one.get("input")),
-                rule=one["msg"],
-            )
-            for one in error.errors()
-        ]
-        told = "; ".join(f"{p.field} = {p.value}: {p.rule}" for p in problems)
+        problems = [_malformed(one) for one in error.errors()]
+        told = "; ".join(
+            f"{p.field}{f' = {p.value}' if p.value else ''}: {p.rule}" for p in problems
+        )
         return answer(400, told, problems)
 
     @app.exception_handler(RefusedError)
@@ -171,6 +176,20 @@ def install(app: FastAPI) -> None:
     async def bug(request: Request, error: Exception) -> Response:
         log.error("%s %s", request.method, request.url.path, exc_info=error)
         return answer(500, f"{type(error).__name__}: this is a bug in vfd; its log says more")
+
+
+def _malformed(one: Mapping[str, Any]) -> schema.Problem:
+    """What the framework found wrong with a request, in words for whoever sent it."""
+    rule = _RULES.get(one["type"], one["msg"])
+    found = None if one["type"] == "missing" else one.get("input")  # that is what it is missing in
+    if isinstance(found, bytes):  # a body that isn't said to be JSON is not read as such
+        found, rule = found.decode(errors="replace"), _NOT_JSON
+    return schema.Problem(
+        file="request",
+        field=".".join(str(part) for part in one["loc"]),
+        value=shown(found),
+        rule=rule,
+    )
 
 
 def planned(service: Service, source: Source, uid: int, gid: int) -> schema.PlanAnswer:

@@ -130,11 +130,20 @@ def settings() -> Settings:
 
 
 def _remember(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def callback(context: click.Context, _param: click.Parameter, value: Any) -> None:
+    def callback(context: click.Context, param: click.Parameter, value: Any) -> None:
+        _not_empty(context, param, value)
         if value not in (None, False):
             setattr(context.ensure_object(Settings), field, value)
 
     return callback
+
+
+def _not_empty(context: click.Context, param: click.Parameter, value: Any) -> None:
+    """An empty text is an unset variable of somebody's script. It means no VF, and not the default
+    either: ``--socket "$X"`` would ask another daemon, ``export "$X"`` give all VFs."""
+    values = value if isinstance(value, tuple) else (value,)
+    if "" in values and not context.resilient_parsing:
+        raise click.BadParameter("it is empty: an unset variable?", context, param)
 
 
 def common_options(hidden: bool) -> list[click.Option]:
@@ -200,6 +209,12 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
         self.params.extend(common_options(hidden=True))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            _not_empty(ctx, param, ctx.params.get(param.name or ""))
+        return rest
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_examples(self.examples, formatter)

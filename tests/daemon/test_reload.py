@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -131,3 +132,40 @@ def test_health_is_told_while_nics_come_and_go(service: Service) -> None:
         lock.unlink()
     assert failed == []
     assert told
+
+
+def test_a_bad_main_file_is_told_until_a_good_one_is_read(vfd: Vfd) -> None:
+    """The next start would fail: whoever reloaded it wants to know before that."""
+    vfd.config.write_text('{"pciids": [')
+    assert vfd.process is not None
+    vfd.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: vfd.get("/v1/health")["status"] == "degraded")
+    [bad] = vfd.get("/v1/health")["bad_files"]
+    assert bad["file"] == str(vfd.config)
+    assert "not JSON" in bad["problems"][0]["rule"]
+    vfd.write_main()
+    vfd.reload()
+    assert vfd.get("/v1/health")["status"] == "ok"
+
+
+def test_a_config_dir_that_is_gone_is_told_and_no_request_puts_an_empty_one_in_its_place(
+    vfd: Vfd,
+) -> None:
+    """With an empty one, the next reload would close every VF."""
+    vfd.add("vm1", vfd.vf(0))
+    aside = vfd.config_dir.with_name("aside")
+    vfd.config_dir.rename(aside)
+    vfd.reload()
+    [bad] = vfd.get("/v1/health")["bad_files"]
+    assert bad["file"] == str(vfd.config_dir)
+    for method, path in (("POST", "/v1/plan"), ("POST", "/v1/vfs"), ("PUT", "/v1/vfs/vm1")):
+        status, told = vfd.ask(method, path, {"name": "vm1", "config": vfd.vf(0, vlans=[7])})
+        assert (status, told["exit"]) == (503, 5)
+        assert f"{vfd.config_dir} can't be written" in told["detail"]
+    assert not vfd.config_dir.exists()
+    vfd.reload()
+    assert vfd.row(0)["extended"]["vlans"] == [100]
+    aside.rename(vfd.config_dir)
+    vfd.reload()
+    assert vfd.get("/v1/health")["status"] == "ok"
+    assert vfd.row(0)["name"] == "vm1"

@@ -184,7 +184,8 @@ class Retired:
 def stage(
     root: Path, file: Path, text: str, uid: int, gid: int, mode: int, *, keep_age: bool = False
 ) -> Staged:
-    """``text`` beside the place of ``file`` below ``root``, durably. Folders on the way are made.
+    """``text`` beside the place of ``file`` below ``root``, durably. Folders on the way are made;
+    ``root`` is not: an empty one in its place would close every VF at the next reload.
 
     ``keep_age``: it is as old as the file that it replaces.
 
@@ -278,8 +279,6 @@ def _open_folder(root: Path, below: Path, *, make: bool = False) -> int:
     durably. Raises OSError.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    if make:
-        root.mkdir(parents=True, exist_ok=True)
     folder = os.open(root, flags)
     for part in below.parts:
         try:

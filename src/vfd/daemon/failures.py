@@ -34,6 +34,7 @@ class StorageError(Exception):
 
 
 _TO_DO = {
+    errno.ENOENT: "put that folder back, or make it",
     errno.ENOSPC: "make room on its file system",
     errno.EDQUOT: "raise the quota of its file system",
     errno.EROFS: "its file system is read-only",

@@ -37,9 +37,11 @@ def load(service: Service, *, pfs: Mapping[str, PfPolicy] | None = None) -> None
         service.journal.emit("bad-file", str(problem), level="error", file=problem.file)
         # What was in force stays in force, and a NIC that wasn't looked at yet stays as it is.
         following = [managed for managed in following if managed.aim is None]
+        unread = BadFile(problem.file, (problem,))
         if not following:
+            service.bad[unread.file] = unread
             return
-        good, bad = [], [BadFile(problem.file, (problem,))]
+        good, bad = [], [unread]
     known = _problems(service)
     main_file = str(service.files.main_file)
     settings = service.bad.get(main_file) if pfs is None else None  # else they are judged again

@@ -107,8 +107,7 @@ class Daemon:
         try:
             await self._reload()
         except ConfigError as error:
-            for problem in error.problems:
-                self.journal.emit("bad-file", str(problem), level="error", file=problem.file)
+            await self.call(self.service.refuse, error.problems)
         except Exception as error:
             log.exception("reload")
             self.journal.emit("failed", f"reload: {error}", level="error")

@@ -139,6 +139,14 @@ class Service:
                 self._open(managed)
         self.load(pfs=wanted)
 
+    def refuse(self, problems: tuple[Problem, ...]) -> None:
+        """The main configuration is bad: what was read before stays in force, and it is told until
+        a good one is read, for the next start would fail."""
+        main_file = str(self.files.main_file)
+        self.bad[main_file] = BadFile(main_file, problems)
+        for problem in problems:
+            self.journal.emit("bad-file", str(problem), level="error", file=problem.file)
+
     def in_trouble(self) -> bool:
         """Whether ``retry`` has something to try."""
         return any(m.nic is None or _may_be_mended(m) for m in list(self.nics.values()))
@@ -223,7 +231,9 @@ class Service:
                 raise RefusedError([Problem("request", "file", "", rule)])
             return self.files.load(file), None
         except FileNotFoundError as error:
-            raise NotFoundError(str(error)) from None
+            if error.errno is None:  # said by us: there is no such file in config_dir
+                raise NotFoundError(str(error)) from None
+            raise not_stored(self.files.folder, error) from error
         except ConfigError as error:
             told = error.problems
             file = replaces.file if replaces else told[0].file

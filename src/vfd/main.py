@@ -32,6 +32,7 @@ from vfd.daemon.notify import notify
 from vfd.daemon.runner import Daemon
 from vfd.daemon.service import Service
 from vfd.daemon.zero import Zero
+from vfd.policy.shown import plural
 
 if TYPE_CHECKING:
     from vfd.api.server import Server
@@ -168,8 +169,8 @@ def _check(config: Path, parsed: ParsedMain) -> int:
     for problem in found.problems:
         click.echo(f"vfd: {problem}", err=True)
     wrong = len({problem.file for problem in found.problems})
-    files = f"{len(good) + len(bad) - wrong} good files, {wrong} bad"
-    click.echo(f"{config}: {len(parsed.config.nics)} PFs; {files}")
+    files = f"{plural(len(good) + len(bad) - wrong, 'good file')}, {wrong} bad"
+    click.echo(f"{config}: {plural(len(parsed.config.nics), 'PF')}; {files}")
     return EXIT_CONFIG if wrong else 0
 
 

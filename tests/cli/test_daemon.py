@@ -283,6 +283,15 @@ def test_vfs_that_are_in_use_go_only_by_force(daemon: Daemon, ask: Iplex) -> Non
     assert len(ask("show", daemon.pf).out.splitlines()) == 1 + 9
 
 
+def test_a_vf_that_comes_back_with_its_number_is_told(daemon: Daemon, ask: Iplex) -> None:
+    daemon.write("vm-6", daemon.vf(6))
+    assert ask("add", "vm-6").code == 0
+    assert f"- {daemon.pf}:6 closes" in ask("pf", "set", daemon.pf, "--vfs", "1", "--force").out
+    assert f"{daemon.pf} has 1 VF now" in ask("show").out
+    assert f"+ {daemon.pf}:6 opens" in ask("pf", "set", daemon.pf, "--vfs", "8").out
+    assert ask("delete", "vm-6").code == 0
+
+
 def test_events_are_followed_filtered_and_end_with_ctrl_c(daemon: Daemon, ask: Iplex) -> None:
     following = subprocess.Popen(
         [IPLEX, "events", "--follow", "--since", "1h", "--json", "--name", "vm-3"],
@@ -424,6 +433,10 @@ def test_a_file_that_is_not_in_force_is_told_by_show_and_status(daemon: Daemon, 
         assert time.monotonic() < deadline
     told = ask("status", "torn")
     assert told.code == 4
-    assert "not JSON" in told.err
+    assert "not JSON: Unterminated string starting at line 1" in told.err
+    mended = ask("update", "torn")
+    assert mended.code == 4
+    assert "torn.json is not in force" in mended.err
+    assert "`iplex add torn` puts it in force" in mended.err
     assert ask("delete", "torn").code == 0
     assert not path.exists()

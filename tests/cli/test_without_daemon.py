@@ -209,6 +209,12 @@ def test_an_unset_variable_of_a_script_means_neither_all_nor_the_default(
     assert "it is empty" in ended.err
 
 
+@pytest.mark.parametrize("number", ["zero", "-1", "257", "9" * 5000, "1.0", "²"])
+def test_what_is_no_number_of_vfs_is_told_which_there_are(iplex: Iplex, number: str) -> None:
+    ended = iplex("pf", "set", "soft0", "--vfs", number)
+    assert (ended.code, "is no number from 0 to 256" in ended.err) == (2, True)
+
+
 def test_a_misspelt_command_is_answered_with_the_nearest(iplex: Iplex) -> None:
     assert "Did you mean 'status'?" in iplex("statsu", "vm1").err
 

@@ -394,7 +394,7 @@ def test_a_check_finds_files_that_are_bad_or_in_conflict_and_changes_nothing(
         return ended.returncode, ended.stdout + ended.stderr
 
     code, told = check()
-    assert (code, "1 PFs; 1 good files, 0 bad" in told) == (0, True), told
+    assert (code, "1 PF; 1 good file, 0 bad" in told) == (0, True), told
     vfd.put_file("newer", vfd.vf(0, vlans=[5, 5]))
     vfd.put_file("far", vfd.vf(9))
     code, told = check()
@@ -403,7 +403,7 @@ def test_a_check_finds_files_that_are_bad_or_in_conflict_and_changes_nothing(
         "newer.json: vfid = 0",
         "newer.json: vlans",
         "far.json: vfid = 9",
-        "1 good files, 2",
+        "1 good file, 2",
     ):
         assert line in told
     assert being_written.exists()

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vfd.cli.command import NOT_FOUND, IplexError
-from vfd.cli.text import plural
 from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, problems
 from vfd.config.json_text import parse_object
 from vfd.config.main_file import MainConfig, parse_main
 from vfd.config.vf_file import parse_vf
 from vfd.policy.rules import Broken, check, check_names
+from vfd.policy.shown import plural
 from vfd.policy.values import NicPolicy, PfPolicy, TrafficClass, VfPolicy
 
 LARGEST_MTU = 9710

@@ -138,6 +138,21 @@ def _remember(field: str) -> Callable[[click.Context, click.Parameter, Any], Non
     return callback
 
 
+class Count(click.ParamType[int]):
+    """A whole number from 0 to ``most``; what is none is told so."""
+
+    name = "number"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip()
+        if not (text.isascii() and text.isdigit()) or len(text) > 9 or int(text) > self.most:
+            self.fail(f"{text!r} is no number from 0 to {self.most}", param, ctx)
+        return int(text)
+
+
 def _not_empty(context: click.Context, param: click.Parameter, value: Any) -> None:
     """An empty text is an unset variable of somebody's script. It means no VF, and not the default
     either: ``--socket "$X"`` would ask another daemon, ``export "$X"`` give all VFs."""

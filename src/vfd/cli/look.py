@@ -24,16 +24,17 @@ def fetch(client: Client, name: str) -> dict[str, Any]:
     except ApiError as error:
         if not not_found(error):
             raise
-        raise _in_no_force(client, name) or error from None
+        raise not_in_force(client, name) or error from None
     assert isinstance(vf, dict)
     return vf
 
 
-def _in_no_force(client: Client, name: str) -> IplexError | None:
-    """Why a VF isn't there although there is a file of that name."""
+def not_in_force(client: Client, name: str, hint: str = "") -> IplexError | None:
+    """Why a VF isn't there although there is a file of that name. ``hint``: what to do then."""
     for bad in client.get("/v1/health")["bad_files"]:
         if stem(bad["file"]) == stem(name):
-            return IplexError(f"{bad['file']} is not in force", NOT_FOUND, bad["problems"])
+            told = f"{bad['file']} is not in force"
+            return IplexError(told, NOT_FOUND, bad["problems"], hint)
     return None
 
 

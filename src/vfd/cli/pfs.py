@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from vfd.cli.changes import change_lines, warning_texts
-from vfd.cli.command import Command, Example, LazyGroup, settings
+from vfd.cli.command import Command, Count, Example, LazyGroup, settings
 from vfd.cli.completion import complete_pf, complete_port
 from vfd.cli.show import resolve_pf, split_port
 from vfd.cli.text import paint, printable
+from vfd.policy.shown import plural
 
 _SUPPORT = {"enforced": ("yes", "green"), "limited": ("part", "yellow"), "absent": ("no", "red")}
 
@@ -91,9 +92,9 @@ def _capability(capability: Mapping[str, Any], size: int, colour: bool) -> str:
     ],
 )
 @click.argument("pf", shell_complete=complete_pf)
-@click.argument("vf", type=click.IntRange(0, 255))
+@click.argument("vf", type=Count(255))
 @click.argument("direction", type=click.Choice(["in", "out", "all", "off"]))
-@click.argument("target", type=click.IntRange(0, 255), required=False)
+@click.argument("target", type=Count(255), required=False)
 def mirror(pf: str, vf: int, direction: str, target: int | None) -> None:
     """Copy a VF's frames to another VF of the PF, or stop that.
 
@@ -159,7 +160,11 @@ def pf() -> None:
 )
 @click.argument("pf", shell_complete=complete_pf)
 @click.option(
-    "--vfs", type=click.IntRange(0, 256), required=True, help="How many VFs there are to be."
+    "--vfs",
+    metavar="N",
+    type=Count(256),
+    required=True,
+    help="How many VFs there are to be, 0 to 256.",
 )
 @click.option("--force", is_flag=True, help="Take VFs away although guests hold them.")
 def pf_set(pf: str, vfs: int, force: bool) -> None:
@@ -174,7 +179,10 @@ def pf_set(pf: str, vfs: int, force: bool) -> None:
     if ask.json:
         ask.out_json(answer)
         return
-    lines = [f"{answer['pf']} has {vfs} VFs", *change_lines(answer["changes"], ask.painted)]
+    lines = [
+        f"{answer['pf']} has {plural(vfs, 'VF')}",
+        *change_lines(answer["changes"], ask.painted),
+    ]
     ask.out("\n".join(lines + warning_texts(answer["warnings"], ask.painted)))
 
 

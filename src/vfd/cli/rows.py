@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vfd.cli.table import Column, Row, Table, table
-from vfd.cli.text import ABSENT, number, paint, plural, printable, ranges, speed
+from vfd.cli.text import ABSENT, number, paint, printable, ranges, speed
+from vfd.policy.shown import plural
 
 UNUSUAL = ("drifted", "failed", "lost")
 """States that say more than the link does, and are shown in its place."""

@@ -13,7 +13,7 @@ from vfd.cli.blocks import block_lines
 from vfd.cli.command import NOT_FOUND, Command, Example, IplexError, Settings, not_found, settings
 from vfd.cli.completion import complete_what
 from vfd.cli.rows import mirror_table, port_table, trouble_lines, warning_lines
-from vfd.cli.text import plural
+from vfd.policy.shown import plural
 
 MAX_VFS = 256
 KEYWORDS = ("all", "pfs", "extended", "mirrors")

@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from vfd.api.client import ApiError
 from vfd.cli.changes import change_lines, warning_texts
-from vfd.cli.command import FILE, REFUSED, Command, Example, Settings, settings
+from vfd.cli.command import FILE, REFUSED, Command, Example, Settings, not_found, settings
 from vfd.cli.completion import complete_vf, complete_vf_or_file
+from vfd.cli.look import not_in_force
 from vfd.cli.source import request
 
 
@@ -62,7 +64,13 @@ def update(name: str) -> None:
     ask = settings()
     client = ask.client()
     vf, body = request(client, name)
-    _applied(ask, "updated", client.put(f"/v1/vfs/{vf}", body))
+    try:
+        answer = client.put(f"/v1/vfs/{vf}", body)
+    except ApiError as error:
+        if not not_found(error):
+            raise
+        raise not_in_force(client, vf, f"`iplex add {name}` puts it in force.") or error from None
+    _applied(ask, "updated", answer)
 
 
 @click.command(

@@ -145,7 +145,8 @@ def _without_last_commas(
     try:
         data = _load(mended, repeated)
     except json.JSONDecodeError as error:
-        rule = f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        found = error.msg.removesuffix(" at")  # "Unterminated string starting at"
+        rule = f"not JSON: {found} at line {error.lineno}, column {error.colno}"
         raise _error(file, _around(text, error.pos), rule) from None
     except (ValueError, RecursionError) as trouble:
         raise _error(file, "", _unreadable(trouble)) from None

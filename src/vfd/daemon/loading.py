@@ -16,6 +16,7 @@ from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, Storag
 from vfd.daemon.files import BadFile
 from vfd.daemon.managed import Aim, Condition, Configured, Managed
 from vfd.nic.protocol import NicError
+from vfd.plan.changes import Change
 from vfd.policy.values import PfPolicy, VfRules
 
 if TYPE_CHECKING:
@@ -91,15 +92,17 @@ def _tell_of_new(service: Service, known: set[Problem]) -> None:
             )
 
 
-def admit_waiting(service: Service, managed: Managed) -> None:
-    """Files whose VF was missing come into force where it is there now."""
+def admit_waiting(service: Service, managed: Managed) -> tuple[Change, ...]:
+    """Files whose VF was missing come into force where it is there now. What that changed."""
     assert managed.seen is not None
+    made: tuple[Change, ...] = ()
     for bad in tuple(service.bad.values()):
         if bad.device and service.home(bad.device) is managed and bad.vfid in managed.seen.vfs:
             try:
-                service.admit(bad.file)
+                made += service.admit(bad.file).changes
             except (RefusedError, NotFoundError, ExistsError, NicError, StorageError) as error:
                 log.info("%s stays out of force: %s", bad.file, error)
+    return made
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:

@@ -16,6 +16,7 @@ from vfd.daemon.loading import admit_waiting
 from vfd.daemon.managed import Configured, Managed
 from vfd.daemon.service import Service
 from vfd.plan.changes import Change
+from vfd.policy.shown import plural
 
 log = logging.getLogger("vfd.service")
 
@@ -52,14 +53,13 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
     finally:
         staged.abandon()
     managed.kept = {vfid: rules for vfid, rules in managed.kept.items() if vfid < vfs}
-    service.journal.emit("pf", f"{managed.id} has {vfs} VFs now", pf=managed.id, vfs=vfs)
+    service.journal.emit("pf", f"{managed.id} has {plural(vfs, 'VF')} now", pf=managed.id, vfs=vfs)
     for doubt in doubts:
         service.journal.emit("warning", doubt, level="warning", pf=managed.id)
-    rule = f"{managed.id} has {vfs} VFs now: in force again once it has more"
+    rule = f"{managed.id} has {plural(vfs, 'VF')} now: in force again once it has more"
     for one in gone:
         _park(service, managed, one, "vfid", str(one.policy.vfid), rule)
-    admit_waiting(service, managed)
-    return changes
+    return changes + admit_waiting(service, managed)
 
 
 def _park(

@@ -23,6 +23,7 @@ from vfd.daemon.notify import notify, watchdog_seconds
 from vfd.daemon.service import Made, Service
 from vfd.daemon.watch import handle
 from vfd.plan.changes import Change
+from vfd.policy.shown import plural
 
 log = logging.getLogger("vfd.daemon")
 
@@ -153,9 +154,10 @@ class Daemon:
         nics = list(self.service.nics.values())
         vfs = sum(len(managed.vfs) for managed in nics)
         troubled = [managed.id for managed in nics if managed.condition != "ok"]
-        text = f"{len(nics)} NICs, {vfs} VFs configured"
+        text = f"{plural(len(nics), 'NIC')}, {plural(vfs, 'VF')} configured"
         text += f", in trouble: {', '.join(troubled)}" if troubled else ""
-        return text + (f", {len(self.service.bad)} bad files" if self.service.bad else "")
+        bad = len(self.service.bad)
+        return text + (f", {plural(bad, 'bad file')}" if bad else "")
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Does ``work`` beside all else; it ends with the daemon."""

@@ -1,4 +1,4 @@
-"""A value in an error's words: as a file's reader would write it, and never more than a line."""
+"""A value in words: as a file's reader would write it, and never more than a line."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def shown(value: object) -> str:
         except (TypeError, ValueError, RecursionError):
             text = _by_name(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 VF``, ``2 VFs``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _start(value: object) -> object:

@@ -180,6 +180,17 @@ def test_get_marks_what_the_file_states(ask: Iplex, vm1: str) -> None:
     assert shown.code == 0
     assert "  = vlans: [101]" in shown.out
     assert "    allow_bcast: true" in shown.out
+    assert "    min_rate: 0\n" in shown.out
+
+
+def test_get_has_every_vlan_and_mac(daemon: Daemon, ask: Iplex) -> None:
+    macs = [f"02:00:00:00:01:{n:02x}" for n in range(20)]
+    daemon.write("long", daemon.vf(4, vlans=["1-40", 44], macs=macs))
+    assert ask("add", "long").code == 0
+    shown = ask("get", "long").out
+    assert '= vlans: ["1-40", 44]\n' in shown
+    assert f"= macs: {json.dumps(macs)}\n" in shown
+    assert ask("delete", "long").code == 0
 
 
 def test_status_names_port_link_mac_and_file(daemon: Daemon, ask: Iplex, vm1: str) -> None:

@@ -155,6 +155,19 @@ def test_a_block_has_every_counter_of_the_row() -> None:
     assert "errors -" in text
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_block_fits_a_terminal_and_loses_nothing(width: int) -> None:
+    counters = dict.fromkeys((*COUNTERS, "oversize", "rate_dropped", "mirrored"), 123456)
+    macs = [f"02:00:00:00:00:{n:02x}" for n in range(40)]
+    long = row(
+        0, name="vm", counters=counters, extended={"macs": macs}, warnings=["much " * 30 + "to say"]
+    )
+    how: dict[str, Any] = {"exact": True, "colour": False}
+    whole, fitted = block_lines(long, **how), block_lines(long, **how, width=width)
+    assert max(map(len, whole)) > 200 >= width >= max(map(len, fitted))
+    assert " ".join(fitted).split() == " ".join(whole).split()
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [

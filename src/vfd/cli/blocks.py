@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vfd.cli.rows import UNUSUAL, link_style, link_text, port_name
-from vfd.cli.text import number, paint, printable, ranges, speed
+from vfd.cli.text import hanging, number, paint, printable, ranges, speed
 
 _LABEL = 10
 _TRAFFIC = ("packets", "bytes", "errors", "dropped")
@@ -20,14 +20,16 @@ _DROPS = (
 )
 
 
-def block_lines(row: Mapping[str, Any], *, exact: bool, colour: bool) -> list[str]:
-    """The row of a PF or VF with its ``extended`` part."""
+def block_lines(
+    row: Mapping[str, Any], *, exact: bool, colour: bool, width: int | None = None
+) -> list[str]:
+    """The row of a PF or VF with its ``extended`` part, fitted to ``width`` columns if given."""
     more = row.get("extended") or {}
     lines = [_head(row, exact, colour)]
 
     def line(label: str, *parts: str) -> None:
-        if text := "  ".join(printable(part) for part in parts if part):
-            lines.append(f"  {label:{_LABEL}}{text}")
+        if shown := [printable(part) for part in parts if part]:
+            lines.extend(hanging(f"  {label:{_LABEL}}", shown, width))
 
     if row["kind"] == "pf":
         device = [more.get("backend"), more.get("model"), more.get("driver"), more.get("firmware")]
@@ -61,9 +63,10 @@ def block_lines(row: Mapping[str, Any], *, exact: bool, colour: bool) -> list[st
     line("drops", *(f"{name} {number(counters.get(name), exact)}" for name in _DROPS))
     known = {f"{side}_{name}" for side in ("rx", "tx") for name in _TRAFFIC} | set(_DROPS)
     line("others", *(f"{n} {number(v, exact)}" for n, v in counters.items() if n not in known))
-    lines.extend(
-        f"  {paint('!', 'bold red', colour)} {printable(text)}" for text in row["warnings"]
-    )
+    mark = paint("!", "bold red", colour)
+    for text in row["warnings"]:
+        first, *rest = hanging("    ", [printable(text)], width)
+        lines += [f"  {mark} {first.lstrip()}", *rest]
     return lines
 
 

@@ -80,5 +80,12 @@ def problem_lines(problems: Iterable[Mapping[str, Any]], colour: bool) -> list[s
 
 def shown_value(value: object) -> str:
     """A value as the files write it, shortened where it is long."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = full_value(value)
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def full_value(value: object) -> str:
+    """A value as the files write it: JSON, but a text without its quotes, and 0 for 0.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

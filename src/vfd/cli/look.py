@@ -12,9 +12,9 @@ from vfd.api.client import ApiError, Client
 from vfd.cli.changes import warning_texts
 from vfd.cli.command import NOT_FOUND, Command, Example, IplexError, not_found, settings
 from vfd.cli.completion import complete_vf
-from vfd.cli.failures import shown_value
+from vfd.cli.failures import full_value, shown_value
 from vfd.cli.source import stem
-from vfd.cli.text import paint, printable
+from vfd.cli.text import paint, printable, ranges
 
 
 def fetch(client: Client, name: str) -> dict[str, Any]:
@@ -112,8 +112,8 @@ def _difference(difference: dict[str, Any]) -> str:
 def get(name: str) -> None:
     """The policy in force on a VF, and where it differs from what was asked.
 
-    Rates are in bits per second. Attributes that the file states are marked with `=`, those
-    whose value in force is another one than asked with `≠` and the reason.
+    Rates and all else are as a file may have them. Attributes that the file states are marked
+    with `=`, those whose value in force is another one than asked with `≠` and the reason.
     """
     ask = settings()
     vf = fetch(ask.client(), name)
@@ -128,7 +128,7 @@ def get(name: str) -> None:
     differing = {d["field"]: d for d in vf["differences"]}
     for field, value in (in_force or {}).items():
         mark = "≠" if field in differing else "=" if field in vf["asked"] else " "
-        text = f"  {mark} {field}: {shown_value(value)}"
+        text = printable(f"  {mark} {field}: {_whole(field, value)}")
         if field in differing:
             asked = shown_value(differing[field]["asked"])
             text = paint(text + f"  (asked {asked}: {differing[field]['why']})", "yellow", colour)
@@ -140,6 +140,13 @@ def get(name: str) -> None:
     ]
     lines += ["  " + text for text in warning_texts(vf["warnings"], colour)]
     ask.out("\n".join(lines))
+
+
+def _whole(field: str, value: Any) -> str:
+    """As a file may have it, and all of it: nothing else tells more, but JSON."""
+    if field == "vlans":
+        value = [int(one) if one.isdigit() else one for one in ranges(value).split(",") if one]
+    return full_value(value)
 
 
 @click.command(

@@ -60,8 +60,8 @@ def show(what: str) -> None:
         return
     rows = answer["rows"]
     if blocks:
-        exact, colour = ask.exact, ask.painted
-        lines = [line for row in rows for line in block_lines(row, exact=exact, colour=colour)]
+        how: dict[str, Any] = {"exact": ask.exact, "colour": ask.painted, "width": ask.width}
+        lines = [line for row in rows for line in block_lines(row, **how)]
     else:
         lines = _table(rows, ask)
     if what in KEYWORDS:

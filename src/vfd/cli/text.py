@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import textwrap
 from collections.abc import Iterable
 
 _STYLES = {
@@ -92,3 +93,20 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             parts.append([n, n])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def hanging(label: str, parts: Iterable[str], width: int | None) -> list[str]:
+    """``label`` and the parts behind it, two blanks apart; where a line of ``width`` columns is
+    full they go on below the first of them. Of None: all in one line."""
+    if width is None:
+        return [label + "  ".join(parts)]
+    room = max(width - len(label), 20)
+    lines = [""]
+    for part in parts:
+        for piece in textwrap.wrap(part, room, break_long_words=False, break_on_hyphens=False):
+            joined = f"{lines[-1]}  {piece}" if lines[-1] else piece
+            if len(joined) <= room:
+                lines[-1] = joined
+            else:
+                lines.append(piece)
+    return [(label if n == 0 else " " * len(label)) + line for n, line in enumerate(lines)]

@@ -32,6 +32,28 @@ def test_what_was_added_is_in_force_and_kept(vfd: Vfd) -> None:
     assert vfd.get("/v1/vfs/tenant/vm1")["in_force"]["vlans"] == [100]
 
 
+def test_a_rate_between_two_that_the_nic_can_hold_is_the_lower_of_them(vfd: Vfd) -> None:
+    """HTB and TBF count bytes per second."""
+    asked = {"rate": "999999999bps", "min_rate": 0.01234567891, "max_rx_rate": "12345bps"}
+    status, made = vfd.add("vm1", vfd.vf(0, **asked))
+    assert status == 201, made
+    assert vfd.add("vm2", vfd.vf(1, min_rate="7bps"))[0] == 201
+
+    def told() -> list[Any]:
+        in_force = vfd.get("/v1/vfs/vm1")["in_force"]
+        return [in_force[field] for field in asked]
+
+    rates = ["999999.992kbps", "123456.784kbps", "12.344kbps"]
+    assert told() == rates
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    vfd.reload()
+    assert told() == rates
+    assert (vfd.row(0)["state"], vfd.events("drift")) == ("ok", [])
+    status, made = vfd.ask("PUT", "/v1/vfs/vm1", {"config": vfd.vf(0, **asked)})
+    assert (status, made["changes"]) == (200, [])
+
+
 def test_a_file_that_is_there_is_added_by_its_name(vfd: Vfd) -> None:
     vfd.put_file("vm1", vfd.vf(1, vm_mac=MAC))
     status, made = vfd.ask("POST", "/v1/vfs", {"file": "vm1"})

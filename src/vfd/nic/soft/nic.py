@@ -27,7 +27,7 @@ from vfd.nic.soft.datapath import open_datapath, program_version
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
 from vfd.nic.soft.homes import Homes
-from vfd.nic.soft.state import State, expressible, from_tables
+from vfd.nic.soft.state import State, expressible, from_tables, in_steps
 from vfd.nic.soft.switch import MAX_ID, Switch
 from vfd.nic.soft.tables import decode
 from vfd.nic.soft.watch import Watch
@@ -348,7 +348,7 @@ class SoftNic:
     def _asked(self, desired: NicPolicy) -> State:
         """The state that the caller asks for."""
         before = self._state
-        vfs = {vf.vfid: vf for vf in desired.vfs}
+        vfs = {vf.vfid: in_steps(vf) for vf in desired.vfs}
         after = replace(before, pf=desired.pf, vfs=vfs, configured=True)
         return after.fresh([v for v in before.vfs if v not in vfs and before.grants.get(v)])
 

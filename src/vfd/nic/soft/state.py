@@ -123,6 +123,15 @@ def _rate(rate: Rate, link_bps: int) -> Rate:
     return Rate(bps=bps) if bps else NONE
 
 
+def in_steps(vf: VfPolicy) -> VfPolicy:
+    """``vf`` with rates that the shaper can hold: those are read back, and asked for again."""
+    rates = {name: getattr(vf, name).bps or 0 for name in ("rate", "min_rate", "max_rx_rate")}
+    changed = {name: held for name, bps in rates.items() if (held := stepped(bps)) != bps}
+    if not changed:
+        return vf
+    return vf.model_copy(update={n: Rate(bps=bps) if bps else NONE for n, bps in changed.items()})
+
+
 def as_policy(pf: PfPolicy, vfid: int, rules: VfRules) -> VfPolicy:
     """Rules read back, as the policy of a VF without a file."""
     fields = {name: getattr(rules, name) for name in VfRules.model_fields}

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.cli.conftest import Iplex
 
 GOOD: dict[str, Any] = {"pciid": "0000:07:00.0", "vfid": 0, "vlans": [100]}
@@ -162,6 +163,33 @@ def test_what_is_no_json_is_told_with_its_place(iplex: Iplex, tmp_path: Path) ->
     ended = iplex("check", str(write(tmp_path / "vm1.json", '{"pciid": \n oops}')))
     assert ended.code == 3
     assert "line 2" in ended.out
+
+
+def test_a_file_that_is_not_there_hides_nothing_of_the_others(iplex: Iplex, tmp_path: Path) -> None:
+    bad = write(tmp_path / "vm1.json", GOOD | {"vlans": [5, 5]})
+    loop = tmp_path / "loop.json"
+    loop.symlink_to(loop)
+    for more in ((), ("--json",)):
+        ended = iplex("check", "/nonexistent/a", str(bad), str(loop), *more)
+        assert ended.code == 4
+        assert "each VLAN is listed once" in ended.out
+        assert "/nonexistent/a can't be read: No such file" in ended.err
+        assert f"{loop} can't be read: Too many levels of symbolic links" in ended.err
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_main_file_without_its_config_dir_is_warned_of(
+    iplex: Iplex, tmp_path: Path, there: bool
+) -> None:
+    """The daemon would not find it either: `vfd --check` refuses it."""
+    folder = tmp_path / "vfs"
+    if there:
+        folder.write_text("no folder")
+    main = write(tmp_path / "vfd.cfg", {"config_dir": str(folder), "pciids": ["soft0"]})
+    ended = iplex("check", str(main))
+    assert ended.code == 0
+    assert f"warning {main}: config_dir = " in ended.out
+    assert "so no VF's file was checked" in ended.out
 
 
 def test_a_file_that_is_not_there_ends_with_4(iplex: Iplex) -> None:

@@ -294,6 +294,29 @@ def test_vfs_that_are_in_use_go_only_by_force(daemon: Daemon, ask: Iplex) -> Non
     assert len(ask("show", daemon.pf).out.splitlines()) == 1 + 9
 
 
+@pytest.mark.usefixtures("vm1")
+def test_a_mirror_that_was_none_is_not_said_to_have_ended(daemon: Daemon, ask: Iplex) -> None:
+    set_up = ask("mirror", daemon.pf, "1", "in", "7")
+    assert f"{daemon.pf}:1 is mirrored (in) to {daemon.pf}:7" in set_up.out
+    assert "VF 7 has no configuration and is closed" in set_up.out
+    mistaken = ask("mirror", daemon.pf, "1", "off", "6")
+    assert f"{daemon.pf}:1 was not mirrored to {daemon.pf}:6" in mistaken.out
+    ended = ask("mirror", daemon.pf, "1", "off", "7")
+    assert f"{daemon.pf}:1 is no longer mirrored to {daemon.pf}:7" in ended.out
+    assert f"{daemon.pf}:1 was not mirrored" in ask("mirror", daemon.pf, "1", "off").out
+
+
+def test_a_file_that_was_kept_aside_is_not_taken_for_one_in_force(
+    daemon: Daemon, ask: Iplex
+) -> None:
+    kept = daemon.config_dir / "vm-5.json-"
+    kept.write_text(json.dumps(daemon.vf(5)))
+    told = ask("add", str(kept))
+    assert told.code == 4
+    assert "only under a name that ends in .json" in told.err
+    kept.unlink()
+
+
 def test_a_vf_that_comes_back_with_its_number_is_told(daemon: Daemon, ask: Iplex) -> None:
     daemon.write("vm-6", daemon.vf(6))
     assert ask("add", "vm-6").code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vfd.cli.events import KINDS
 from vfd.cli.main import iplex
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +66,10 @@ def test_the_page_of_the_files_has_every_field() -> None:
     text = rendered("vfd.cfg.5")
     for field in (*(set(MainConfig.model_fields) - {"nics"}), *VfPolicy.model_fields):
         assert f"\n       {field}" in text
+
+
+def test_the_page_of_operating_explains_every_kind_of_event_that_can_be_asked_for() -> None:
+    page = (ROOT / "docs/operating.md").read_text()
+    table = page.split("## Events")[1].split("## ")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert tuple(re.findall("`([a-z-]+)`", "".join(first))) == KINDS

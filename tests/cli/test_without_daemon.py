@@ -168,6 +168,7 @@ def test_the_socket_is_the_options_then_the_main_files_then_the_environments(
         ("verbose", "loud"),
         ("cpu_alarm", "much"),
         ("events", "--since", "yesterday"),
+        ("events", "--kind", "refusd"),
         ("completion", "tcsh"),
         ("ping", "--conf", "/nonexistent/vfd.cfg"),
     ],

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vfd.cli.command import FILE, REFUSED, Command, Example, settings
+from vfd.cli.command import (
+    FILE,
+    NOT_FOUND,
+    REFUSED,
+    Command,
+    Example,
+    IplexError,
+    Settings,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from vfd.cli.checking import Findings
 
 
 @click.command(
@@ -35,20 +47,27 @@ def check(files: tuple[str, ...]) -> int:
     ask = settings()
     # The configuration's types cost more than iplex's other commands take: only here.
     from vfd.cli.checking import checked
-    from vfd.cli.failures import problem_lines
 
     found = checked(files, ask.conf)
-    if ask.json:
+    if ask.json and (found.files or not found.missing):
         ask.out_json(found.as_json())
-        return REFUSED if found.problems else 0
+    if not ask.json:
+        _tell(found, ask)
+    if found.missing:
+        raise IplexError("; ".join(found.missing), NOT_FOUND)
+    return REFUSED if found.problems else 0
+
+
+def _tell(found: Findings, ask: Settings) -> None:
+    from vfd.cli.failures import problem_lines
+
     lines: list[str] = []
     for problem in problem_lines(map(_plain, found.problems), ask.painted):
         lines.append(ask.paint("error", "bold red") + problem[1:])
     for warning in problem_lines(map(_plain, found.warnings), ask.painted):
         lines.append(ask.paint("warning", "yellow") + warning[1:])
-    lines.append(found.summary())
-    ask.out("\n".join(lines))
-    return REFUSED if found.problems else 0
+    if found.files or not found.missing:
+        ask.out("\n".join([*lines, found.summary()]))
 
 
 def _plain(problem: Any) -> dict[str, Any]:

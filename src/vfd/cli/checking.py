@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vfd.cli.command import NOT_FOUND, IplexError
 from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, problems
 from vfd.config.json_text import parse_object
@@ -33,6 +32,8 @@ class Findings:
     """By the VF's name, the fields that can't be."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Paths where there is nothing to be checked."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -53,18 +54,19 @@ class Findings:
 
 def checked(paths: Sequence[str], conf: str | None) -> Findings:
     """Everything wrong with the files at ``paths``; ``conf`` is a main configuration whose PFs
-    the VFs' files are held against.
-
-    Raises IplexError for a path where there is nothing.
-    """
+    the VFs' files are held against."""
     found = Findings()
     pfs: dict[str, PfPolicy] = {}
     main_is_known = False
-    if conf is not None and (config := _main(Path(conf), found)):
+    if conf is not None and (why := _nothing_at(Path(conf))):
+        found.missing.append(f"{conf} can't be read: {why}")
+    elif conf is not None and (config := _main(Path(conf), found)):
         pfs.update({pf.id: pf for pf in config.nics})
         main_is_known = True
     for path in map(Path, paths):
-        if path.is_dir():
+        if why := _nothing_at(path):
+            found.missing.append(f"{path} can't be read: {why}")
+        elif path.is_dir():
             _folder(path, found)
         elif _is_main(path):
             config = _main(path, found)
@@ -72,8 +74,13 @@ def checked(paths: Sequence[str], conf: str | None) -> Findings:
                 continue
             pfs.update({pf.id: pf for pf in config.nics})
             main_is_known = True
-            if Path(config.config_dir).is_dir():
-                _folder(Path(config.config_dir), found)
+            folder = Path(config.config_dir)
+            if why := _nothing_at(folder) or ("" if folder.is_dir() else "it is no folder"):
+                rule = f"it can't be read ({why}), so no VF's file was checked: make it"
+                problem = Problem(str(path), "config_dir", config.config_dir, rule)
+                found.warnings.append(problem)
+            else:
+                _folder(folder, found)
         else:
             _vf(path, None, found)
     between(found, pfs, main_is_known)
@@ -131,11 +138,20 @@ def _is_main(path: Path) -> bool:
 def _read(path: Path) -> bytes:
     """As the daemon would read it: no pipe that never ends, nothing of more than 1 MiB.
 
-    Raises ConfigError for those and for what may not be read, IplexError where there is nothing.
+    Raises ConfigError for those and for what can't be read.
     """
-    if not path.exists():
-        raise IplexError(f"{path} can't be read: No such file or directory", NOT_FOUND)
     return store.read(path).text
+
+
+def _nothing_at(path: Path) -> str:
+    """Why there is nothing to be read there; '' where there is something."""
+    try:
+        path.stat()
+    except PermissionError:
+        return ""  # reading it tells
+    except (OSError, ValueError) as error:  # a NUL in the path
+        return getattr(error, "strerror", None) or str(error)
+    return ""
 
 
 def between(found: Findings, pfs: Mapping[str, PfPolicy], main_is_known: bool) -> None:

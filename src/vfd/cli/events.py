@@ -16,6 +16,15 @@ from vfd.cli.text import as_json, printable
 
 _AGO = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhd])$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+KINDS = (
+    *("ready", "reloaded", "released"),
+    *("added", "updated", "deleted", "pf", "cleared"),
+    *("granted", "refused"),
+    *("guest-come", "guest-gone", "vf-reset", "link"),
+    *("drift", "warning", "bad-file", "kept", "callback"),
+    *("failed", "lost", "back", "cpu-alarm"),
+)
+"""As docs/operating.md explains them."""
 _LEVELS = ("info", "warning", "error")
 _STYLES = {"warning": "yellow", "error": "bold red"}
 
@@ -56,7 +65,8 @@ class Since(click.ParamType[float]):
 @click.option("--since", metavar="TIME", type=Since(), help="From then: `10m` ago, or ISO 8601.")
 @click.option("--pf", metavar="PF", shell_complete=complete_pf, help="Of this PF only.")
 @click.option("--name", metavar="NAME", shell_complete=complete_vf, help="Of this VF only.")
-@click.option("--kind", multiple=True, metavar="KIND", help="Of this kind only; may be repeated.")
+@click.option("--kind", multiple=True, metavar="KIND", type=click.Choice(KINDS),
+              help="Of this kind only; may be repeated.")  # fmt: skip
 @click.option("--level", type=click.Choice(_LEVELS), default="info", help="This level and above.")
 def events(
     follow: bool,

@@ -113,7 +113,9 @@ def mirror(pf: str, vf: int, direction: str, target: int | None) -> None:
         ask.out_json(answer)
         return
     where = "" if target is None else f" to {pf}:{target}"
-    how = "is no longer mirrored" if direction == "off" else f"is mirrored ({direction})"
+    how = f"is mirrored ({direction})"
+    if direction == "off":
+        how = "is no longer mirrored" if answer["changes"] else "was not mirrored"
     done = f"{pf}:{vf} {how}{where}"
     ask.out("\n".join([done, *warning_texts(answer.get("warnings", []), ask.painted)]))
 

@@ -40,6 +40,9 @@ def request(client: Client, text: str) -> tuple[str, dict[str, Any]]:
     if path is None:
         return stem(text), {"file": text}
     if inside := _in_config_dir(client, path):
+        if not inside.endswith(".json"):
+            told = f"{text}: a file in config_dir is in force only under a name that ends in .json"
+            raise IplexError(told, NOT_FOUND, hint="Rename it first.")
         return stem(inside), {"file": inside}
     config = read_config(path)
     stated = config.get("name")

@@ -89,6 +89,9 @@ def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...
         found += _on_pf(vf, pf.enable_qos, link_bps)
         for number, mirror in enumerate(vf.mirror):
             if mirror.target not in configured:
-                rule = "that VF has no configuration and is closed: it gets copies once it has one"
+                rule = (
+                    f"VF {mirror.target} has no configuration and is closed: it gets copies once it"
+                    " has one"
+                )
                 found.append(Broken(vf.name, f"mirror[{number}].target", mirror.target, rule))
     return tuple(found)

@@ -216,6 +216,22 @@ def test_what_is_no_number_of_vfs_is_told_which_there_are(iplex: Iplex, number: 
     assert (ended.code, "is no number from 0 to 256" in ended.err) == (2, True)
 
 
+def test_a_full_disk_under_the_answer_is_told(tmp_path: Path) -> None:
+    (tmp_path / "vm1.json").write_text('{"pciid": "soft0", "vfid": 0, "vlans": [1]}')
+    with open("/dev/full", "w") as full:
+        for line in (["check", "vm1.json"], ["completion", "bash"]):
+            ended = subprocess.run(
+                [IPLEX, *line],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=tmp_path,
+                env=environment(),
+            )
+            told = "iplex: the output can't be written: No space left on device\n"
+            assert (ended.returncode, ended.stderr) == (5, told)
+
+
 def test_a_misspelt_command_is_answered_with_the_nearest(iplex: Iplex) -> None:
     assert "Did you mean 'status'?" in iplex("statsu", "vm1").err
 

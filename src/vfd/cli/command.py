@@ -21,7 +21,8 @@ from vfd.cli.text import as_json, paint, wants_colour
 CONFIG_FILE = "/etc/vfd/vfd.cfg"
 
 OK, USAGE, REFUSED, NOT_FOUND, NIC_FAILED, NO_DAEMON = 0, 2, 3, 4, 5, 6
-"""Exit codes. INTERRUPTED and PIPE_CLOSED are the shell's for the signals."""
+"""Exit codes. NIC_FAILED is a full disk's, too. INTERRUPTED and PIPE_CLOSED are the shell's for the
+signals."""
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
 

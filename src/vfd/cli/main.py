@@ -11,6 +11,7 @@ import click
 from vfd.api.client import ApiError, NoDaemonError
 from vfd.cli.command import (
     INTERRUPTED,
+    NIC_FAILED,
     OK,
     PIPE_CLOSED,
     USAGE,
@@ -103,11 +104,23 @@ def run(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has seen enough (`iplex show all | head`). Python flushes at exit: let it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has seen enough (`iplex show all | head`).
+        _write_no_more()
         return PIPE_CLOSED
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # `iplex dump > FILE` on a full disk
+        _write_no_more()
+        told = f"the output can't be written: {error.strerror or error}"
+        return _tell(IplexError(told, NIC_FAILED), settings)
     except (ApiError, NoDaemonError, IplexError) as error:
         return _tell(error, settings)
+
+
+def _write_no_more() -> None:
+    """Python flushes at exit: let it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> int:

@@ -6,6 +6,7 @@ import http.client
 import json
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vfd.daemon.zero import Zero
+from vfd.nic.soft import namespace
 
 from .harness import Vfd, wait_for
 
@@ -355,3 +357,21 @@ def send_untagged(vfd: Vfd, vfid: int, count: int) -> None:
         sock.bind((name, 0))
         for _ in range(count):
             sock.send(frame)
+
+
+def test_the_nic_outlives_its_daemon_although_its_namespace_lost_its_name(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    """``ip -all netns delete``, as scripts that clean up have it."""
+    vfd = make_vfd()
+    vfd.start()
+    vfd.add("vm1", vfd.vf(0))
+    mac = vfd.row(0)["mac"]
+    name = f"vfd-{vfd.pf}"
+    for _ in range(2):
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+        wait_for(lambda: namespace.exists(name))
+    assert "had lost its name" in vfd.output()
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    assert (vfd.row(0)["name"], vfd.row(0)["mac"]) == ("vm1", mac)

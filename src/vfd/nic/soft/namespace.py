@@ -13,6 +13,7 @@ NAMES = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 1 << 20
 _MNT_DETACH = 2
+_IN_MOVED_FROM, _IN_DELETE = 0x40, 0x200
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -58,12 +59,39 @@ def create(name: str) -> None:
     try:
         _call("unshare", _CLONE_NEWNET)
         try:
-            source = b"/proc/thread-self/ns/net"
-            _call("mount", source, os.fsencode(path(name)), b"none", _MS_BIND, None)
+            _name_own(name)
         finally:
             _call("setns", here, _CLONE_NEWNET)
     finally:
         os.close(here)
+
+
+def _name_own(name: str) -> None:
+    source = b"/proc/thread-self/ns/net"
+    _call("mount", source, os.fsencode(path(name)), b"none", _MS_BIND, None)
+
+
+def name_again(namespace: int, name: str) -> bool:
+    """Puts a name back that somebody took away (``ip netns delete``): without it, the namespace of
+    that descriptor lives no longer than this process. False: the name is there."""
+    if exists(name):
+        return False
+    path(name).touch(mode=0o444)
+    with inside(namespace):
+        _name_own(name)
+    return True
+
+
+def watch_names() -> int | None:
+    """A descriptor that can be read once somebody takes a name away (inotify(7)). The caller closes
+    it. None: there are too many of them on this host."""
+    fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        return None
+    if _libc.inotify_add_watch(fd, os.fsencode(NAMES), _IN_MOVED_FROM | _IN_DELETE) < 0:
+        os.close(fd)
+        return None
+    return fd
 
 
 def remove(name: str) -> None:

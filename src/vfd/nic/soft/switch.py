@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import logging
 import os
 import socket
 import struct
@@ -29,6 +30,8 @@ from vfd.nic.protocol import NicError
 from vfd.nic.soft import namespace, rtnl, tap
 from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, Link
 from vfd.policy.values import MAX_VFS
+
+log = logging.getLogger("vfd.soft")
 
 _LOOPBACK = 1
 """Its index in every network namespace: LOOPBACK_IFINDEX, include/net/flow.h."""
@@ -65,6 +68,8 @@ class Switch:
         """Of the namespace of the host ends, once that is entered."""
         self.root = namespace.own()
         self._inside: int | None = None
+        self.names: int | None = None
+        """A descriptor that tells when names of namespaces are taken away."""
         self.near = self.far = 0
         self.shaper_ready = False
         """Both ends of the shaper are there, up, and take their frames to the program."""
@@ -115,6 +120,7 @@ class Switch:
         if not namespace.exists(self.namespace):
             namespace.create(self.namespace)
         self._inside = os.open(namespace.path(self.namespace), os.O_RDONLY | os.O_CLOEXEC)
+        self.names = namespace.watch_names()
         with self.inside():
             self.netlink = Netlink()
             for which in ("all", "default"):
@@ -123,10 +129,27 @@ class Switch:
                     setting.write_text("1")
         rtnl.give_nsid(self.netlink, self.root)
 
+    def keep_name(self) -> None:
+        """The NIC outlives the daemon by its namespace's name: puts it back if somebody took it
+        away."""
+        if self.names is None or self._inside is None:
+            return
+        try:
+            os.read(self.names, 65536)
+        except BlockingIOError:
+            return
+        try:
+            if namespace.name_again(self._inside, self.namespace):
+                log.warning("namespace %s had lost its name: put back", self.namespace)
+        except OSError as e:
+            log.error("namespace %s lost its name, and the NIC goes with the daemon: %s",
+                      self.namespace, e)  # fmt: skip
+
     def close(self) -> None:
         self.netlink.close()
-        if self._inside is not None:
-            os.close(self._inside)
+        for fd in (self._inside, self.names):
+            if fd is not None:
+                os.close(fd)
         self.root_netlink.close()
         os.close(self.root)
 

@@ -112,6 +112,8 @@ class Watch:
         """Namespaces that changed while they were listed."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
+        if switch.names is not None:
+            self._epoll.register(switch.names, select.EPOLLIN)
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -144,6 +146,7 @@ class Watch:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
         events, self._waiting = self._waiting, []
+        self._switch.keep_name()
         torn, self._torn = self._torn, set()
         for vfid in tuple(self._switch.ports) if torn else ():
             place = self._guests.place(vfid)

@@ -116,7 +116,9 @@ def main(
     try:
         sock, lock = exclusive.listen(path, group, holder)
     except (InUseError, OSError) as error:
-        click.echo(f"vfd: {error}", err=True)
+        # the system's own words don't say what for
+        what = f"socket {path} can't be made: " if getattr(error, "filename", None) else ""
+        click.echo(f"vfd: {what}{error}", err=True)
         sys.exit(EXIT_IN_USE)
     if group is None:
         log.warning("no group %s on this host: only root can use %s", exclusive.GROUP, path)

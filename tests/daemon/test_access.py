@@ -274,3 +274,9 @@ def test_an_idle_daemon_uses_no_cpu_to_speak_of(vfd: Vfd) -> None:
     before = ticks()
     time.sleep(3)
     assert ticks() - before <= 2  # of 300
+
+
+def test_a_socket_that_can_not_be_made_is_told_as_such(make_vfd: Callable[..., Vfd]) -> None:
+    vfd = make_vfd(socket="/proc/nowhere/vfd.sock")
+    assert vfd.spawn().wait(10) == 5
+    assert "vfd: socket /proc/nowhere/vfd.sock can't be made: " in vfd.output()

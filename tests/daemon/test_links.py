@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from vfd.daemon.watch import handle
 from vfd.nic.protocol import Event, EventKind
 from vfd.policy.requests import Request, RequestKind
 
-from .harness import Vfd
+from .harness import Vfd, wait_for
 from .plain_nic import add, config, nic_of, restarted
 
 
@@ -136,3 +138,34 @@ def test_shares_follow_the_speed_that_a_reload_gives_a_software_nic(
     assert rows[0]["rate"] == 500_000_000
     assert [row["min_rate"] for row in rows] == [400_000_000, 600_000_000]
     assert vfd.get("/v1/health")["status"] == "ok"
+
+
+def test_an_uplink_that_is_not_there_is_named_until_it_is(make_vfd: Callable[..., Vfd]) -> None:
+    """A slip of the pen in vfd.cfg looks like a cut cable else."""
+    vfd = make_vfd()
+    uplink, far = f"{vfd.pf}u", f"{vfd.pf}x"
+    vfd.main["pciids"][0]["uplink"] = uplink
+    vfd.write_main()
+    vfd.start()
+
+    def pf() -> dict[str, Any]:
+        found: dict[str, Any] = vfd.get("/v1/show")["rows"][0]
+        return found
+
+    assert pf()["link"] == "down"
+    [told] = pf()["warnings"]
+    assert f"the uplink {uplink} is no netdev of this host" in told
+    try:
+        ip("link", "add", uplink, "type", "veth", "peer", "name", far)
+        ip("link", "set", far, "up")
+        wait_for(lambda: pf()["link"] == "up")
+        assert pf()["warnings"] == []
+        ip("link", "delete", far)
+        wait_for(lambda: pf()["link"] == "down")
+        assert len(pf()["warnings"]) == 1
+    finally:
+        subprocess.run(["ip", "link", "delete", far], check=False, stderr=subprocess.DEVNULL)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)

@@ -119,6 +119,8 @@ def _warnings(managed: Managed, vfid: int | None) -> list[str]:
     found = list(managed.aim.warnings.get(vfid, ())) if managed.aim else []
     if (why := managed.unmet.get(vfid)) is not None:
         found.append(f"not as asked: {why}")
+    if vfid is None and managed.seen and managed.seen.link.why:
+        found.append(managed.seen.link.why)
     if vfid is None and managed.nic is not None and managed.aim and managed.seen:
         found += [
             f"{field} is {json.dumps(value)} as it was found: nobody states it, and a change would"

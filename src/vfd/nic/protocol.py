@@ -109,6 +109,8 @@ class Link:
     up: bool
     speed_bps: int | None
     """None: unknown, as on a link that is down."""
+    why: str = ""
+    """Why it is down, where that is to be told."""
 
 
 @dataclass(frozen=True, slots=True)

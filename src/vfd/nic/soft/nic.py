@@ -133,8 +133,11 @@ class SoftNic:
         return capabilities(self._state.pf)
 
     def link(self) -> Link:
-        speed = self._link_bps()
-        return Link(self._state.wire_up, speed if self._state.wire_up else None)
+        speed, uplink = self._link_bps(), self._state.pf.uplink
+        why = ""
+        if uplink and self._works.wire is None:
+            why = f"the uplink {uplink} is no netdev of this host: no wire until it is one"
+        return Link(self._state.wire_up, speed if self._state.wire_up else None, why)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
         return shortfalls(rules, self._state.pf)

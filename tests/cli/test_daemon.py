@@ -352,6 +352,14 @@ def test_events_are_followed_filtered_and_end_with_ctrl_c(daemon: Daemon, ask: I
         assert ask("delete", name).code == 0
 
 
+def test_events_of_a_pf_are_found_by_its_number(daemon: Daemon, ask: Iplex) -> None:
+    assert ask("clear", "0").code == 0
+    found = ask("events", "--pf", "0", "--kind", "cleared").out
+    assert f"counters of {daemon.pf} and its VFs" in found
+    assert found == ask("events", "--pf", daemon.pf, "--kind", "cleared").out
+    assert ask("events", "--pf", "1").code == 4
+
+
 def test_every_answer_is_json_when_asked_for(daemon: Daemon, ask: Iplex, vm1: str) -> None:
     for line in (
         "show all",

@@ -12,6 +12,7 @@ import click
 
 from vfd.cli.command import Command, Example, Settings, settings
 from vfd.cli.completion import complete_pf, complete_vf
+from vfd.cli.show import resolve_pf
 from vfd.cli.text import as_json, printable
 
 _AGO = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhd])$")
@@ -63,7 +64,9 @@ class Since(click.ParamType[float]):
 )
 @click.option("-f", "--follow", is_flag=True, help="Wait for events as they come.")
 @click.option("--since", metavar="TIME", type=Since(), help="From then: `10m` ago, or ISO 8601.")
-@click.option("--pf", metavar="PF", shell_complete=complete_pf, help="Of this PF only.")
+@click.option(
+    "--pf", metavar="PF", shell_complete=complete_pf, help="Of this PF only, by its id or number."
+)
 @click.option("--name", metavar="NAME", shell_complete=complete_vf, help="Of this VF only.")
 @click.option("--kind", multiple=True, metavar="KIND", type=click.Choice(KINDS),
               help="Of this kind only; may be repeated.")  # fmt: skip
@@ -83,6 +86,8 @@ def events(
     event is one line.
     """
     ask = settings()
+    if pf is not None:
+        pf = resolve_pf(ask.client(), pf)
 
     def wanted(event: Mapping[str, Any]) -> bool:
         return (

@@ -3,6 +3,7 @@ the daemon's door."""
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -309,6 +310,29 @@ def test_service_access_needs_the_pfs_tpid_and_comes_with_it(
         assert not service.bad
         assert (managed.condition, managed.detail) == (Condition.OK, "")
         assert (vfs.seen[0].vlan, vfs.seen[0].proto) == (9, "802.1ad")
+
+
+@pytest.mark.parametrize("driver", ["ixgbe", "ice"])
+def test_where_no_service_tag_may_be_pushed_the_vlan_is_held_with_customer_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    """Accepted with a warning: the guest may not be left with every VLAN for it."""
+    vfs = PlainVfs([VfSeen() for _ in range(2)])
+    if driver == "ixgbe":
+        vfs.refuses["vlan", "9", "0", "802.1ad"] = errno.EPROTONOSUPPORT
+    files = {"a": {"vfid": 0, "vlans": [9], "strip_stag": True}}
+    with (
+        plain_pf(driver, vfs) as device,
+        daemon_on(device, tmp_path, monkeypatch, files, strict=False) as (service, managed),
+    ):
+        assert (managed.condition, managed.detail) == (Condition.OK, "")
+        assert (vfs.seen[0].vlan, vfs.seen[0].proto) == (9, "802.1Q")
+        assert managed.aim
+        assert "the VLAN's tag is a customer tag" in managed.aim.warnings[0][0]
+        if driver == "ice":
+            reload(service, tmp_path, tpid="0x88a8")
+            assert (vfs.seen[0].vlan, vfs.seen[0].proto) == (9, "802.1ad")
+        assert not [event for event in service.journal.since(0) if event.kind == "failed"]
 
 
 def test_a_tpid_that_the_driver_cannot_insert_is_refused(

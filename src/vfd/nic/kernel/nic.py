@@ -282,15 +282,12 @@ class KernelNic:
         return {vfid: self.expressible(vfid, vf.rules) for vfid, vf in policies.items()}
 
     def _again(self, desired: NicPolicy, steps: Steps) -> Steps:
-        """``steps`` on a PF that is another now: more or less of the policies may be enforced than
-        when they were worked out, and what is in force by another surface than before."""
+        """``steps`` on a PF that is another now, and with them all other VFs: more or less of
+        their policies may be enforced than when the steps were worked out, or by another surface.
+        """
         wanted = self._wanted(desired)
-        in_force = {
-            vfid: (rules, rules)
-            for vfid, rules in self._observe_rules().items()
-            if rules == wanted.get(vfid)
-        }
-        return {**in_force, **{v: (before, wanted.get(v)) for v, (before, _) in steps.items()}}
+        others = {v: (rules, wanted.get(v)) for v, rules in self._observe_rules().items()}
+        return {**others, **{v: (before, wanted.get(v)) for v, (before, _) in steps.items()}}
 
     def _write_new(self, rules: Mapping[int, VfRules | None], *, was_up: bool) -> Steps:
         """Makes VFs that have just been created what they are to be, closed where no rules are

@@ -30,6 +30,7 @@ from vfd.policy.values import C_TAG, S_TAG, LinkStatus, PfPolicy, VfRules
 ZERO_MAC = "00:00:00:00:00:00"
 MBPS = 10**6
 _C_TAGS_ONLY = "this driver inserts 802.1Q tags only (EPROTONOSUPPORT for 802.1ad)"
+_AS_CUSTOMER = "the VLAN's tag is a customer tag, and the guest can't send tags of its own"
 _MOST_KNOWN = 1024
 _LINK_STATES = {LinkStatus.AUTO: 0, LinkStatus.ON: 1, LinkStatus.OFF: 2}
 _LINK_STATUS = {number: status for status, number in _LINK_STATES.items()}
@@ -86,12 +87,13 @@ class Rtnetlink:
                     lacks(attribute, "stripping without inserting is not offered: name one VLAN")
             lacks("allow_untagged", trunk)
         elif rules.strip_stag and S_TAG not in self._driver.vlan_tpids:
-            lacks("strip_stag", _C_TAGS_ONLY)
+            lacks("strip_stag", _C_TAGS_ONLY, _AS_CUSTOMER)
         elif rules.strip_stag and self._pf_tpid != S_TAG:
             lacks(
                 "strip_stag",
                 "the PF's tpid is 0x8100, and a port VLAN of that kind is customer-tag access, for"
                 " guests that send no tags: set the PF's tpid to 0x88a8",
+                _AS_CUSTOMER,
             )
         if self._no_check(rules):
             lacks("mac_anti_spoof", "this driver checks against a forced MAC only: set vm_mac")
@@ -203,7 +205,8 @@ class Rtnetlink:
             if "vm_mac" in mine and rules.vm_mac:
                 mac = rules.vm_mac
             if "vlans" in mine and rules.access_vid is not None:
-                vlan, tpid = rules.access_vid, S_TAG if rules.strip_stag else C_TAG
+                service = rules.strip_stag and "strip_stag" in mine
+                vlan, tpid = rules.access_vid, S_TAG if service else C_TAG
             on = rules.mac_anti_spoof if "mac_anti_spoof" in mine else not self._no_check(rules)
             trust = rules.trust if "trust" in mine else False
             maximum = rules.rate if "rate" in mine else NONE

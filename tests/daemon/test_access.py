@@ -207,7 +207,8 @@ def test_members_of_the_group_are_let_in_and_nobody_else(open_socket: Vfd, tmp_p
     lines = [line for line in Path("/etc/group").read_text().splitlines() if line[:4] != "vfd:"]
     group.write_text("\n".join([*lines, f"vfd:x:{NOBODY_IN_GROUP}:", ""]))
     vfd.wrap = (
-        *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
+        # a slave lets go of what is unmounted outside, as by the test that runs beside it
+        *("unshare", "--mount", "--propagation", "slave", "sh", "-c"),
         *('mount --bind "$1" /etc/group && shift && exec "$@"', "sh", str(group)),
     )
     vfd.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from tests.soft.world import BROADCAST, Tap, World, frame, ip, world
@@ -146,10 +145,7 @@ def test_before_an_rx_limit_what_is_given_and_what_is_dropped_is_all_that_came()
         mirrored = w.vf(0, mirror={"target": 1, "direction": "out"})
         w.apply(mirrored, w.vf(1, max_rx_rate="5Mbps"), w.vf(2))
         for vfid in range(3):
-            with namespace.inside(w.guest(vfid, up=False)):
-                # nothing but the test's own frames
-                Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
-            ip("-n", w.guests[vfid], "link", "set", "eth0", "up")
+            w.guest(vfid, silent=True)
         w.settle()
         out, port = w.port(0), w.port(1)
         macs = (w.mac(1), BROADCAST, w.mac(2))

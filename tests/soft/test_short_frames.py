@@ -27,7 +27,7 @@ def test_a_packet_socket_takes_none(size: int) -> None:
     """packet_snd and dev_validate_header, net/packet/af_packet.c, include/linux/netdevice.h."""
     with world() as w:
         w.apply(w.vf(0), w.vf(1))
-        w.guest(0)
+        w.guest(0, silent=True)
         w.settle()
         before = counted(w)
         port = w.port(0)

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import vfd.nic.soft as soft
 from vfd.nic.protocol import Event, EventKind
@@ -113,9 +114,14 @@ class World:
         self.nic.apply(desired, changes)
         self.pf, self.vfs = new_pf, after
 
-    def guest(self, vfid: int, *, up: bool = True) -> str:
-        """Gives the VF to a new namespace as ``eth0``; returns the namespace's name."""
+    def guest(self, vfid: int, *, up: bool = True, silent: bool = False) -> str:
+        """Gives the VF to a new namespace as ``eth0``; returns the namespace's name. ``silent``: it
+        sends nothing of its own accord, as IPv6 does when an interface comes up."""
         name = self.guests[vfid] = self.home(f"{self.id}g{vfid}")
+        if silent:
+            with namespace.inside(name):
+                for which in ("all", "default"):
+                    Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
         ip("link", "set", f"{self.id}v{vfid}", "netns", name, "name", "eth0")
         if up:
             ip("-n", name, "link", "set", "eth0", "up")

@@ -152,8 +152,14 @@ def qemu_command() -> list[str]:
 
 def _die_with_parent() -> Callable[[], None]:
     # looked up before the fork; between fork and exec as little as possible is done
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl, parent = ctypes.CDLL(None, use_errno=True).prctl, os.getpid()
+
+    def set_up() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before: no signal comes any more
+            os._exit(1)
+
+    return set_up
 
 
 def _initrd(machine: Machine, job: Job) -> IO[bytes]:

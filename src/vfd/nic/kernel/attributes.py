@@ -88,3 +88,8 @@ def parse_list(text: str) -> frozenset[int]:
         low, _, high = part.partition("-")
         found.update(range(int(low), int(high or low) + 1))
     return frozenset(found)
+
+
+def folders_below(root: Path) -> list[Path]:
+    """``root`` and all folders below it; none where it is not there."""
+    return [Path(folder) for folder, _, _ in os.walk(root)]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from vfd.nic.inotify import MODIFY, Inotify
 from vfd.nic.kernel import genl, health
-from vfd.nic.kernel.files_watch import FilesWatch
 from vfd.nic.kernel.health import Health
 from vfd.nic.kernel.vfinfo import RTM_DELLINK, RTM_NEWLINK, link_head
 from vfd.nic.netlink import (
@@ -83,7 +83,7 @@ class EventSource:
         self._links = _socket(socket.NETLINK_ROUTE, RTMGRP_LINK)
         self._devices = _socket(NETLINK_KOBJECT_UEVENT, 1)
         self._devlink = _devlink_socket()
-        self._files: FilesWatch | None = None
+        self._files: Inotify | None = None
         self._epoll = select.epoll()
         for source in filter(None, (self._links, self._devices, self._devlink)):
             self._epoll.register(source, select.EPOLLIN)
@@ -96,12 +96,19 @@ class EventSource:
         """From now on hears of writes to the files in these folders too."""
         if self._files is None:
             try:
-                self._files = FilesWatch()
+                self._files = Inotify(MODIFY)
             except OSError as error:
                 log.warning("what others write to vendors' files goes by: inotify: %s", error)
                 return
             self._epoll.register(self._files, select.EPOLLIN)
-        self._files.watch(folders)
+        for folder in folders:
+            try:
+                self._files.watch(folder)
+            except OSError as error:
+                if folder.exists():
+                    log.warning("what others write below %s goes by: %s (fs.inotify.*)", folder,
+                                error.strerror)  # fmt: skip
+                    return
 
     def fileno(self) -> int:
         return self._epoll.fileno()

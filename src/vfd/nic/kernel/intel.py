@@ -15,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vfd.nic.kernel.attributes import Write, read, run, vf_numbers
-from vfd.nic.kernel.files_watch import folders_below
+from vfd.nic.kernel.attributes import Write, folders_below, read, run, vf_numbers
 from vfd.nic.kernel.intel_files import COUNTERS, VfFiles, changes, read_counters, read_vf
 from vfd.nic.kernel.intel_qos import STEP_MBPS, class_map, classes_in_use, restrictions
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown

@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vfd.nic.kernel.attributes import Write, read, run, runs, vf_numbers
-from vfd.nic.kernel.files_watch import folders_below
+from vfd.nic.kernel.attributes import Write, folders_below, read, run, runs, vf_numbers
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
 from vfd.policy.values import C_TAG, S_TAG, VfRules

@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from vfd.nic.inotify import DELETE, MOVED_FROM, Inotify
+
 NAMES = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 1 << 20
 _MNT_DETACH = 2
-_IN_MOVED_FROM, _IN_DELETE = 0x40, 0x200
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -82,16 +83,19 @@ def name_again(namespace: int, name: str) -> bool:
     return True
 
 
-def watch_names() -> int | None:
-    """A descriptor that can be read once somebody takes a name away (inotify(7)). The caller closes
-    it. None: there are too many of them on this host."""
-    fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-    if fd < 0:
+def watch_names() -> Inotify | None:
+    """Tells when somebody takes a name away. The caller closes it. None: there are too many such
+    descriptors on this host."""
+    try:
+        names = Inotify(MOVED_FROM | DELETE)
+    except OSError:
         return None
-    if _libc.inotify_add_watch(fd, os.fsencode(NAMES), _IN_MOVED_FROM | _IN_DELETE) < 0:
-        os.close(fd)
+    try:
+        names.watch(NAMES)
+    except OSError:
+        names.close()
         return None
-    return fd
+    return names
 
 
 def remove(name: str) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfd.nic.inotify import Inotify
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import NicError
 from vfd.nic.soft import namespace, rtnl, tap
@@ -68,8 +69,8 @@ class Switch:
         """Of the namespace of the host ends, once that is entered."""
         self.root = namespace.own()
         self._inside: int | None = None
-        self.names: int | None = None
-        """A descriptor that tells when names of namespaces are taken away."""
+        self.names: Inotify | None = None
+        """Tells when names of namespaces are taken away."""
         self.near = self.far = 0
         self.shaper_ready = False
         """Both ends of the shaper are there, up, and take their frames to the program."""
@@ -132,11 +133,7 @@ class Switch:
     def keep_name(self) -> None:
         """The NIC outlives the daemon by its namespace's name: puts it back if somebody took it
         away."""
-        if self.names is None or self._inside is None:
-            return
-        try:
-            os.read(self.names, 65536)
-        except BlockingIOError:
+        if self.names is None or self._inside is None or not self.names.read():
             return
         try:
             if namespace.name_again(self._inside, self.namespace):
@@ -147,9 +144,10 @@ class Switch:
 
     def close(self) -> None:
         self.netlink.close()
-        for fd in (self._inside, self.names):
-            if fd is not None:
-                os.close(fd)
+        if self._inside is not None:
+            os.close(self._inside)
+        if self.names is not None:
+            self.names.close()
         self.root_netlink.close()
         os.close(self.root)
 

@@ -214,13 +214,13 @@ def assign(
     """
     taken = takers(surfaces)(rules)
     mine = frozenset[str]().union(*taken.values())
-    short = [surface.shortfalls(rules) for surface in surfaces]
-    lacking = {
-        attribute: _why_not(attribute, short)
+    lacking = [
+        attribute
         for attribute in VfRules.model_fields
         if attribute not in mine and not NEEDS_NOBODY[attribute](getattr(rules, attribute))
-    }
-    return taken, lacking
+    ]
+    short = [surface.shortfalls(rules) for surface in surfaces] if lacking else []
+    return taken, {attribute: _why_not(attribute, short) for attribute in lacking}
 
 
 def takers(surfaces: Sequence[Surface]) -> Callable[[VfRules], Mapping[str, frozenset[str]]]:

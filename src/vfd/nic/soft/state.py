@@ -119,17 +119,20 @@ def expressible(rules: VfRules, pf: PfPolicy, link_bps: int) -> VfRules:
 def _rate(rate: Rate, link_bps: int) -> Rate:
     if rate is NONE:
         return rate
-    bps = stepped(rate.on(link_bps))
+    return _held(rate.on(link_bps))
+
+
+def _held(bps: int) -> Rate:
+    """What HTB makes of it."""
+    bps = stepped(bps)
     return Rate(bps=bps) if bps else NONE
 
 
 def in_steps(vf: VfPolicy) -> VfPolicy:
     """``vf`` with rates that the shaper can hold: those are read back, and asked for again."""
     rates = {name: getattr(vf, name).bps or 0 for name in ("rate", "min_rate", "max_rx_rate")}
-    changed = {name: held for name, bps in rates.items() if (held := stepped(bps)) != bps}
-    if not changed:
-        return vf
-    return vf.model_copy(update={n: Rate(bps=bps) if bps else NONE for n, bps in changed.items()})
+    changed = {name: _held(bps) for name, bps in rates.items() if stepped(bps) != bps}
+    return vf.model_copy(update=changed) if changed else vf
 
 
 def as_policy(pf: PfPolicy, vfid: int, rules: VfRules) -> VfPolicy:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfd.nic.kernel.sriov import DRIVERS, NETDEVS, PCI_DEVICES, VfDevice, bind, write_patiently
-from vfd.nic.protocol import NicError, VfState
+from vfd.nic.protocol import Event, EventKind, NicError, VfState
 
 log = logging.getLogger("vfd.nic")
 
@@ -89,6 +89,40 @@ def is_on_netdev(vf: VfDevice) -> bool:
     if vf.netdev or vf.driver in ("", VFIO):
         return bool(vf.netdev)
     return not (PCI_DEVICES / vf.address / "uio").exists()  # igb_uio, uio_pci_generic
+
+
+class HeldNetdevs:
+    """Which VFs' netdevs are in use, as far as it was told: a guest that comes between two looks
+    at the NIC is told of like any other."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, bool] = {}
+
+    def start(self, vfs: Iterable[VfDevice], guests: Mapping[int, Guest]) -> None:
+        """VFs that are seen for the first time, with the guests that they came with."""
+        self._held |= {vf.vfid: guests[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
+
+    def bound(self, vfid: int, *, is_bound: bool) -> None:
+        """A driver bound a VF, whose netdev nobody uses at first; or left it."""
+        if is_bound:
+            self._held.setdefault(vfid, False)
+        else:
+            self._held.pop(vfid, None)
+
+    def events(self, vfs: Iterable[VfDevice]) -> list[Event]:
+        """Guests that took a VF's netdev or let it go: set it up or down, or moved it to another
+        namespace."""
+        found = []
+        for vf in vfs:
+            if not is_on_netdev(vf):
+                self._held.pop(vf.vfid, None)
+                continue
+            guest = guests_of([vf])[vf.vfid]
+            if self._held.get(vf.vfid, False) != guest.held:
+                kind = EventKind.GUEST_COME if guest.held else EventKind.GUEST_GONE
+                found.append(Event(kind, vf.vfid, f"{vf.address}: {guest.text}"))
+            self._held[vf.vfid] = guest.held
+        return found
 
 
 def rebind_for_mac(vf: VfDevice, mac: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -14,6 +15,9 @@ from vfd.nic.protocol import NicError, NicGoneError
 _RESET = 0.5
 """Seconds that VFs in a reset are waited for. Drivers end one within some 0.3 s (i40e:
 i40e_reset_vf and the waits in it; ice: ice_reset_vf)."""
+
+_LOOPBACK = 1
+"""LOOPBACK_IFINDEX: in every network namespace."""
 
 
 def read_link(netlink: Netlink, index: int, *, vfs: bool = True, stats: bool = False) -> LinkInfo:
@@ -40,6 +44,14 @@ def read_link(netlink: Netlink, index: int, *, vfs: bool = True, stats: bool = F
                 " reset that does not end: dmesg may say why"
             )
         time.sleep(_RESET / 20)
+
+
+def await_rtnl(netlink: Netlink) -> None:
+    """Returns when what the kernel told of a netdev is done: that one leaves for another namespace
+    it tells before sysfs shows it, under a lock that a request waits for
+    (net/core/dev.c, __dev_change_net_namespace; rtnetlink_rcv_msg)."""
+    with contextlib.suppress(NetlinkError):
+        netlink.get(RTM_GETLINK, request(_LOOPBACK, vfs=False), "the loopback device")
 
 
 def _read_once(netlink: Netlink, index: int, *, vfs: bool, stats: bool) -> LinkInfo:

@@ -10,8 +10,9 @@ from vfd.nic.kernel import capabilities, counters
 from vfd.nic.kernel.drift import Drift
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
-from vfd.nic.kernel.guests import guests_of, is_on_netdev, is_up, rebind_for_mac, state_of
+from vfd.nic.kernel.guests import HeldNetdevs, guests_of, is_up, rebind_for_mac, state_of
 from vfd.nic.kernel.health import told
+from vfd.nic.kernel.link import await_rtnl
 from vfd.nic.kernel.parts import assignments, merged, without_rates, write_rules
 from vfd.nic.kernel.pf import PfSettings, disturbing
 from vfd.nic.kernel.sriov import PciPf
@@ -92,8 +93,7 @@ class KernelNic:
         self._merged: dict[int, _Seen] = {}
         """By vfid, what was seen last, or is to be seen next."""
         self._drift = Drift()
-        self._held: dict[int, bool] = {}
-        """VFs whose netdev is in use, as last seen."""
+        self._netdevs = HeldNetdevs()
         self._lost = False
         self._is_away = False
         """Lost is the PF's netdev alone: to another network namespace."""
@@ -360,6 +360,8 @@ class KernelNic:
                     settings_may_differ = True
                 case Heard.DEVLINK if notice.address == self._device.address:
                     settings_may_differ = mode_may_differ = True
+        if netdev_may_differ or guests_may_differ:
+            await_rtnl(self._netlink)
         if mode_may_differ:
             events += self._mode_events()
         if netdev_may_differ:
@@ -367,7 +369,7 @@ class KernelNic:
         if not self._lost and (settings_may_differ or count_may_differ or are_new):
             events += self._look(settings=settings_may_differ, are_new=are_new)
         if not self._lost and guests_may_differ:
-            events += self._guest_events()
+            events += self._netdevs.events(self._device.vfs())
         return events
 
     def close(self) -> None:
@@ -406,11 +408,11 @@ class KernelNic:
         vfs = self._device.vfs()
         macs = {vfid: rule.vm_mac if rule else None for vfid, rule in rules.items()}
         guests = guests_of(vfs, macs)
+        self._netdevs.start([vf for vf in vfs if vf.vfid not in self._states], guests)
         self._states = {
             vf.vfid: self._with_rules(state_of(vf, guests[vf.vfid]), rules.get(vf.vfid))
             for vf in vfs
         }
-        self._held = {vf.vfid: guests[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
 
     def _with_rules(self, state: VfState, rules: VfRules | None) -> VfState:
         status = rules.link_status if rules else LinkStatus.OFF
@@ -494,6 +496,8 @@ class KernelNic:
             now, pf = self._observe_rules(), self._settings.shown(self._pf)
         except NicGoneError:
             return events  # the uevent of the device tells
+        except NicError as error:
+            return [*events, Event(EventKind.OVERRUN, text=str(error))]  # who is told looks again
         drift = self._drift.of_pf(self._pf, self._seen_pf, pf)
         drift += self._drift.of_vfs(self._seen, now)
         self._drifted = now if drift else None
@@ -509,24 +513,10 @@ class KernelNic:
         if vfid is None:
             return []
         come = notice.action == "bind"
+        self._netdevs.bound(vfid, is_bound=come)
         kind = EventKind.GUEST_COME if come else EventKind.GUEST_GONE
         text = f"has driver {notice.driver}" if come else "has no driver any more"
         return [Event(kind, vfid, f"{notice.address} {text}")]
-
-    def _guest_events(self) -> list[Event]:
-        """Guests that took a VF's netdev or let it go: set it up or down, or moved it to another
-        namespace."""
-        found = []
-        for vf in self._device.vfs():
-            if not is_on_netdev(vf):
-                self._held.pop(vf.vfid, None)
-                continue
-            guest = guests_of([vf])[vf.vfid]
-            if self._held.get(vf.vfid, False) != guest.held:
-                kind = EventKind.GUEST_COME if guest.held else EventKind.GUEST_GONE
-                found.append(Event(kind, vf.vfid, f"{vf.address}: {guest.text}"))
-            self._held[vf.vfid] = guest.held
-        return found
 
     def _pf_events(self, notice: Notice) -> list[Event]:
         address, action = self._device.address, notice.action

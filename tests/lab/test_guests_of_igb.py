@@ -1,0 +1,70 @@
+"""Guests that come and go on VFs of the emulated 82576, as its backend tells them."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.lab.daemon import ip, netdev_of, until
+from tests.lab.igb import DEVICE, PF, vf_address
+
+from vfd.nic import kernel
+from vfd.nic.kernel.nic import KernelNic
+from vfd.nic.protocol import EventKind
+from vfd.policy.values import PfPolicy
+
+VF = 1
+GUEST = f"guest-{os.getpid()}"
+MOVES = 30
+
+
+@pytest.fixture
+def nic() -> Iterator[KernelNic]:
+    DEVICE.set_num_vfs(2)
+    until("the VF's netdev", lambda: netdev_of(vf_address(VF)))
+    opened = kernel.open(PfPolicy(id=PF, vfs=2))
+    assert isinstance(opened, KernelNic)
+    opened.events()
+    opened.observe()
+    ip("netns", "add", GUEST)
+    yield opened
+    ip("netns", "del", GUEST)
+    opened.close()
+    DEVICE.set_num_vfs(0)
+
+
+def test_a_guest_that_comes_between_two_looks_at_the_nic_is_told(nic: KernelNic) -> None:
+    ip("link", "set", netdev_of(vf_address(VF)), "netns", GUEST)
+    assert nic.observe().vfs[VF].held
+    assert (EventKind.GUEST_COME, VF) in [(each.kind, each.vfid) for each in nic.events()]
+
+
+def test_a_netdev_that_changes_its_namespace_is_told_however_soon_one_looks(nic: KernelNic) -> None:
+    """The kernel tells of it before sysfs shows it: __dev_change_net_namespace."""
+    told: list[EventKind] = []
+    ended = threading.Event()
+
+    def listen() -> None:
+        while not ended.is_set():
+            if select.select([nic.fileno()], [], [], 0.1)[0]:
+                told.extend(each.kind for each in nic.events() if each.vfid == VF)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        name = netdev_of(vf_address(VF))
+        for turn in range(MOVES):
+            ip("link", "set", name, "netns", GUEST)
+            until(f"guest-come {turn}", lambda: EventKind.GUEST_COME in told)
+            told.clear()
+            ip("-n", GUEST, "link", "set", name, "netns", "1")
+            until(f"guest-gone {turn}", lambda: EventKind.GUEST_GONE in told)
+            told.clear()
+            time.sleep(0.01)
+    finally:
+        ended.set()
+        listener.join()

@@ -160,8 +160,9 @@ KNOWN_LIMITS = """
 * **Link state** on the X710 is set through rtnetlink: the sysfs file does not tell `auto` from
   `enable`.
 * **Further MACs** on the X710: the driver's list has the guest's own MACs among them. Those that
-  vfd did not list are left alone; after a restart all that it finds counts as its own until it
-  writes.
+  vfd did not list are left alone. After a restart vfd can't tell them from what a policy listed
+  before: of the MACs that it finds it takes those of a closed VF and those that are another VF's
+  now; what no policy lists any more stays with its guest until the VF is deleted.
 * **Between port VLAN and trunk** a VF is closed for a moment, on every NIC that has both: the
   drivers refuse the two at once, or let one undo the other.
 * **VGT+** lets a VLAN pass once the guest has asked for a filter on it, as Linux's driver does by

@@ -198,6 +198,50 @@ def test_macs_that_the_guest_asked_for_itself_stay(model: Modelled, surface: Int
     assert surface.read()[1]["macs"] == ("02:22:00:00:00:02",)
 
 
+@pytest.mark.parametrize("is_read_before", [True, False])
+def test_a_restart_takes_no_mac_from_the_guest_that_asked_for_it(
+    model: Modelled, surface: IntelSysfs, *, is_read_before: bool
+) -> None:
+    asked = VfRules(vlans=[5], macs=["02:22:00:00:00:01"])
+    set_rules(surface, 1, asked)
+    model.act("guest_mac", "1 02:99:00:00:00:01")
+    restarted = IntelSysfs(model.root, PF)
+    if is_read_before:
+        restarted.read()
+    set_rules(restarted, 1, asked)
+    assert "02:99:00:00:00:01" in model.vf(1)["macs"]
+    assert restarted.read()[1]["macs"] == ("02:22:00:00:00:01",)
+    set_rules(restarted, 1, VfRules(vlans=[5]))
+    assert "02:99:00:00:00:01" in model.vf(1)["macs"]
+    assert "02:22:00:00:00:01" not in model.vf(1)["macs"]
+
+
+def test_a_mac_that_the_guest_asks_for_after_a_restart_is_no_drift(
+    model: Modelled, surface: IntelSysfs
+) -> None:
+    set_rules(surface, 1, TRUNK)
+    restarted = IntelSysfs(model.root, PF)
+    before = restarted.read()
+    model.act("guest_mac", "1 02:99:00:00:00:01")
+    assert restarted.read() == before
+
+
+def test_a_restart_takes_a_mac_back_that_is_anothers_now_and_all_of_a_vf_that_it_closes(
+    model: Modelled, surface: IntelSysfs
+) -> None:
+    moved, kept = "02:22:00:00:00:01", "02:22:00:00:00:02"
+    set_rules(surface, 1, VfRules(vlans=[5], macs=[moved]))
+    set_rules(surface, 2, VfRules(vlans=[5], macs=[kept]))
+    restarted = IntelSysfs(model.root, PF)
+    wanted = {1: VfRules(vlans=[5]), 0: VfRules(vlans=[5], macs=[moved]), 2: None}
+    restarted.write(
+        {vfid: part(surface, rules) if rules else CLOSED for vfid, rules in wanted.items()}
+    )
+    assert moved not in model.vf(1)["macs"]
+    assert moved in model.vf(0)["macs"]
+    assert kept not in model.vf(2)["macs"]
+
+
 def test_a_mac_that_the_driver_drops_silently_is_an_error(
     model: Modelled, surface: IntelSysfs
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from vfd.nic.kernel.attributes import Write, folders_below, read, run, vf_numbers
 from vfd.nic.kernel.intel_files import COUNTERS, VfFiles, changes, read_counters, read_vf
+from vfd.nic.kernel.intel_macs import ListedMacs
 from vfd.nic.kernel.intel_qos import STEP_MBPS, class_map, classes_in_use, restrictions
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
@@ -96,9 +97,7 @@ class IntelSysfs:
     def __init__(self, root: Path, pf: PfPolicy) -> None:
         self._root = root
         self._pf = pf
-        self._listed: dict[int, frozenset[str]] = {}
-        """The further MACs that this process listed, by VF: the driver's list has the guest's own
-        among them. Before the first write to a VF all that is listed counts as ours."""
+        self._macs = ListedMacs()
 
     def present(self) -> bool:
         """Whether the driver offers the interface now."""
@@ -147,14 +146,13 @@ class IntelSysfs:
     def express(self, assigned: Assignment) -> Shown:
         files = self._target(_NEUTRAL, assigned)
         service = assigned.rules is not None and assigned.rules.strip_stag
-        return self._shown(files, files.macs, None, self._wanted_tpid() if service else C_TAG)
+        return self._shown(files, self._wanted_tpid() if service else C_TAG)
 
     def read(self) -> Mapping[int, Shown]:
         outer = self._outer_tpid()
-        return {
-            vfid: self._shown(files, files.macs, self._listed.get(vfid), outer)
-            for vfid, files in self._files().items()
-        }
+        found = self._files()
+        self._macs.find(found)
+        return {v: self._shown(self._macs.own(v, files), outer) for v, files in found.items()}
 
     def write(self, wanted: Mapping[int, Assignment]) -> None:
         if not self.present():
@@ -165,25 +163,23 @@ class IntelSysfs:
                 f"{self._root}: no VF {', '.join(map(str, sorted(missing)))};"
                 f" the driver shows {len(before)}"
             )
-        after = {
-            vfid: self._target(self._own(vfid, before[vfid]), assigned)
-            for vfid, assigned in wanted.items()
-        }
+        self._macs.find(before)
+        ours = self._macs.of(wanted)
+        self._macs.leave_to_guests(before, {v: to.rules for v, to in wanted.items()})
+        after = {vfid: self._target(before[vfid], assigned) for vfid, assigned in wanted.items()}
+        macs = {vfid: files.macs for vfid, files in after.items()}
         links = {
             vfid: _LINK[assigned.rules.link_status] if assigned.rules else "disable"
             for vfid, assigned in wanted.items()
         }
-        listed = {vfid: self._listed[vfid] for vfid in after.keys() & self._listed.keys()}
-        for vfid, macs in listed.items():  # what is listed now is ours to take back
-            self._listed[vfid] = macs | after[vfid].macs
+        self._macs.list(macs)
         try:
             self._converge(after, links)
         except NicError:
             self._converge({vfid: before[vfid] for vfid in after}, dict.fromkeys(after, "auto"))
-            self._listed |= listed
+            self._macs.undo(ours)
             raise
-        for vfid, files in after.items():
-            self._listed[vfid] = files.macs
+        self._macs.listed(macs)
 
     def _converge(self, after: Mapping[int, VfFiles], links: Mapping[int, str]) -> None:
         """Writes what differs, and looks whether it holds: the driver drops some commands with a
@@ -204,14 +200,8 @@ class IntelSysfs:
         raise NicError(f"the driver took these without effect: {refused}")
 
     def _vf_writes(self, vfid: int, now: VfFiles, want: VfFiles, link: str) -> Iterator[Write]:
-        return changes(self._root / str(vfid), self._own(vfid, now, want), want, link)
-
-    def _own(self, vfid: int, files: VfFiles, want: VfFiles | None = None) -> VfFiles:
-        """Without the MACs that the guest asked for itself."""
-        if vfid not in self._listed:
-            return files
-        ours = self._listed[vfid] | (want.macs if want else frozenset())
-        return replace(files, macs=files.macs & ours)
+        own = self._macs.own(vfid, now, want.macs)
+        return changes(self._root / str(vfid), own, want, link)
 
     def _files(self) -> Mapping[int, VfFiles]:
         classes = classes_in_use(self._root)
@@ -300,14 +290,12 @@ class IntelSysfs:
         ]
         return [*spared, *changed, Write(self._root / "qos/apply", "1")]
 
-    def _shown(
-        self, files: VfFiles, macs: frozenset[str], listed: frozenset[str] | None, outer: int
-    ) -> Shown:
+    def _shown(self, files: VfFiles, outer: int) -> Shown:
         """Files as attributes of VfRules. A list of S-tags that are not stripped is no policy's."""
         if not files.enable:
             return {"link_status": LinkStatus.OFF}
         shown: dict[str, Any] = {
-            "macs": tuple(sorted(macs if listed is None else macs & listed)),
+            "macs": tuple(sorted(files.macs)),
             "mirror": _mirrors(files),
             "allow_mcast": "mcast" in files.promisc,
             "allow_un_ucast": "ucast" in files.promisc,

@@ -45,3 +45,10 @@ def test_a_path_that_ends_too_early_is_an_error_and_no_answer(vfd: Vfd) -> None:
     with pytest.raises(ApiError) as error:
         Client(str(vfd.socket)).delete("/v1/pfs/")
     assert error.value.exit_code == 4
+
+
+def test_a_mistyped_parameter_is_refused_and_not_passed_over(vfd: Vfd) -> None:
+    status, told = vfd.ask("GET", "/v1/show?extendet=1")
+    assert (status, told["detail"]) == (400, 'query.extendet = "1": unknown field')
+    status, _ = vfd.ask("GET", "/v1/show?extended=1")
+    assert status == 200

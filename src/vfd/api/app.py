@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as PathParam
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
@@ -63,10 +64,26 @@ def _number(text: str) -> float | int:
 
 
 class _Route(APIRoute):
+    """A mistyped parameter must not pass for one that is not given."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        known = {parameter.alias for parameter in self.dependant.query_params}
 
         async def strict(request: Request) -> Response:
+            given = request.query_params
+            if unknown := given.keys() - known:
+                raise RequestValidationError(
+                    [
+                        {
+                            "type": "extra_forbidden",
+                            "loc": ("query", name),
+                            "msg": "",
+                            "input": given[name],
+                        }
+                        for name in sorted(unknown)
+                    ]
+                )
             return await handle(_StrictJson(request.scope, request.receive))
 
         return strict

@@ -1,4 +1,4 @@
-"""Guests that come and go on VFs of the emulated 82576, as its backend tells them."""
+"""What happens to the emulated 82576 and its VFs, as their backend tells it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.lab.daemon import ip, netdev_of, until
@@ -14,12 +15,15 @@ from tests.lab.igb import DEVICE, PF, vf_address
 
 from vfd.nic import kernel
 from vfd.nic.kernel.nic import KernelNic
+from vfd.nic.kernel.sriov import DRIVERS, write_patiently
 from vfd.nic.protocol import EventKind
 from vfd.policy.values import PfPolicy
 
 VF = 1
 GUEST = f"guest-{os.getpid()}"
 MOVES = 30
+FLOOD = 8000
+"""Uevents that no socket's buffer takes."""
 
 
 @pytest.fixture
@@ -35,6 +39,17 @@ def nic() -> Iterator[KernelNic]:
     ip("netns", "del", GUEST)
     opened.close()
     DEVICE.set_num_vfs(0)
+
+
+def kinds(nic: KernelNic) -> list[EventKind]:
+    return [each.kind for each in nic.events()]
+
+
+def lose_what_comes() -> None:
+    """So many uevents that those which come now are lost."""
+    uevent = Path("/sys/class/net/lo/uevent")
+    for _ in range(FLOOD):
+        uevent.write_text("change")
 
 
 def test_a_guest_that_comes_between_two_looks_at_the_nic_is_told(nic: KernelNic) -> None:
@@ -68,3 +83,24 @@ def test_a_netdev_that_changes_its_namespace_is_told_however_soon_one_looks(nic:
     finally:
         ended.set()
         listener.join()
+
+
+def test_a_pf_that_was_bound_anew_while_messages_were_lost_is_back(nic: KernelNic) -> None:
+    lose_what_comes()
+    driver = DRIVERS / "igb"
+    write_patiently(driver / "unbind", PF)
+    write_patiently(driver / "bind", PF)
+    told = kinds(nic)
+    assert EventKind.OVERRUN in told
+    assert EventKind.BACK in told
+    assert not nic.observe().vfs
+
+
+def test_a_pf_that_goes_and_comes_while_messages_are_lost_is_told(nic: KernelNic) -> None:
+    driver = DRIVERS / "igb"
+    lose_what_comes()
+    write_patiently(driver / "unbind", PF)
+    assert EventKind.LOST in kinds(nic)
+    lose_what_comes()
+    write_patiently(driver / "bind", PF)
+    assert EventKind.BACK in kinds(nic)

@@ -338,6 +338,7 @@ class KernelNic:
             match notice.heard:
                 case Heard.OVERRUN:
                     events.append(Event(EventKind.OVERRUN, text="netlink messages were lost"))
+                    mode_may_differ = guests_may_differ = True  # and whatever was told of them
                 case Heard.DEVICE:
                     events += self._device_events(notice)
                     count_may_differ |= notice.action == "remove"
@@ -441,18 +442,19 @@ class KernelNic:
 
     def _mode_events(self) -> list[Event]:
         """The mode of the embedded switch was changed, or devlink loaded the driver anew: other
-        surfaces enforce, other netdevs are there."""
+        surfaces enforce, other netdevs are there. Or nobody knows what happened to the PF."""
+        was_lost = self._lost
         try:
-            if not self._lost:
+            if not was_lost:
                 is_same = in_switchdev_mode(self._device) == (self._eswitch is not None)
                 if is_same and self._device.uplink()[1] == self._index:
                     return []
             self._take_up()
         except NicError as error:
-            was_lost, self._lost = self._lost, True
+            self._lost, self._is_away = True, self._device.has_netdevs()
             return [] if was_lost else [Event(EventKind.LOST, text=str(error))]
         mode = "legacy" if self._eswitch is None else "switchdev"
-        return [self._back(f"is in {mode} mode now")]
+        return [self._back("is there again" if was_lost else f"is in {mode} mode now")]
 
     def _netdev_events(self) -> list[Event]:
         """The PF's netdev went to another network namespace, with its driver and the VFs as they
@@ -461,7 +463,7 @@ class KernelNic:
         try:
             self._device.uplink()
         except NicGoneError:
-            if self._lost or not self._device.driver():
+            if self._lost or not self._device.has_netdevs():
                 return []  # the uevent of the device tells
             self._lost = self._is_away = True
             return [Event(EventKind.LOST, text=f"{address}: its netdev left the network namespace")]

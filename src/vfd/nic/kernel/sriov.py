@@ -68,6 +68,11 @@ class PciPf:
         except OSError:
             return ()
 
+    def has_netdevs(self) -> bool:
+        """Whether it has netdevs in any network namespace, whose folder is there also where this
+        namespace's sysfs shows nothing in it (kernel net/core/net-sysfs.c)."""
+        return (self.path / "net").exists()
+
     def uplink(self) -> tuple[str, int]:
         """The name and ifindex of the PF's own netdev. Raises NicGoneError where it has none."""
         for name in self.netdevs():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.lab.daemon import ip, netdev_of, until
-from tests.lab.igb import DEVICE, PF, vf_address
+from tests.lab.igb import DEVICE, PF, pf_name, vf_address
 
 from vfd.nic import kernel
 from vfd.nic.kernel.nic import KernelNic
@@ -39,6 +39,8 @@ def nic() -> Iterator[KernelNic]:
     ip("netns", "del", GUEST)
     opened.close()
     DEVICE.set_num_vfs(0)
+    ip("link", "set", pf_name(), "up")  # which a PF that was bound anew is not
+    until("the link", lambda: DEVICE.link(pf_name()).up)
 
 
 def kinds(nic: KernelNic) -> list[EventKind]:

@@ -227,6 +227,9 @@ def test_a_cut_cable_is_told_and_shown_and_the_policies_hold(vfd: LabDaemon) -> 
         qmp.set_link("igb0", up=False)
         assert "down" in vfd.told(seen, "link")
         assert vfd.row(PF, 2)["link"] == "down"
+        limited = {"pciid": PF, "vfid": 1, "vlans": [7], "strip_ctag": True, "rate": "1Gbps"}
+        status, answer = vfd.add("limited", limited)
+        assert (status, "only with the link up" in answer["detail"]) == (503, True), answer
         seen = vfd.last_event()
         qmp.set_link("igb0", up=True)
         assert "up" in vfd.told(seen, "link")

@@ -67,7 +67,9 @@ class NetlinkError(OSError):
     """The kernel refused a message. Says which one and, where the kernel says so, why."""
 
     def __init__(self, code: int, message: Message, why: str, index: int) -> None:
-        super().__init__(code, f"{message.what or 'netlink request'}: {why or os.strerror(code)}")
+        self.why = why or os.strerror(code)
+        """The kernel's own words, where it has some."""
+        super().__init__(code, f"{message.what or 'netlink request'}: {self.why}")
         self.index = index
         """Which message of the batch."""
 

@@ -238,8 +238,11 @@ class Rtnetlink:
             if error.errno == errno.ENODEV:
                 raise NicGoneError("the PF's netdev is gone") from error
             vfs = ", ".join(str(vfid) for vfid, (old, new) in sorted(changes.items()) if old != new)
+            asked, why = _asked(changes), error.why
+            if "max_tx_mbps" in asked and (when := self._driver.rates.when):
+                why += f"; it takes a rate only {when}"
             raise NicError(
-                f"the driver refused the settings of VF {vfs} ({_asked(changes)}): {error.strerror}"
+                f"the driver refused the settings of VF {vfs} ({', '.join(asked)}): {why}"
             ) from error
 
 

@@ -23,7 +23,7 @@ WIRE = "vfd-demo-wire"
 UPLINK = "demowire"
 BIN = Path(sys.executable).parent
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)  # ":cd:" in a MAC is none
 
 
 class DemoError(Exception):

@@ -42,3 +42,12 @@ def test_the_demo_shows_what_it_promises_in_three_minutes_and_leaves_nothing() -
     while (left := names() - before) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
+
+
+def test_a_mac_is_shown_as_it_is() -> None:
+    """ ":cd:" is a picture to some."""
+    code = "from demo.host import console; console.print('1a:cd:96:ab:e4:cc')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1a:cd:96:ab:e4:cc"

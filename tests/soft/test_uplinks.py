@@ -8,7 +8,7 @@ import pytest
 from tests.soft.world import Tap, World, frame, ip, world
 
 import vfd.nic.soft as soft
-from vfd.nic.protocol import EventKind, NicError
+from vfd.nic.protocol import PF_PORT, EventKind, NicError
 from vfd.nic.soft import namespace, rtnl
 from vfd.nic.soft.switch import Switch
 from vfd.policy.values import PfPolicy
@@ -70,6 +70,31 @@ def test_the_uplink_becomes_another_and_back_again(guest: str) -> None:
                 assert reaches(w, wires[new])
                 assert not reaches(w, wires[old])
             assert "clsact" not in tc("qdisc", "show", "dev", old)
+
+
+@pytest.mark.parametrize("daemon", ["the same", "a new"])
+@pytest.mark.parametrize("guest", ["veth", "tap"])
+def test_an_uplinks_hook_that_somebody_removes_is_put_back(guest: str, daemon: str) -> None:
+    with world(guest=guest) as w:
+        uplink, far = w.wire()
+        w.apply(w.vf(0), pf=with_uplink(w, uplink))
+        w.settle()
+        inside = ["ip", "netns", "exec", f"vfd-{w.id}"] if guest == "veth" else []
+        if daemon == "a new":
+            w.nic.close()
+        unhook = ["tc", "qdisc", "del", "dev", uplink, "clsact"]
+        subprocess.run([*inside, *unhook], check=True)
+        if daemon == "a new":
+            w.nic = soft.open(w.pf)
+        else:
+            w.until(lambda e: e.kind is EventKind.DRIFT)
+            w.apply()
+        w.settle()
+        counted = w.nic.counters()[PF_PORT]["rx_packets"]
+        wire = w.port_in(far, "eth0")
+        for _ in range(20):  # more than the station says of its own accord
+            wire.send(frame(w.mac(0), "02:00:00:00:99:99"))
+        assert w.nic.counters()[PF_PORT]["rx_packets"] >= counted + 20
 
 
 @pytest.mark.parametrize("had", ["an uplink", "none"])

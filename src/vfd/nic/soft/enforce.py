@@ -165,6 +165,13 @@ class Enforcement:
             self._switch.build_shaper()
         self.datapath.attach(self._switch)
         self.read()
+        self.doubt_wire()
+
+    def doubt_wire(self) -> None:
+        """A wire that somebody took the hook from, or that a killed daemon did not get to hook, is
+        one to be taken: the next ``enforce`` does that."""
+        if self.wire and not self._switch.is_hooked(self.wire.index):
+            self.wire = None
 
     def forget(self, vfid: int) -> None:
         """The VF's netdevs are gone, and their queues with them."""
@@ -228,13 +235,14 @@ class Enforcement:
             self._switch.hook_vfs(bare)
             for vfid in bare:
                 self._switch.ports[vfid].hooked = True
-        if missing or bare:  # a hook may have been the first of a block that was gone
-            self.datapath.look(self._switch)
-        if new.pf.uplink and (self.wire is None or self.uplink != new.pf.uplink):
-            self.wire = self._take_uplink(new.pf.uplink, lost=old.pf.uplink == new.pf.uplink)
+        take = new.pf.uplink if self.wire is None or self.uplink != new.pf.uplink else None
+        if take:
+            self.wire = self._take_uplink(take, lost=old.pf.uplink == new.pf.uplink)
         elif not new.pf.uplink:
             self.wire = None
         self.uplink = new.pf.uplink
+        if missing or bare or take:  # a hook may have been the first of a block that was gone
+            self.datapath.look(self._switch)
         return _with_wire(new, self.wire)
 
     def _take_uplink(self, name: str, *, lost: bool) -> Link | None:

@@ -88,6 +88,7 @@ class SoftNic:
             self._watch.add([Event(EventKind.LINK, text=f"a former uplink stays: {e.strerror}")])
         if not state.configured:
             return state
+        works.doubt_wire()
         self._state = state
         self._follow_all()
         lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]

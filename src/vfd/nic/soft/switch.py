@@ -177,6 +177,10 @@ class Switch:
         qdiscs = rtnl.qdiscs(self.netlink)
         return {q.index: q.block for q in qdiscs if q.handle == rtnl.CLSACT_HANDLE}
 
+    def is_hooked(self, index: int) -> bool:
+        """Whether a netdev's frames come to the program."""
+        return self._hooked().get(index) == self.block
+
     def _own_hooks(self) -> dict[int, int]:
         """The shaper's ends, where the program takes limited frames on. And in a namespace of its
         own the NIC's loopback device: no frame passes it, but its hook keeps the ports' block, and
@@ -371,7 +375,7 @@ class Switch:
                 raise NicError(f"{self.id}: the uplink {name} vanished while it was taken")
         quiet = rtnl.set_link(link.index, what=f"silencing the uplink {name}", silent=True)
         _but(self.netlink.send_all([quiet]), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
-        if self._hooked().get(link.index) != self.block:
+        if not self.is_hooked(link.index):
             self.hook({f"the uplink {name}": link.index}, self.block)
         # promiscuous: the VFs' MACs are not the uplink's own
         raised = rtnl.set_link(

@@ -24,6 +24,7 @@ def link(index: int, mac: str, kind: str = "veth", below: int | None = None) -> 
         promiscuity=0,
         allmulti=0,
         carrier=True,
+        losses=0,
         new_nsid=None,
     )
 

@@ -6,16 +6,17 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
-from tests.soft.world import frame, world
+from tests.soft.world import World, frame, ip, world
 
 from vfd.nic.protocol import Event, EventKind
 from vfd.nic.soft.tap import open_tap
 from vfd.policy.addresses import mac_bytes
-from vfd.policy.requests import RequestKind
+from vfd.policy.requests import Grants, RequestKind
 
 HEADER = bytes(10)
 """An empty virtio-net header."""
@@ -201,3 +202,73 @@ def test_taps_are_adopted() -> None:
         before = w.nic.observe()
         w.reopen()
         assert w.nic.observe() == before
+
+
+def granted(w: World, guest: int) -> None:
+    """VF 0's machine, which holds ``guest``, has a further MAC."""
+    w.settle()
+    os.write(guest, HEADER + frame(w.mac(1), "52:54:00:12:34:56"))
+    w.until(lambda e: e.request is not None)
+    assert w.nic.observe().vfs[0].grants != Grants()
+
+
+def test_a_machine_that_goes_just_before_a_repair_leaves_no_grants() -> None:
+    with world(guest="tap") as w:
+        w.apply(w.vf(0), w.vf(1))
+        guest = open_tap(f"{w.id}v0")
+        try:
+            granted(w, guest)
+            tc = ["tc", "qdisc", "del", "dev", f"{w.id}v1", "clsact"]
+            subprocess.run(tc, check=True)
+            w.until(lambda e: e.kind is EventKind.DRIFT)
+        finally:
+            os.close(guest)
+        w.apply()
+        w.until(lambda e: e.kind is EventKind.GUEST_GONE and e.vfid == 0)
+        seen = w.nic.observe().vfs[0]
+        assert seen.grants == Grants()
+        assert not seen.held
+
+
+def test_a_machine_that_goes_while_notifications_are_lost_leaves_no_grants() -> None:
+    with world(guest="tap") as w:
+        w.apply(w.vf(0), w.vf(1))
+        guest = open_tap(f"{w.id}v0")
+        try:
+            granted(w, guest)
+            lines = "".join(f"link set {w.id}v1 txqlen {1000 + n % 9}\n" for n in range(8000))
+            subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+        finally:
+            os.close(guest)
+        assert "NO-CARRIER" in eventually(f"{w.id}v0", "NO-CARRIER")
+        events = w.settle()
+        assert EventKind.OVERRUN in [e.kind for e in events]
+        assert [e.vfid for e in events if e.kind is EventKind.GUEST_GONE] == [0]
+        assert w.nic.observe().vfs[0].grants == Grants()
+
+
+def eventually(netdev: str, word: str) -> str:
+    """What the netdev shows once the kernel has got round to it."""
+    end = time.monotonic() + 10
+    while word not in (shown := ip("link", "show", netdev)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return shown
+
+
+def test_a_machine_that_another_one_follows_at_once_leaves_it_no_grants() -> None:
+    with world(guest="tap") as w:
+        w.apply(w.vf(0), w.vf(1))
+        guest = open_tap(f"{w.id}v0")
+        try:
+            granted(w, guest)
+        finally:
+            os.close(guest)
+        guest = open_tap(f"{w.id}v0")
+        try:
+            events = w.until(lambda e: e.kind is EventKind.GUEST_COME)
+            assert EventKind.GUEST_GONE in [e.kind for e in events]
+            seen = w.nic.observe().vfs[0]
+            assert seen.grants == Grants()
+            assert seen.held
+        finally:
+            os.close(guest)

@@ -57,7 +57,8 @@ _IFADDR = struct.Struct("=BBBBi")
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_NET_NS_FD = 18, 26, 28
 IFLA_EXT_MASK, IFLA_PROMISCUITY, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 29, 30, 31, 32
-IFLA_CARRIER, IFLA_LINK_NETNSID, IFLA_NEW_NETNSID = 33, 37, 45
+IFLA_CARRIER, IFLA_CARRIER_DOWN_COUNT = 33, 48
+IFLA_LINK_NETNSID, IFLA_NEW_NETNSID = 37, 45
 IFLA_TARGET_NETNSID, IFLA_NEW_IFINDEX, IFLA_ALLMULTI = 46, 49, 61
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
@@ -98,6 +99,8 @@ class Link:
     promiscuity: int
     allmulti: int
     carrier: bool
+    losses: int
+    """How often it lost its carrier; 0 where the kernel doesn't tell."""
     new_nsid: int | None
     """In RTM_DELLINK of a device that moved: where to."""
 
@@ -125,6 +128,7 @@ def parse_link(body: bytes) -> Link:
         # kernels before 6.1 don't tell the count
         allmulti=u32(a[IFLA_ALLMULTI]) if IFLA_ALLMULTI in a else int(bool(flags & IFF_ALLMULTI)),
         carrier=bool(a[IFLA_CARRIER][0]) if IFLA_CARRIER in a else bool(flags & IFF_LOWER_UP),
+        losses=u32(a[IFLA_CARRIER_DOWN_COUNT]) if IFLA_CARRIER_DOWN_COUNT in a else 0,
         new_nsid=_signed(a[IFLA_NEW_NETNSID]) if IFLA_NEW_NETNSID in a else None,
     )
 

@@ -56,6 +56,9 @@ class Vf:
     hooked: bool
     guest: tuple[int | None, int] | None
     carrier: bool
+    """Of a tap, as its guest was last told of: a process holds it."""
+    losses: int
+    """How often that ended until then."""
 
 
 class Switch:
@@ -159,16 +162,20 @@ class Switch:
         self.near, self.far = (end.index if end else 0 for end in ends)
         whole = all(end and end.up for end in ends)
         self.shaper_ready = whole and self._own_hooks().items() <= hooked.items()
-        self.ports = {}
+        known, self.ports = self.ports, {}
         for vfid in range(MAX_VFS):
             link = links.get(self._host_name(vfid))
             if link and link.kind == ("tun" if self.tap else "veth"):
+                # that a tap's guest went is told by the watch, which compares
+                old = known.get(vfid)
+                same = old if old and old.host == link.index else link
                 self.ports[vfid] = Vf(
                     host=link.index,
                     up=link.up,
                     hooked=hooked.get(link.index) == self.block,
                     guest=self.guest_place(link),
-                    carrier=link.carrier,
+                    carrier=same.carrier,
+                    losses=same.losses,
                 )
         return links
 
@@ -269,7 +276,8 @@ class Switch:
         self.hook_vfs({vfid: _FIRST_VF + vfid for vfid in made})
         for link in self._links_of(made):
             vfid = link.index - _FIRST_VF
-            self.ports[vfid] = Vf(link.index, link.up, True, self.guest_place(link), link.carrier)
+            place = self.guest_place(link)
+            self.ports[vfid] = Vf(link.index, link.up, True, place, link.carrier, link.losses)
 
     def _links_of(self, vfids: Iterable[int]) -> list[Link]:
         wanted = {_FIRST_VF + vfid for vfid in vfids}
@@ -305,7 +313,7 @@ class Switch:
         _but(self.netlink.send_all(silent), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
         self.hook_vfs({vfid: link.index for vfid, link in found.items()})
         for vfid, link in found.items():
-            self.ports[vfid] = Vf(link.index, False, True, (None, link.index), False)
+            self.ports[vfid] = Vf(link.index, False, True, (None, link.index), False, link.losses)
 
     def hook_vfs(self, hosts: Mapping[int, int]) -> None:
         """Host ends, by vfid, take their frames to the program."""

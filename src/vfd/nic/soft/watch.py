@@ -183,7 +183,7 @@ class Watch:
     def look_again(self) -> Iterator[Event]:
         """Compares everything with what is known, as after lost notifications."""
         known = self._switch.ports
-        self._switch.look()
+        links = {link.index: link for link in self._switch.look().values()}
         # first of all, for whatever enforces something makes them, and then they aren't missed
         if lost := known.keys() - self._switch.ports.keys():
             yield from self._owner.vfs_lost(lost)
@@ -198,7 +198,10 @@ class Watch:
                 continue
             if found.up != port.up:
                 yield from self._owner.drifted(vfid, "its link was changed")
-            yield from self._placed(vfid, found.guest)
+            if self._switch.tap:
+                yield from self._held(vfid, found, links[found.host])
+            else:
+                yield from self._placed(vfid, found.guest)
         yield from self.sync_all()
 
     def sync(self, vfid: int, *, opened: bool = False) -> list[Event]:
@@ -341,13 +344,16 @@ class Watch:
             yield from self._placed(vfid, self._switch.guest_place(now))
 
     def _held(self, vfid: int, port: Vf, now: Link) -> Iterator[Event]:
-        """A tap has carrier while a process holds it."""
-        if now.carrier != port.carrier:
-            port.carrier = now.carrier
-            place = (None, now.index)
-            yield from self._owner.guest_moved(
-                vfid, *((None, place) if now.carrier else (place, None))
-            )
+        """A tap has carrier while a process holds it. One process may follow another faster than
+        the kernel tells."""
+        held, port.carrier = port.carrier, now.carrier
+        lost, port.losses = now.losses != port.losses, now.losses
+        place = (None, now.index)
+        if held and (lost or not now.carrier):
+            held = False
+            yield from self._owner.guest_moved(vfid, place, None)
+        if now.carrier and not held:
+            yield from self._owner.guest_moved(vfid, None, place)
 
     def _there(self, nsid: int | None, link: Link, gone: bool) -> Iterator[Event]:
         """A link in a guest's namespace, or in the daemon's."""

@@ -16,9 +16,11 @@ import pytest
 from tests.soft.test_life import talk
 from tests.soft.world import World, frame, ip, world
 
+import vfd.nic.soft as soft
 from vfd.nic.protocol import EventKind
 from vfd.nic.soft import namespace
 from vfd.nic.soft.tap import open_tap
+from vfd.policy.requests import Grants
 
 
 def spoofs_counted(w: World, vfid: int) -> int:
@@ -280,3 +282,27 @@ def test_vfs_lost_while_notifications_were_lost_are_all_told_and_fresh() -> None
         for kind in (EventKind.GUEST_GONE, EventKind.VF_RESET):
             assert Counter(e.vfid for e in events if e.kind is kind) == {0: 1, 1: 1}
         assert (w.mac(0), w.mac(1)) != old
+
+
+def test_of_guests_only_those_that_stay_while_no_daemon_lives_keep_their_grants() -> None:
+    wanted, others = "02:00:00:00:dd:01", "02:00:00:00:dd:02"
+    with world(mtu=9000) as w:
+        w.apply(w.vf(0), w.vf(1))
+        for vfid, mac in enumerate((wanted, others)):
+            w.guest(vfid)
+            ip("-n", w.guests[vfid], "link", "set", "eth0", "address", mac, "mtu", "9000")
+        w.settle()
+        assert (w.mac(0), w.mac(1)) == (wanted, others)
+        stays = w.nic.observe().vfs[1]
+        w.nic.close()
+        home = str(os.getpid())
+        ip("-n", w.guests[0], "link", "set", "eth0", "down")
+        ip("-n", w.guests[0], "link", "set", "eth0", "netns", home, "name", f"{w.id}b")
+        w.nic = soft.open(w.pf)
+        assert [e.vfid for e in w.settle() if e.kind is EventKind.GUEST_GONE] == [0]
+        seen = w.nic.observe()
+        assert seen.vfs[0].grants == Grants()
+        assert seen.vfs[1] == stays
+        shown = json.loads(ip("-j", "link", "show", f"{w.id}v0"))[0]
+        assert (shown["address"], shown["mtu"]) == (w.mac(0), seen.vfs[0].mtu)
+        assert shown["address"] != wanted

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 from tests.soft.world import World, frame, ip, world
 
+import vfd.nic.soft as soft
 from vfd.nic.protocol import Event, EventKind
 from vfd.nic.soft.tap import open_tap
 from vfd.policy.addresses import mac_bytes
@@ -272,3 +275,39 @@ def test_a_machine_that_another_one_follows_at_once_leaves_it_no_grants() -> Non
             assert seen.held
         finally:
             os.close(guest)
+
+
+def test_a_machine_that_goes_while_no_daemon_lives_leaves_no_grants() -> None:
+    with world(guest="tap") as w:
+        w.apply(w.vf(0), w.vf(1))
+        guest = open_tap(f"{w.id}v0")
+        try:
+            granted(w, guest)
+            w.nic.close()
+        finally:
+            os.close(guest)
+        w.nic = soft.open(w.pf)
+        assert [e.vfid for e in w.settle() if e.kind is EventKind.GUEST_GONE] == [0]
+        assert w.nic.observe().vfs[0].grants == Grants()
+        shown = json.loads(ip("-j", "link", "show", f"{w.id}v0"))[0]["address"]
+        assert shown == w.mac(0)
+
+
+def test_a_machine_that_comes_while_a_daemon_starts_is_seen() -> None:
+    with world(guest="tap") as w:
+        w.apply(w.vf(0), w.vf(1))
+        began = time.monotonic()
+        w.reopen()
+        took = time.monotonic() - began
+        guests: list[int] = []
+        for n in range(16):  # at different moments on the way
+            w.nic.close()
+            comes = threading.Timer(took * n / 16, lambda: guests.append(open_tap(f"{w.id}v0")))
+            comes.start()
+            w.nic = soft.open(w.pf)
+            comes.join()
+            try:
+                w.settle()
+                assert w.nic.observe().vfs[0].held
+            finally:
+                os.close(guests.pop())

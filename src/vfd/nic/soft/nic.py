@@ -60,14 +60,15 @@ class SoftNic:
                 held.callback(self._switch.close)
                 self._switch.enter()
                 self._homes = Homes(self._switch.netlink)
+                self._watch = Watch(self._switch, self._guests, self)
+                held.callback(self._watch.close)
                 links = self._switch.look()
                 if not self._switch.shaper_ready:
                     self._switch.build_shaper()
                 datapath = open_datapath(self._switch)
                 held.callback(datapath.close)
                 self._works = Enforcement(self._switch, datapath, self._guests)
-                self._watch = Watch(self._switch, self._guests, self, datapath.ring, datapath.drain)
-                held.callback(self._watch.close)
+                self._watch.hear_program(datapath.ring, datapath.drain)
                 self._state = self._adopt(pf, links)
             except OSError as e:
                 raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e
@@ -96,7 +97,36 @@ class SoftNic:
         self._state = works.enforce(self._state, self._state)
         self._watch.add(self._unmade(lost))
         self._watch.add(self._watch.sync_all())
+        self._take_back_unheld()
         return self._state
+
+    def _take_back_unheld(self) -> None:
+        """Guests that went while no daemon lived leave nothing to the next ones."""
+        before = self._state
+        gone = [vfid for vfid in before.grants if self._waits(vfid)]
+        if not gone:
+            return
+        self._rewrite(before.fresh(gone), "taking grants back")
+        self._dress(before)
+        for vfid in gone:
+            self._taken_back[vfid] += 1
+            place = self._guests.place(vfid)
+            if place and not self._switch.tap:
+                self._follow(self._state, vfid, place)
+                self._welcome_home(vfid, place[1])
+        text = "nobody holds the VF any more"
+        self._watch.add([Event(EventKind.GUEST_GONE, vfid, text) for vfid in gone])
+
+    def _waits(self, vfid: int) -> bool:
+        """Whether it is certain that nobody holds the VF. Looks itself: a namespace where much
+        happens may not have been listed yet."""
+        port, place = self._switch.ports.get(vfid), self._guests.place(vfid)
+        if self._switch.tap:
+            return port is not None and not port.carrier
+        if place is None or place[0] != self._root_nsid:
+            return False
+        link = rtnl.link(self._switch.root_netlink, index=place[1])
+        return link is not None and not link.up
 
     def _follow_all(self) -> None:
         for vfid, port in self._switch.ports.items():

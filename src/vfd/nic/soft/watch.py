@@ -82,27 +82,20 @@ class Owner(Protocol):
 
 
 class Watch:
-    """The ears of one NIC."""
+    """The ears of one NIC. They hear the kernel from the beginning, so that what happens while
+    the NIC is looked at isn't missed; and its program from ``hear_program`` on."""
 
-    def __init__(
-        self,
-        switch: Switch,
-        guests: Guests,
-        owner: Owner,
-        ring: int,
-        drain: Callable[[], list[bytes]],
-    ) -> None:
+    def __init__(self, switch: Switch, guests: Guests, owner: Owner) -> None:
         self._switch = switch
         self._guests = guests
         self._taps = TapGuests()
         self._owner = owner
-        self._drain = drain
+        self._drain: Callable[[], list[bytes]] = list
         with switch.inside():
             self._listener = Listener(_GROUPS, _OPTIONAL_GROUPS)
         self._root = switch.root_nsid()
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
-        self._epoll.register(ring, select.EPOLLIN)
         self._waiting: list[Event] = []
         self._missed = ""
         """Why everything has to be looked at again; '' if it hasn't."""
@@ -114,6 +107,10 @@ class Watch:
         self._epoll.register(self._bell, select.EPOLLIN)
         if switch.names is not None:
             self._epoll.register(switch.names, select.EPOLLIN)
+
+    def hear_program(self, ring: int, drain: Callable[[], list[bytes]]) -> None:
+        self._drain = drain
+        self._epoll.register(ring, select.EPOLLIN)
 
     def fileno(self) -> int:
         return self._epoll.fileno()

@@ -311,3 +311,23 @@ def test_a_machine_that_comes_while_a_daemon_starts_is_seen() -> None:
                 assert w.nic.observe().vfs[0].held
             finally:
                 os.close(guests.pop())
+
+
+def test_a_machine_keeps_its_further_macs_when_it_joins_a_group_of_a_new_daemon() -> None:
+    with world(guest="tap") as w:
+        w.apply(w.vf(0), w.vf(1))
+        guest = open_tap(f"{w.id}v0")
+        try:
+            w.settle()
+            os.write(guest, HEADER + frame(w.mac(1), w.mac(0)))
+            granted(w, guest)
+            macs = w.nic.observe().vfs[0].grants.macs
+            assert macs
+            w.reopen()
+            w.settle()
+            os.write(guest, HEADER + igmp(w.mac(0), 0x16, "239.1.2.3"))
+            w.until(asks(RequestKind.JOIN_GROUP))
+            w.settle()
+            assert w.nic.observe().vfs[0].grants.macs == macs
+        finally:
+            os.close(guest)

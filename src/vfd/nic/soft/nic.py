@@ -138,13 +138,11 @@ class SoftNic:
                     self._guests.keep_groups(vfid)
 
     def _follow(self, state: State, vfid: int, place: Place) -> None:
-        self._guests.add(
-            vfid,
-            place,
-            mac=state.mac(vfid) or "",
-            mtu=state.mtu(vfid),
-            grants=state.grants.get(vfid, Grants()),
-        )
+        grants = state.grants.get(vfid, Grants())
+        if self._switch.tap:  # no listing shows its further MACs, and so none shows them gone
+            grants = replace(grants, macs=frozenset())
+        mac, mtu = state.mac(vfid) or "", state.mtu(vfid)
+        self._guests.add(vfid, place, mac=mac, mtu=mtu, grants=grants)
 
     # The protocol
 

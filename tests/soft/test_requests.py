@@ -11,7 +11,7 @@ from tests.soft.world import World, frame, ip, world
 import vfd.nic.soft as soft
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import namespace
-from vfd.policy.requests import Decision, Request, RequestKind
+from vfd.policy.requests import Decision, Grants, Request, RequestKind
 
 PEER = "02:00:00:00:aa:01"
 WANTED = "02:00:00:00:bb:02"
@@ -259,3 +259,62 @@ def test_addresses_set_on_the_interface_itself_are_still_asked_for_after(loss: s
         w.settle()
         assert w.nic.observe().vfs[0].grants.macs == {later}
         assert group not in w.nic.observe().vfs[0].grants.groups
+
+
+Fields = dict[str, object]
+REFUSED: dict[str, tuple[Fields, Fields, list[str], Callable[[Grants], bool]]] = {
+    "a further MAC": (
+        {"guest_macs": "none"},
+        {"guest_macs": "any"},
+        [
+            f"link add link NETDEV name MACVLAN address {WANTED} type macvlan",
+            "link set MACVLAN up",
+        ],
+        lambda grants: WANTED in grants.macs,
+    ),
+    "promiscuous mode": (
+        {},
+        {"trust": True},
+        ["link set NETDEV promisc on"],
+        lambda grants: grants.promisc,
+    ),
+    "a group": (
+        {"guest_groups": False},
+        {"guest_groups": True},
+        ["addr add 239.1.2.3/32 dev NETDEV autojoin"],
+        lambda grants: "01:00:5e:01:02:03" in grants.groups,
+    ),
+    "an MTU": (
+        {},
+        {"mtu": 9000},
+        ["link set NETDEV mtu 9000"],
+        lambda grants: grants.mtu == 9000,
+    ),
+}
+"""What a guest asks for: refused with these fields of the VF (of the PF for the MTU), granted with
+those, asked for in this way, and how it shows."""
+
+
+@pytest.mark.parametrize("place", ["a namespace of its own", "the daemon's"])
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_was_refused_is_asked_for_again_when_policy_changes(what: str, place: str) -> None:
+    refusing, granting, commands, has = REFUSED[what]
+    with world() as w:
+        w.apply(w.vf(0, **refusing), w.vf(1))
+        if place == "the daemon's":
+            where, netdev = [], f"{w.id}v0"
+            ip("link", "set", netdev, "up")
+        else:
+            where, netdev = ["-n", w.guest(0)], "eth0"
+        w.settle()
+        for command in commands:
+            words = command.replace("NETDEV", netdev).replace("MACVLAN", f"{w.id}m").split()
+            ip(*where, *words)
+        w.settle()
+        assert not has(w.nic.observe().vfs[0].grants)
+        if what == "an MTU":
+            w.apply(pf=w.pf.model_copy(update=granting))
+        else:
+            w.apply(w.vf(0, **granting))
+        w.settle()
+        assert has(w.nic.observe().vfs[0].grants)

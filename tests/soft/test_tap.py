@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from tests.soft.world import World, frame, ip, world
@@ -311,6 +312,24 @@ def test_a_machine_that_comes_while_a_daemon_starts_is_seen() -> None:
                 assert w.nic.observe().vfs[0].held
             finally:
                 os.close(guests.pop())
+
+
+def test_a_group_that_a_machine_was_refused_is_asked_for_again_when_policy_changes() -> None:
+    with world(guest="tap") as w:
+        w.apply(w.vf(0, allow_mcast=False, guest_groups=False), w.vf(1))
+        guest = open_tap(f"{w.id}v0")
+        try:
+            granted(w, guest)
+            further = w.nic.observe().vfs[0].grants
+            os.write(guest, HEADER + igmp(w.mac(0), 0x16, "239.1.2.3"))
+            w.until(asks(RequestKind.JOIN_GROUP))
+            assert w.nic.observe().vfs[0].grants == further
+            w.apply(w.vf(0, allow_mcast=False))
+            w.settle()
+            now = w.nic.observe().vfs[0].grants
+            assert now == replace(further, groups=frozenset({"01:00:5e:01:02:03"}))
+        finally:
+            os.close(guest)
 
 
 def test_a_machine_keeps_its_further_macs_when_it_joins_a_group_of_a_new_daemon() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
-from vfd.nic.netlink import Message, Netlink
+from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import (
     Capabilities,
     Capability,
@@ -24,6 +24,7 @@ from vfd.nic.protocol import (
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.capabilities import capabilities, shortfalls
 from vfd.nic.soft.datapath import open_datapath, program_version
+from vfd.nic.soft.ends import GuestEnds
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
 from vfd.nic.soft.homes import Homes
@@ -69,6 +70,9 @@ class SoftNic:
                 held.callback(datapath.close)
                 self._works = Enforcement(self._switch, datapath, self._guests)
                 self._watch.hear_program(datapath.ring, datapath.drain)
+                self._ends = GuestEnds(
+                    self._switch, self._guests, self._homes, self._watch, self._works
+                )
                 self._state = self._adopt(pf, links)
             except OSError as e:
                 raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e
@@ -112,8 +116,8 @@ class SoftNic:
             self._taken_back[vfid] += 1
             place = self._guests.place(vfid)
             if place and not self._switch.tap:
-                self._follow(self._state, vfid, place)
-                self._welcome_home(vfid, place[1])
+                self._ends.follow(self._state, vfid, place)
+                self._ends.welcome_home(self._state, vfid, place[1])
         text = "nobody holds the VF any more"
         self._watch.add([Event(EventKind.GUEST_GONE, vfid, text) for vfid in gone])
 
@@ -131,18 +135,11 @@ class SoftNic:
     def _follow_all(self) -> None:
         for vfid, port in self._switch.ports.items():
             if place := self._guests.place(vfid) or port.guest:
-                self._follow(self._state, vfid, place)
+                self._ends.follow(self._state, vfid, place)
                 if self._switch.tap:
                     self._guests.hold(vfid, port.carrier)
                 if self._switch.tap or not rtnl.tells_groups():
                     self._guests.keep_groups(vfid)
-
-    def _follow(self, state: State, vfid: int, place: Place) -> None:
-        grants = state.grants.get(vfid, Grants())
-        if self._switch.tap:  # no listing shows its further MACs, and so none shows them gone
-            grants = replace(grants, macs=frozenset())
-        mac, mtu = state.mac(vfid) or "", state.mtu(vfid)
-        self._guests.add(vfid, place, mac=mac, mtu=mtu, grants=grants)
 
     # The protocol
 
@@ -314,12 +311,12 @@ class SoftNic:
             events.append(self._guest_gone(vfid, "the VF was moved away"))
         self._homes.forget()
         if after is not None:
-            self._follow(self._state, vfid, after)
+            self._ends.follow(self._state, vfid, after)
             if after[0] != root:
                 name = self._guest_names().get(after[0], "")
                 events.append(Event(EventKind.GUEST_COME, vfid, f"taken by {name or 'a guest'}"))
             elif before is not None:
-                self._welcome_home(vfid, after[1])
+                self._ends.welcome_home(self._state, vfid, after[1])
         try:
             self._works.adapt(self._state)
         except (OSError, NicError) as e:
@@ -479,68 +476,11 @@ class SoftNic:
         self._rewrite(before.fresh([vfid]), "taking grants back")
         self._dress(before)
 
-    def _welcome_home(self, vfid: int, index: int) -> None:
-        """A VF that came back is as a VF without a guest: down, with its own MAC and name."""
-        name = self._switch.guest_name(vfid)
-        mac, mtu = self._state.mac(vfid), self._state.mtu(vfid)
-        home = [
-            rtnl.set_link(index, what=f"dressing VF {vfid}", up=False, mac=mac, mtu=mtu),
-            rtnl.set_link(index, what=f"renaming {name}", name=name),
-        ]
-        self._switch.root_netlink.send_all(home)
-
     def _dress(self, before: State) -> None:
         """Gives guest ends the MACs and MTUs that changed, as far as they can be reached, and asks
         guests of VFs that open what they want. What counts is enforced already, so a failure
         doesn't fail what was asked for."""
         try:
-            self._dress_all(before)
+            self._ends.dress(before, self._state)
         except (OSError, NicError) as e:
             self._watch.add(self.drifted(None, f"guest ends could not be dressed: {e}"))
-
-    def _dress_all(self, before: State) -> None:
-        home: list[Message] = []
-        for vfid in sorted(self._state.differing(before) & self._switch.ports.keys()):
-            if self._switch.tap:
-                self._watch.forget(vfid)
-            opened = vfid in self._state.vfs and vfid not in before.vfs
-            changed = self._state.mac(vfid) != before.mac(vfid) or (
-                self._state.mtu(vfid) != before.mtu(vfid)
-            )
-            if opened or changed:
-                home += self._dress_one(vfid, opened)
-        if home:
-            self._switch.root_netlink.send_all(home)
-            self._works.adapt(self._state)
-
-    def _dress_one(self, vfid: int, opened: bool) -> list[Message]:
-        """Messages for the daemon's namespace; what is elsewhere is done at once."""
-        mac, mtu = self._state.mac(vfid), self._state.mtu(vfid)
-        place = self._guests.place(vfid)
-        what = f"dressing VF {vfid}"
-        if self._switch.tap:
-            host = self._switch.ports[vfid].host
-            return [rtnl.set_link(host, what=what, mac=mac)]
-        if place is None:
-            return []
-        nsid, index = place
-        worn = self._guests.mac(vfid), self._guests.mtu(vfid)
-        if nsid == self._root_nsid:
-            if opened:
-                self._follow(self._state, vfid, place)
-            self._guests.expect(vfid, mac=mac, mtu=mtu)
-            if opened:
-                asked = self._guests.ask([vfid])
-                self._watch.add([Event(EventKind.REQUEST, vfid, request=r) for r in asked])
-            if worn == (mac, mtu):
-                return []
-            return [rtnl.set_link(index, what=what, mac=mac, mtu=mtu)]
-        vf = self._state.vfs.get(vfid)
-        if vf is not None and vf.vm_mac is not None:
-            self._guests.expect(vfid, mac=vf.vm_mac)
-            self._homes.set_mac(nsid, index, vf.vm_mac)
-        if opened or (vf is not None and vf.vm_mac is None and worn[0] != mac):
-            # also where a MAC is no longer forced: what the guest's interface shows is its wish
-            self._follow(self._state, vfid, place)
-            self._watch.add(self._watch.sync(vfid, opened=opened))
-        return []

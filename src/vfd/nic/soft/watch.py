@@ -220,18 +220,19 @@ class Watch:
         self._owner.guest_changed()
         return _asked(requests)
 
-    def sync_all(self) -> list[Event]:
-        """The same for all VFs, with one look at each namespace."""
+    def sync_all(self, vfids: Collection[int] | None = None) -> list[Event]:
+        """The same for all VFs or for these, with one look at each namespace."""
         if self._switch.tap:
             return []
-        places = {v: p for v in self._switch.ports if (p := self._guests.place(v))}
+        vfids = self._switch.ports if vfids is None else vfids
+        places = {v: p for v in vfids if (p := self._guests.place(v))}
         self._guests.hush(places)
         requests: list[Request] = []
         homes: dict[int | None, list[int]] = {}
         for vfid, (nsid, _) in places.items():
             homes.setdefault(nsid, []).append(vfid)
-        for nsid, vfids in homes.items():
-            requests += self._list(nsid, vfids)
+        for nsid, there in homes.items():
+            requests += self._list(nsid, there)
         requests += self._guests.ask(
             [v for v, place in places.items() if place[0] not in self._torn]
         )

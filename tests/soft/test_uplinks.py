@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from tests.soft.test_losses import lose_unheard
 from tests.soft.world import Tap, World, frame, ip, world
 
 import vfd.nic.soft as soft
@@ -167,3 +168,46 @@ def test_a_guests_netdev_that_is_called_like_the_lost_uplink_is_not_taken_for_it
         ip("-n", w.guests[0], "link", "set", "eth0", "name", uplink)
         ip("-n", w.guests[0], "link", "add", "x", "type", "veth", "peer", "name", "y")
         assert [e for e in w.settle() if e.kind in (EventKind.DRIFT, EventKind.LINK)] == []
+
+
+def lay(uplink: str, far: str) -> None:
+    """A cable between the uplink and its station, both made for it."""
+    ip("link", "add", uplink, "type", "veth", "peer", "name", "eth0", "netns", far)
+    ip("-n", far, "link", "set", "eth0", "up")
+    ip("link", "set", uplink, "up")
+
+
+@pytest.mark.parametrize("lost", ["nothing", "a VF"])
+def test_a_wire_that_is_there_again_is_told_also_where_something_else_finds_it(lost: str) -> None:
+    with world() as w:
+        uplink, far = w.wire()
+        w.apply(w.vf(0), w.vf(1), pf=with_uplink(w, uplink))
+        w.guest(1)
+        w.settle()
+        ip("-n", far, "link", "del", "eth0")
+        w.until(lambda e: e.kind is EventKind.LINK and not w.nic.link().up)
+        w.settle()
+        if lost == "a VF":  # it is heard of first, and making it anew finds the wire
+            lose_unheard(w, 1)
+            lay(uplink, far)
+        else:
+            lay(uplink, far)
+            w.apply(w.vf(0, allow_bcast=False))
+        told = [e.text for e in w.settle() if e.kind is EventKind.LINK]
+        assert told
+        assert told[-1].endswith("is up")
+        assert w.nic.link().up
+        assert w.nic.observe().vfs[0].link_up
+
+
+def test_of_an_uplink_that_is_replaced_at_once_the_last_word_is_what_holds() -> None:
+    with world() as w:
+        uplink, far = w.wire()
+        w.apply(w.vf(0), pf=with_uplink(w, uplink))
+        w.settle()
+        ip("-n", far, "link", "del", "eth0")
+        lay(uplink, far)
+        told = [e.text for e in w.settle() if e.kind is EventKind.LINK]
+        assert told
+        assert told[-1].endswith("is up")
+        assert w.nic.link().up

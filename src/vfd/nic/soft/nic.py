@@ -213,7 +213,7 @@ class SoftNic:
         return NicState(state.pf if state.configured else None, self.link(), vfs)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
-        before = self._state
+        before, wire = self._state, self._works.wire
         if any(isinstance(c, PfChange) for c in changes) and before.configured:
             self._check_guest_kind(before.pf, desired.pf)
         try:
@@ -225,6 +225,8 @@ class SoftNic:
             self._drifted = False
         except (OSError, NicError) as e:
             self._put_back(e)
+        finally:
+            self._watch.add(self._found_wire(before, wire))
         self._dress(before)
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
@@ -275,8 +277,7 @@ class SoftNic:
             events.append(Event(EventKind.LINK, text=text))
         if up != before.wire_up or (was and was.index) != (link and link.index):
             self._state = self._works.enforce(before, replace(before, wire_up=up))
-            word = "up" if up else "down"
-            events.append(Event(EventKind.LINK, text=f"the wire {before.pf.uplink} is {word}"))
+            events.append(self._word_of_wire())
         elif was is not None and link is not None and was.mtu != link.mtu:
             self._works.rewrite(before)
         return events
@@ -288,14 +289,29 @@ class SoftNic:
             return [Event(EventKind.DRIFT, text=f"the uplink {name} can't be taken: {e}")]
         return self.wire_changed(link)
 
+    def _word_of_wire(self) -> Event:
+        """As it is by now: enforcing what a lost uplink changes may find another one."""
+        word = "up" if self._state.wire_up else "down"
+        return Event(EventKind.LINK, text=f"the wire {self._state.pf.uplink} is {word}")
+
+    def _found_wire(self, before: State, wire: rtnl.Link | None) -> list[Event]:
+        """Tells when what was enforced since ``before`` found the uplink to be another, or there
+        again: then its notification, which is to come, shows nothing new."""
+        now = self._state
+        same = _netdev(self._works.wire) == _netdev(wire) and now.wire_up == before.wire_up
+        if same or not now.pf.uplink or now.pf.uplink != before.pf.uplink:
+            return []
+        return [self._word_of_wire()]
+
     def vfs_lost(self, vfids: Collection[int]) -> list[Event]:
+        before, wire = self._state, self._works.wire
         events = self._lose(vfids)
         try:
             self._state = self._works.enforce(self._state, self._state)
         except (OSError, NicError) as e:
             self._drifted = True
             events.append(Event(EventKind.DRIFT, text=f"lost VFs could not be made anew: {e}"))
-        return events + self._unmade(vfids)
+        return events + self._unmade(vfids) + self._found_wire(before, wire)
 
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         if self._switch.tap:
@@ -484,3 +500,8 @@ class SoftNic:
             self._ends.dress(before, self._state)
         except (OSError, NicError) as e:
             self._watch.add(self.drifted(None, f"guest ends could not be dressed: {e}"))
+
+
+def _netdev(link: rtnl.Link | None) -> tuple[int, str] | None:
+    """Which one it is: one made anew may have the index of the former."""
+    return (link.index, link.mac) if link else None

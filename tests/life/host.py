@@ -201,7 +201,7 @@ def quietly(*command: str) -> None:
     subprocess.run(command, check=False, capture_output=True)
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 5) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"

@@ -20,7 +20,7 @@ from vfd.policy.requests import RequestKind
 ANOTHER = "02:00:00:00:dd:04"
 DEVICES = 1000
 """So many that listing them takes several messages, between which the list can change."""
-PATIENCE = 3.0
+PATIENCE = 20.0
 """Seconds for one call on a busy machine. A call that a guest holds up never ends."""
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from tests.soft.world import BROADCAST, World, frame, ip, world
+from tests.soft.world import BROADCAST, World, frame, ip, lose_unheard, until_shown, world
 
 import vfd.nic.soft as soft
 from vfd.nic.protocol import EventKind, NicError
@@ -59,7 +59,7 @@ def test_a_closed_vf_passes_nothing_and_its_link_is_down() -> None:
         w.guest(1)
         w.settle()
         w.apply(without=(1,))
-        assert "NO-CARRIER" in ip("-n", w.guests[1], "link", "show", "eth0")
+        until_shown("NO-CARRIER", "eth0", netns=w.guests[1])
         out, into = w.port(0), w.port(1)
         out.send(frame(BROADCAST, w.mac(0)))
         assert into.heard() == []
@@ -141,11 +141,7 @@ def test_a_vf_lost_while_no_daemon_lived_comes_back_when_one_starts() -> None:
         w.guest(1)
         w.settle()
         w.nic.close()
-        namespace.remove(w.guests[1])
-        for _ in range(100):
-            if "v1:" not in ip("-n", f"vfd-{w.id}", "-o", "link"):
-                break
-            time.sleep(0.02)
+        lose_unheard(w, 1)
         w.nic = soft.open(w.pf)
         assert f"{w.id}v1" in ip("-o", "link")
         assert w.nic.observe().vfs[1].rules is not None
@@ -182,7 +178,7 @@ def test_the_wire_carries_frames_and_auto_links_follow_it() -> None:
         ip("-n", far, "link", "set", "eth0", "down")
         w.until(lambda e: e.kind is EventKind.LINK)
         assert not w.nic.link().up
-        assert "NO-CARRIER" in ip("-n", w.guests[0], "link", "show", "eth0")
+        until_shown("NO-CARRIER", "eth0", netns=w.guests[0])
         assert "NO-CARRIER" not in ip("-n", w.guests[1], "link", "show", "eth0")
         ip("-n", far, "link", "set", "eth0", "up")
         w.until(lambda e: e.kind is EventKind.LINK and w.nic.link().up)
@@ -199,7 +195,7 @@ def test_an_uplink_that_disappears_is_a_cut_cable() -> None:
         w.settle()
         ip("-n", far, "link", "del", "eth0")
         w.until(lambda e: e.kind is EventKind.LINK and not w.nic.link().up)
-        assert "NO-CARRIER" in ip("-n", w.guests[0], "link", "show", "eth0")
+        until_shown("NO-CARRIER", "eth0", netns=w.guests[0])
         assert "NO-CARRIER" not in ip("-n", w.guests[1], "link", "show", "eth0")
         w.apply(w.vf(0, allow_bcast=False), w.vf(1, link_status="on"), pf=pf)
         assert not w.nic.observe().vfs[0].link_up

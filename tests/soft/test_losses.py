@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.soft.test_life import talk
-from tests.soft.world import World, frame, ip, world
+from tests.soft.world import World, frame, ip, lose_unheard, world
 
 import vfd.nic.soft as soft
 from vfd.nic.protocol import EventKind
@@ -215,18 +215,6 @@ def test_what_was_heard_is_not_lost_when_something_fails_meanwhile() -> None:
         w.settle()
         assert not w.nic.observe().vfs[0].link_up
         assert (w.mac(0), w.mac(1)) == (early, late)
-
-
-def lose_unheard(w: World, *vfids: int) -> None:
-    """Deletes the VFs' guests and returns when their netdevs are gone; nobody hears of it yet."""
-    for vfid in vfids:
-        namespace.remove(w.guests[vfid])
-    for _ in range(250):
-        left = ip("-n", f"vfd-{w.id}", "-o", "link")
-        if not any(f" v{vfid}@" in left for vfid in vfids):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"the kernel keeps {left}")
 
 
 @pytest.mark.parametrize("drift", [False, True])

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from tests.soft.world import World, frame, ip, world
+from tests.soft.world import World, frame, ip, until_shown, world
 
 import vfd.nic.soft as soft
 from vfd.nic.protocol import Event, EventKind
@@ -244,19 +244,11 @@ def test_a_machine_that_goes_while_notifications_are_lost_leaves_no_grants() -> 
             subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
         finally:
             os.close(guest)
-        assert "NO-CARRIER" in eventually(f"{w.id}v0", "NO-CARRIER")
+        until_shown("NO-CARRIER", f"{w.id}v0")
         events = w.settle()
         assert EventKind.OVERRUN in [e.kind for e in events]
         assert [e.vfid for e in events if e.kind is EventKind.GUEST_GONE] == [0]
         assert w.nic.observe().vfs[0].grants == Grants()
-
-
-def eventually(netdev: str, word: str) -> str:
-    """What the netdev shows once the kernel has got round to it."""
-    end = time.monotonic() + 10
-    while word not in (shown := ip("link", "show", netdev)) and time.monotonic() < end:
-        time.sleep(0.02)
-    return shown
 
 
 def test_a_machine_that_another_one_follows_at_once_leaves_it_no_grants() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from tests.soft.test_losses import lose_unheard
-from tests.soft.world import Tap, World, frame, ip, world
+from tests.soft.world import Tap, World, frame, ip, lose_unheard, world
 
 import vfd.nic.soft as soft
 from vfd.nic.protocol import PF_PORT, EventKind, NicError

@@ -161,7 +161,7 @@ class World:
         self,
         wanted: Callable[[Event], bool],
         *,
-        seconds: float = 2.0,
+        seconds: float = 30.0,
         answer: bool = True,
     ) -> list[Event]:
         """Events up to one that is ``wanted``; requests are decided by policy meanwhile."""
@@ -225,3 +225,24 @@ def world(**fields: object) -> Iterator[World]:
         w.nic.close()
         w._stack.close()
         soft.destroy(w.pf)
+
+
+def lose_unheard(w: World, *vfids: int) -> None:
+    """Deletes the VFs' guests and returns when their netdevs are gone; nobody hears of it yet."""
+    for vfid in vfids:
+        namespace.remove(w.guests[vfid])
+    for _ in range(250):
+        left = ip("-n", f"vfd-{w.id}", "-o", "link")
+        if not any(f" v{vfid}@" in left for vfid in vfids):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the kernel keeps {left}")
+
+
+def until_shown(word: str, *link: str, netns: str | None = None) -> None:
+    """Waits until ``ip link show`` says it of a link: the kernel gets round to it when it likes."""
+    where = ("-n", netns) if netns else ()
+    end = time.monotonic() + 10
+    while word not in (shown := ip(*where, "link", "show", *link)):
+        assert time.monotonic() < end, f"no {word} in {shown}"
+        time.sleep(0.02)

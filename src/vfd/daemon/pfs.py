@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from vfd.config.errors import ConfigError, Problem
+from vfd.config.store import Staged
 from vfd.daemon.failures import (
     NotFoundError,
     RefusedError,
@@ -15,8 +18,10 @@ from vfd.daemon.files import BadFile
 from vfd.daemon.loading import admit_waiting
 from vfd.daemon.managed import Configured, Managed
 from vfd.daemon.service import Service
+from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change
 from vfd.policy.shown import plural
+from vfd.policy.values import PfPolicy
 
 log = logging.getLogger("vfd.service")
 
@@ -25,7 +30,11 @@ def going(service: Service, pf_id: str, vfs: int, *, force: bool) -> list[Config
     """The configured VFs that ``set_vfs`` would take away. Raises RefusedError where it would."""
     managed = service.nic(pf_id)
     managed.look()  # who holds a VF may have changed unheard
-    if not force and (problems := _in_the_way(managed, vfs)):
+    if managed.aim is None:
+        problems = _of_unknown_owner(managed, vfs)
+    else:
+        problems = [] if force else _in_the_way(managed, vfs)
+    if problems:
         raise RefusedError(problems)
     return [one for one in managed.vfs.values() if one.policy.vfid >= vfs]
 
@@ -37,14 +46,9 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
     pf = managed.pf.model_copy(update={"vfs": vfs})
     before = managed.aim
     aim = managed.aim_at(pf, [one for one in managed.vfs.values() if one.policy.vfid < vfs])
+    staged = _restaged(service, managed, {"vfs": vfs})
     try:
-        staged = service.files.restage_pf(managed.pf.id, {"vfs": vfs})
-    except ConfigError as error:
-        raise RefusedError(error.problems) from None
-    except OSError as error:
-        raise not_stored(service.files.main_file, error) from error
-    try:
-        changes = managed.go(aim, force=force)
+        changes = managed.go(aim, force=force) if before is not None else ()
         doubts = staged.commit()
     except OSError as error:
         if before is not None:
@@ -52,6 +56,8 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
         raise StorageError(f"{service.files.main_file} can't be kept: {error}") from error
     finally:
         staged.abandon()
+    if before is None:
+        changes = _brought_into_force(service, managed, pf)
     managed.kept = {vfid: rules for vfid, rules in managed.kept.items() if vfid < vfs}
     service.journal.emit("pf", f"{managed.id} has {plural(vfs, 'VF')} now", pf=managed.id, vfs=vfs)
     for doubt in doubts:
@@ -62,6 +68,32 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
     return changes + admit_waiting(service, managed)
 
 
+def _restaged(service: Service, managed: Managed, fields: Mapping[str, Any] | None) -> Staged:
+    """The main configuration with ``fields`` of this PF changed, or without it (None), written
+    beside its place. Raises RefusedError, StorageError."""
+    try:
+        return service.files.restage_pf(managed.pf.id, fields)
+    except ConfigError as error:
+        raise RefusedError(error.problems) from None
+    except OSError as error:
+        raise not_stored(service.files.main_file, error) from error
+
+
+def _brought_into_force(service: Service, managed: Managed, pf: PfPolicy) -> tuple[Change, ...]:
+    """Does with a PF whose configuration was refused until now what a restart would: the files of
+    its VFs are read, and those that are open stay so. Returns what that changed.
+
+    Raises NicError where it still isn't in force.
+    """
+    before = managed.seen
+    managed.pf = pf
+    service.load()
+    if managed.aim is None or before is None:
+        text = f"{service.files.main_file} is changed, but {managed.id} still isn't working"
+        raise NicError(f"{text}: {managed.detail}")
+    return managed.changes(managed.aim, before)
+
+
 def _park(
     service: Service, managed: Managed, one: Configured, field: str, value: str, rule: str
 ) -> None:
@@ -70,6 +102,23 @@ def _park(
     service.bad[one.file] = BadFile(
         one.file, (problem,), managed.id, one.policy.vfid, one.policy.name
     )
+
+
+def _of_unknown_owner(managed: Managed, vfs: int) -> list[Problem]:
+    """What a PF whose configuration was refused would lose: as long as no file is in force nobody
+    can tell whose its VFs are, so no VF is taken, not by force either."""
+    assert managed.seen is not None
+    count = len(managed.seen.vfs)
+    takes_all = managed.working().capabilities.count_takes_all and vfs != count
+    rule = (
+        "it is open or held, and files come into force only once the PF's configuration does:"
+        f" set vfs to {count} first"
+    )
+    return [
+        Problem("request", "vfs", str(vfs), f"VF {vfid} would go: {rule}", f"{managed.id}:{vfid}")
+        for vfid, state in managed.seen.vfs.items()
+        if (vfid >= vfs or takes_all) and (state.held or not managed.is_closed(vfid))
+    ]
 
 
 def _in_the_way(managed: Managed, vfs: int) -> list[Problem]:
@@ -116,7 +165,8 @@ def removal(service: Service, pf_id: str, *, force: bool) -> list[Configured]:
         rule = f"who holds its VFs can't be told, because it isn't working ({managed.detail})"
         raise RefusedError([Problem("request", "pf", managed.id, f"{rule}: force it")])
     managed.look()
-    if problems := _in_the_way(managed, 0):
+    in_the_way = _of_unknown_owner if managed.aim is None else _in_the_way
+    if problems := in_the_way(managed, 0):
         raise RefusedError(problems)
     return []
 
@@ -126,12 +176,7 @@ def remove(service: Service, pf_id: str, *, force: bool) -> str:
     its VFs stay, out of force."""
     gone = removal(service, pf_id, force=force)
     managed = service.nic(pf_id)
-    try:
-        staged = service.files.restage_pf(managed.pf.id, None)
-    except ConfigError as error:
-        raise RefusedError(error.problems) from None
-    except OSError as error:
-        raise not_stored(service.files.main_file, error) from error
+    staged = _restaged(service, managed, None)
     try:
         managed.remove()
         doubts = staged.commit()

@@ -60,6 +60,7 @@ class PlainNic:
         """It takes a change of a VF that opens and doesn't make it."""
         self.lacks: frozenset[str] = frozenset()
         """Attributes that it can't enforce."""
+        self.max_vfs = VFS
         self.held = False
         """Guests hold its VFs."""
         self.told: list[Event] = []
@@ -77,7 +78,7 @@ class PlainNic:
             dict.fromkeys(VfRules.model_fields, everything),
             dict.fromkeys(PF_FIELDS, everything),
             frozenset(),
-            VFS,
+            self.max_vfs,
             64,
             64,
             64,

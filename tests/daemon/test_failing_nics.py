@@ -106,6 +106,27 @@ def test_a_pf_that_is_lost_at_this_very_moment_lets_its_vf_be_deleted(service: S
     assert managed.condition == "lost"
 
 
+def test_a_vf_of_a_pf_that_can_not_be_read_is_deleted_and_closes_when_it_can(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then nothing is written to the NIC, for it could not be read back."""
+    add(service, "goes", 0)
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    nic.unreadable = "the firmware sulks"
+    service.converge(managed)
+    with monkeypatch.context() as patch:
+        patch.setattr(nic, "apply", lambda *_: pytest.fail("it is written to"))
+        made = service.delete("goes")
+    assert made is not None
+    assert "closes once it is" in made.warnings[0]
+    assert files(service) == set()
+    assert (managed.condition, managed.detail) == ("failed", "the firmware sulks")
+    nic.unreadable = ""
+    service.retry()
+    assert (nic.rules[0], managed.condition) == (None, "ok")
+
+
 def test_a_working_pf_that_refuses_keeps_the_vf_and_its_file(service: Service) -> None:
     add(service, "vm1", 0)
     nic_of(service).refuses = "not today"

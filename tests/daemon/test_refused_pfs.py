@@ -1,4 +1,4 @@
-"""A PF whose configuration is refused at start: its VFs stay open, and a command puts it right."""
+"""A PF whose configuration is refused: its VFs stay open, and commands put it right."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from vfd.daemon import pfs
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.managed import Managed
 from vfd.daemon.service import Service
+from vfd.daemon.watch import handle
 
 from .plain_nic import VFS, add, nic_of, restarted
 
@@ -80,3 +81,21 @@ def test_a_number_that_would_take_open_vfs_changes_nothing(refused: Service, for
     assert listed(refused) == 64
     assert pf(refused).condition == "failed"
     refused.stop()
+
+
+def test_a_vf_of_a_pf_that_is_refused_when_it_is_back_is_deleted(service: Service) -> None:
+    for vfid in range(2):
+        add(service, f"vm{vfid}", vfid)
+    nic = nic_of(service)
+    nic.unplug()
+    handle(service, pf(service))
+    nic.max_vfs = 2
+    nic.plug_in()
+    handle(service, pf(service))
+    refused = pf(service).detail
+    assert "at most 2 VFs" in refused
+    assert service.delete("vm0") is not None
+    assert nic.rules[0] is None
+    assert nic.rules[1] is not None
+    assert [path.name for path in service.files.folder.iterdir()] == ["vm1.json"]
+    assert (pf(service).condition, pf(service).detail) == ("failed", refused)

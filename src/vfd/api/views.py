@@ -12,9 +12,10 @@ from typing import Any
 import vfd
 from vfd.api import schema
 from vfd.config.errors import Problem
+from vfd.daemon.aim import Configured
 from vfd.daemon.files import BadFile
 from vfd.daemon.journal import Happening
-from vfd.daemon.managed import Condition, Configured, Managed
+from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.service import Made, Service
 from vfd.nic.protocol import COUNTERS, PF_PORT, Capability, NicError, Support, VfState
 from vfd.plan.changes import Change, PfChange

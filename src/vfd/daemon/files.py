@@ -24,9 +24,9 @@ from vfd.config.json_text import parse_object
 from vfd.config.main_file import MainConfig
 from vfd.config.store import Retired, Staged
 from vfd.config.vf_file import parse_vf, parse_vf_object
+from vfd.daemon.aim import Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.failures import ExistsError
-from vfd.daemon.managed import Configured
 
 log = logging.getLogger("vfd.files")
 

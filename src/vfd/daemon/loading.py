@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
+from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.files import BadFile
-from vfd.daemon.managed import Aim, Condition, Configured, Managed
+from vfd.daemon.managed import Condition, Managed
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change
 from vfd.policy.values import PfPolicy, VfRules
@@ -103,6 +104,26 @@ def admit_waiting(service: Service, managed: Managed) -> tuple[Change, ...]:
             except (RefusedError, NotFoundError, ExistsError, NicError, StorageError) as error:
                 log.info("%s stays out of force: %s", bad.file, error)
     return made
+
+
+def close_vf(service: Service, managed: Managed, one: Configured) -> tuple[Change, ...]:
+    """Aims at all VFs of the PF but this one. What that changed. Raises NicError, RefusedError."""
+    assert managed.aim is not None
+    try:
+        aim = managed.aim_at(
+            managed.pf, [other for other in managed.vfs.values() if other is not one]
+        )
+    except RefusedError as refused:
+        if not managed.refused or {p.file for p in refused.problems} != {managed.main_file}:
+            raise
+    else:
+        return managed.go_or_aim(aim)
+    # The PF's own configuration was refused before: that is no reason to keep a VF open.
+    assert managed.seen is not None
+    managed.aim = managed.aim.without(one.policy.vfid)
+    changes = managed.changes(managed.aim, managed.seen, {one.policy.vfid})
+    service.converge(managed)
+    return changes
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:

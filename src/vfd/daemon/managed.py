@@ -13,7 +13,7 @@ from typing import Any
 
 from vfd.config.errors import Problem, shown
 from vfd.daemon import steps
-from vfd.daemon.callbacks import Owner
+from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.door import admit, pf_shortfalls
 from vfd.daemon.exclusive import InUseError, Lock, lock_nic
 from vfd.daemon.failures import RefusedError
@@ -39,41 +39,6 @@ class Condition(StrEnum):
     DRIFTED = "drifted"
     FAILED = "failed"
     LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Configured:
-    """A VF's configuration and the file that it is from."""
-
-    policy: VfPolicy
-    file: str
-    """Below ``config_dir``."""
-    owner: Owner
-    remarks: tuple[str, ...] = ()
-    """What reading the file warned of."""
-
-    @property
-    def stated(self) -> frozenset[str]:
-        return frozenset(self.policy.model_fields_set)
-
-
-@dataclass(frozen=True, slots=True)
-class Aim:
-    """What a NIC is to enforce, checked and worked out."""
-
-    pf: PfPolicy
-    vfs: Mapping[int, Configured]
-    desired: NicPolicy
-    scale: float
-    """What guarantees were multiplied with, being more than the link."""
-    class_scale: Mapping[int, float]
-    """The same for the shares in each traffic class that had more than 100 %."""
-    link_bps: int | None
-    """The link's speed that shares were worked out for; None: nobody knew it."""
-    warnings: Mapping[int | None, tuple[str, ...]]
-    """By vfid; None: of the PF."""
-    short: Mapping[int, tuple[str, ...]]
-    """Those of the warnings that say what the NIC can't enforce."""
 
 
 @dataclass(slots=True)
@@ -399,14 +364,18 @@ class Managed:
 
         Raises NicError where a working NIC refuses.
         """
+        failed = self.condition is Condition.FAILED
         try:
+            if failed:
+                self.look()  # what can't be read back is better not written
             if self.condition is not Condition.LOST:
                 return self.go(aim)
         except NicGoneError as error:
             self.fail(error)
-        except NicError:
-            if self.condition is not Condition.FAILED:
+        except NicError as error:
+            if not failed:
                 raise
+            self.fail(error)
         self.aim = aim
         return ()
 

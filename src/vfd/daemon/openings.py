@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vfd.daemon.managed import Aim, Condition, Configured, Managed
+from vfd.daemon.aim import Aim, Configured
+from vfd.daemon.managed import Condition, Managed
 from vfd.nic.protocol import NicState
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vfd.config.errors import ConfigError, Problem
 from vfd.config.store import Staged
+from vfd.daemon.aim import Configured
 from vfd.daemon.failures import (
     NotFoundError,
     RefusedError,
@@ -16,7 +17,7 @@ from vfd.daemon.failures import (
 )
 from vfd.daemon.files import BadFile
 from vfd.daemon.loading import admit_waiting
-from vfd.daemon.managed import Configured, Managed
+from vfd.daemon.managed import Managed
 from vfd.daemon.service import Service
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from vfd.config.errors import ConfigError
 from vfd.config.main_file import MainConfig, ParsedMain
 from vfd.daemon import callbacks, pfs, stats
+from vfd.daemon.aim import Configured
 from vfd.daemon.failures import ConflictError, NotFoundError
 from vfd.daemon.journal import Journal
-from vfd.daemon.managed import Configured
 from vfd.daemon.notify import notify, watchdog_seconds
 from vfd.daemon.service import Made, Service
 from vfd.daemon.watch import handle

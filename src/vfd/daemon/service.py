@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from vfd.config.errors import ConfigError, Problem, Readable, not_told, shown
 from vfd.config.main_file import MainConfig
 from vfd.config.store import Staged
+from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import (
@@ -28,8 +29,8 @@ from vfd.daemon.failures import (
 from vfd.daemon.files import BadFile, Files
 from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
-from vfd.daemon.loading import admit_waiting, load, still_kept, why_homeless
-from vfd.daemon.managed import Aim, Condition, Configured, Managed
+from vfd.daemon.loading import admit_waiting, close_vf, load, still_kept, why_homeless
+from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.openings import Openings
 from vfd.daemon.steps import differences
 from vfd.daemon.zero import Zero
@@ -364,10 +365,8 @@ class Service:
             retired = self.files.retire(one.file)
         except OSError as error:
             raise StorageError(f"{one.file} can't be removed: {error}") from error
-        rest = [other for other in managed.vfs.values() if other is not one]
         try:
-            aim = managed.aim_at(managed.pf, rest)
-            changes = managed.go_or_aim(aim)
+            changes = close_vf(self, managed, one)
         except (NicError, RefusedError) as error:
             try:
                 retired.restore()
@@ -378,7 +377,8 @@ class Service:
             raise
         doubts = retired.finish()
         self._no_longer_bad(one.file)
-        later = managed.condition in (Condition.LOST, Condition.FAILED)
+        failing = managed.condition in (Condition.LOST, Condition.FAILED)
+        later = failing and not managed.is_closed(one.policy.vfid)
         warnings = (f"{managed.id} isn't working: the VF closes once it is",) if later else ()
         made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings + doubts)
         self._tell(made, "deleted")

@@ -1,0 +1,55 @@
+"""What a NIC is to enforce: the VFs' configurations, and what they come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vfd.daemon.callbacks import Owner
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A VF's configuration and the file that it is from."""
+
+    policy: VfPolicy
+    file: str
+    """Below ``config_dir``."""
+    owner: Owner
+    remarks: tuple[str, ...] = ()
+    """What reading the file warned of."""
+
+    @property
+    def stated(self) -> frozenset[str]:
+        return frozenset(self.policy.model_fields_set)
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a NIC is to enforce, checked and worked out."""
+
+    pf: PfPolicy
+    vfs: Mapping[int, Configured]
+    desired: NicPolicy
+    scale: float
+    """What guarantees were multiplied with, being more than the link."""
+    class_scale: Mapping[int, float]
+    """The same for the shares in each traffic class that had more than 100 %."""
+    link_bps: int | None
+    """The link's speed that shares were worked out for; None: nobody knew it."""
+    warnings: Mapping[int | None, tuple[str, ...]]
+    """By vfid; None: of the PF."""
+    short: Mapping[int, tuple[str, ...]]
+    """Those of the warnings that say what the NIC can't enforce."""
+
+    def without(self, vfid: int) -> Aim:
+        """The same for all other VFs, and this one closed. Nothing is judged or worked out anew."""
+        others = tuple(vf for vf in self.desired.vfs if vf.vfid != vfid)
+        return replace(
+            self,
+            vfs={v: one for v, one in self.vfs.items() if v != vfid},
+            desired=self.desired.model_copy(update={"vfs": others}),
+            warnings={v: texts for v, texts in self.warnings.items() if v != vfid},
+            short={v: texts for v, texts in self.short.items() if v != vfid},
+        )

@@ -228,6 +228,29 @@ def test_a_nic_that_could_not_be_read_is_tried_again_and_told_once(service: Serv
     assert told == ["the firmware sulks"]
 
 
+def test_a_nic_that_can_not_be_read_after_a_change_is_tried_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(service, "vm1", 0)
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    nic.rules[0] = None
+
+    def apply(*_: object) -> None:
+        nic.unreadable = "the firmware sulks"
+        raise NicError("not today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nic, "apply", apply)
+        service.converge(managed)
+    assert (managed.condition, managed.detail) == ("failed", "the firmware sulks")
+    assert service.in_trouble()
+    nic.unreadable = ""
+    service.retry()
+    assert managed.condition == "ok"
+    assert nic.rules[0] is not None
+
+
 def test_what_could_not_be_enforced_is_tried_again_until_it_is_and_told_once(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

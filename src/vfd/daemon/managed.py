@@ -431,11 +431,7 @@ class Managed:
         """
         nic = self.working()
         assert self.aim is not None
-        try:
-            self.seen = nic.observe(guests=not repair)
-        except NicError as error:
-            self.fail(error)
-            raise
+        self.seen = self._observed(nic, guests=not repair)
         self.aim = self._recounted(self.aim, self.seen)
         changes, desired = self.changes(self.aim, self.seen), self.wanted(self.aim, self.seen)
         if not changes and not repair:
@@ -459,7 +455,7 @@ class Managed:
                     failed.append((change, str(reason)))
                 else:
                     reached = wanted
-        self.seen = nic.observe(guests=guests)
+        self.seen = self._observed(nic, guests=guests)
         left = self.changes(self.aim, self.seen)
         reasons = {steps.vfid_of(change): why for change, why in failed}
         failed = [
@@ -476,6 +472,13 @@ class Managed:
             c for c in changes if steps.vfid_of(c) not in {steps.vfid_of(f) for f, _ in failed}
         )
         return done, tuple(failed)
+
+    def _observed(self, nic: Nic, *, guests: bool) -> NicState:
+        try:
+            return nic.observe(guests=guests)
+        except NicError as error:
+            self.fail(error)
+            raise
 
     def _recounted(self, aim: Aim, seen: NicState) -> Aim:
         """Where the configuration leaves the number of VFs open it is the NIC's, as long as all

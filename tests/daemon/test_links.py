@@ -13,7 +13,7 @@ from vfd.daemon.failures import RefusedError
 from vfd.daemon.managed import Managed
 from vfd.daemon.service import Service, Source
 from vfd.daemon.watch import handle
-from vfd.nic.protocol import Event, EventKind
+from vfd.nic.protocol import Capability, Event, EventKind, Support
 from vfd.policy.requests import Request, RequestKind
 
 from .harness import Vfd, wait_for
@@ -101,6 +101,46 @@ def test_a_link_that_is_down_keeps_its_last_speed(service: Service) -> None:
     nic.link_is(10**9)
     handle(service, managed)
     assert guaranteed(service) == [250, 250, 250, 250]
+
+
+@pytest.mark.parametrize("how", ["overrun", "back", "retry"])
+def test_shares_follow_a_speed_whose_event_was_lost(service: Service, how: str) -> None:
+    add(service, "vm0", 0, min_rate="25%")
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    assert guaranteed(service) == [2500]
+    nic.speed = 10**9
+    if how == "overrun":
+        nic.told.append(Event(EventKind.OVERRUN))
+    else:
+        nic.unreadable = "in a reset"
+        nic.told.append(Event(EventKind.BACK if how == "back" else EventKind.DRIFT))
+    handle(service, managed)
+    if nic.unreadable:
+        assert managed.condition == "failed"
+        nic.unreadable = ""
+        service.retry()
+    assert guaranteed(service) == [250]
+    assert (managed.condition, managed.link_bps()) == ("ok", 10**9)
+    looked = nic.looked
+    service.converge(managed)
+    assert nic.looked == looked + 1
+
+
+def test_rates_that_can_not_follow_the_link_stay_and_are_told_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(service, "vm0", 0, min_rate="25%")
+    [managed] = service.nics.values()
+    lacking = {"min_rate": Capability(Support.ABSENT, reason="not at this speed")}
+    monkeypatch.setattr(nic_of(service), "shortfalls", lambda _: lacking)
+    slower(service, managed)
+    slower(service, managed)
+    service.converge(managed)
+    assert guaranteed(service) == [2500]
+    told = [e.text for e in service.journal.since(0) if e.kind == "failed"]
+    assert len(told) == 1
+    assert told[0].startswith("rates stay as they were for the link's last speed: ")
 
 
 def test_a_restart_on_a_slow_link_cuts_nobody_off(

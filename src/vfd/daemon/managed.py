@@ -60,6 +60,8 @@ class Managed:
     """What the NIC doesn't enforce as asked although it was told to, with the reason."""
     refused: str = ""
     """Why the PF's own configuration is not in force."""
+    unfollowed: str = ""
+    """Why rates stay as they were for the link's last speed."""
 
     @property
     def id(self) -> str:
@@ -432,7 +434,7 @@ class Managed:
         nic = self.working()
         assert self.aim is not None
         self.seen = self._observed(nic, guests=not repair)
-        self.aim = self._recounted(self.aim, self.seen)
+        self.aim = self._recounted(self._followed(self.aim, self.seen), self.seen)
         changes, desired = self.changes(self.aim, self.seen), self.wanted(self.aim, self.seen)
         if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
@@ -479,6 +481,19 @@ class Managed:
         except NicError as error:
             self.fail(error)
             raise
+
+    def _followed(self, aim: Aim, seen: NicState) -> Aim:
+        """Shares of the link follow its speed, and guarantees that no longer fit are scaled. Every
+        look is asked, for the event of a speed that changed may be lost."""
+        self.unfollowed = ""
+        if self.refused or (aim.pf.link_speed or seen.link.speed_bps) in (None, aim.link_bps):
+            return aim
+        counted = aim.pf.model_copy(update={"vfs": aim.desired.pf.vfs})
+        try:
+            return replace(self.aim_at(counted, aim.vfs), pf=aim.pf)
+        except (NicError, RefusedError) as error:
+            self.unfollowed = str(error)
+            return aim
 
     def _recounted(self, aim: Aim, seen: NicState) -> Aim:
         """Where the configuration leaves the number of VFs open it is the NIC's, as long as all

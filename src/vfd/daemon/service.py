@@ -32,6 +32,7 @@ from vfd.daemon.journal import Journal
 from vfd.daemon.loading import admit_waiting, close_vf, load, still_kept, why_homeless
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.openings import Openings
+from vfd.daemon.speed import tell_of_speed
 from vfd.daemon.steps import differences
 from vfd.daemon.zero import Zero
 from vfd.nic.protocol import NicError
@@ -490,6 +491,7 @@ class Service:
         if managed.nic is None or managed.aim is None:
             return 0
         known, unmet = managed.detail, managed.unmet
+        aim, unfollowed = managed.aim, managed.unfollowed
         there = managed.seen.vfs.keys() if managed.seen else set()
         failed_before = managed.condition is Condition.FAILED and not managed.refused
         try:
@@ -499,6 +501,8 @@ class Service:
             if str(error) != known:  # told once, not at every attempt
                 self.journal.emit(kind, str(error), level="error", pf=managed.id)
             return 0
+        finally:
+            tell_of_speed(self, managed, aim, unfollowed)
         if managed.refused and managed.condition is Condition.OK:
             managed.condition, managed.detail = Condition.FAILED, managed.refused
         for change in done if found is not None else ():

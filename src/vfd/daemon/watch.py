@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from vfd.daemon.failures import RefusedError
 from vfd.daemon.journal import Level
 from vfd.daemon.loading import admit_waiting, judge_again
 from vfd.daemon.managed import Condition, Managed
@@ -104,8 +102,6 @@ _WORDS = {
 
 
 def _look_again(service: Service, managed: Managed, kinds: set[EventKind]) -> int:
-    if EventKind.LINK in kinds:
-        _follow_speed(service, managed)
     if EventKind.DRIFT in kinds:
         found = "somebody else changed what the NIC enforces"
     elif EventKind.OVERRUN in kinds:
@@ -116,34 +112,6 @@ def _look_again(service: Service, managed: Managed, kinds: set[EventKind]) -> in
     guests = kinds != {EventKind.DRIFT}  # else nobody came or went
     made = service.converge(managed, found=found, repair=repair, guests=guests)
     return max(made, 1) if repair else made
-
-
-def _follow_speed(service: Service, managed: Managed) -> None:
-    """Shares of the link follow its speed; guarantees that no longer fit are scaled."""
-    if managed.nic is None or managed.aim is None or managed.seen is None:
-        return
-    before = managed.aim
-    try:
-        link = managed.nic.link()
-        if link.speed_bps in (None, before.link_bps):
-            return
-        managed.seen = replace(managed.seen, link=link)
-        managed.aim = managed.aim_at(before.pf, before.vfs)
-    except (NicError, RefusedError) as error:
-        text = f"rates stay as they were for the link's last speed: {error}"
-        service.journal.emit("failed", text, level="error", pf=managed.id)
-        return
-    for vfid, warnings in managed.aim.warnings.items():
-        for warning in warnings:
-            if warning not in before.warnings.get(vfid, ()):
-                service.journal.emit(
-                    "warning",
-                    warning,
-                    level="warning",
-                    pf=managed.id,
-                    vfid=vfid,
-                    name=service.name_of(managed, vfid),
-                )
 
 
 def _come_back(service: Service, managed: Managed) -> int:

@@ -234,3 +234,45 @@ def test_a_few_callbacks_start_at_a_time(make_vfd: Callable[..., Vfd], tmp_path:
     ended = tmp_path / "ended"
     wait_for(lambda: ended.exists() and ended.stat().st_size == count, 20)
     assert max(map(int, (tmp_path / "seen").read_text().split())) <= STARTING
+
+
+def test_start_cb_has_ended_before_stop_cb_runs(vfd: Vfd, tmp_path: Path) -> None:
+    go, told = tmp_path / "go", tmp_path / "told"
+    waiting = f"until [ -e {go} ]; do sleep 0.05; done"
+    start = script(tmp_path / "start", f"echo start >> {told}; {waiting}; echo up >> {told}")
+    stop = script(tmp_path / "stop", f"echo stop >> {told}")
+    vfd.add("vm1", vfd.vf(0, start_cb=str(start), stop_cb=str(stop)))
+    wait_for(told.exists)
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(vfd.ask, "DELETE", "/v1/vfs/vm1") for _ in range(2)]
+        wait_for(lambda: any(one.done() for one in asked))  # it is refused for the other
+        assert vfd.row(0)["name"] == "vm1"
+        go.touch()
+        assert sorted(one.result()[0] for one in asked) == [200, 409]
+    assert told.read_text().split() == ["start", "up", "stop"]
+
+
+def test_start_cb_does_not_run_for_a_vf_that_was_closed_while_it_waited_for_others(
+    make_vfd: Callable[..., Vfd], tmp_path: Path
+) -> None:
+    vfd = make_vfd(vfs=STARTING + 3)
+    go, told = tmp_path / "go", tmp_path / "told"
+    slow = script(tmp_path / "slow", f"until [ -e {go} ]; do sleep 0.05; done")
+    late = script(tmp_path / "late", f"echo $VFD_NAME $VFD_EVENT >> {told}")
+    vfd.start()
+    for vfid in range(STARTING):
+        vfd.add(f"slow{vfid}", vfd.vf(vfid, start_cb=str(slow)))
+    for vfid, name in enumerate(("deleted", "again", "taken"), STARTING):
+        vfd.add(name, vfd.vf(vfid, start_cb=str(late), stop_cb=str(late)))
+    for name in ("deleted", "again"):
+        assert vfd.ask("DELETE", f"/v1/vfs/{name}")[0] == 200
+    vfd.add("again", vfd.vf(STARTING + 1, start_cb=str(late)))
+    (vfd.config_dir / "taken.json").unlink()
+    vfd.reload()
+    go.touch()
+    wait_for(lambda: len(vfd.events("callback")) == STARTING + 3, 20)
+    assert sorted(told.read_text().splitlines()) == [
+        "again start_cb",
+        "again stop_cb",
+        "deleted stop_cb",
+    ]

@@ -70,6 +70,10 @@ class Daemon:
         self._doing = ""
         self._stopping: set[str] = set()
         self._starting = asyncio.Semaphore(STARTING)
+        self._to_start: dict[str, asyncio.Task[None]] = {}
+        """``start_cb`` that wait for others to end, by the VF's name."""
+        self._started: dict[str, asyncio.Task[None]] = {}
+        """Those that run."""
         self._loop = asyncio.get_running_loop()
         journal.attach(self._loop)
 
@@ -159,11 +163,12 @@ class Daemon:
         bad = len(self.service.bad)
         return text + (f", {plural(bad, 'bad file')}" if bad else "")
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Does ``work`` beside all else; it ends with the daemon."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # Events of NICs
 
@@ -299,25 +304,49 @@ class Daemon:
             raise ConflictError(f"{', '.join(twice)} is being closed: its stop_cb is running")
         self._stopping |= names
         try:
-            await asyncio.gather(
-                *(
-                    self._run("stop_cb", one.policy.stop_cb, one)
-                    for one in closing
-                    if one.policy.stop_cb
-                )
-            )
+            await asyncio.gather(*map(self._stop, closing))
             yield
         finally:
             self._stopping -= names
 
+    async def _stop(self, one: Configured) -> None:
+        """``stop_cb`` undoes what ``start_cb`` did: it comes after it, or there is no start any
+        more."""
+        self._start_no_more(one.policy.name)
+        if one.policy.stop_cb:
+            if running := self._started.get(one.policy.name):
+                await asyncio.wait([running])
+            await self._run("stop_cb", one.policy.stop_cb, one)
+
     def _start_callbacks(self, opened: Iterable[Configured]) -> None:
         for one in opened:
+            self._start_no_more(one.policy.name)  # it may have been closed and opened meanwhile
             if one.policy.start_cb:
-                self.later(self._start(one.policy.start_cb, one))
+                task = self.later(self._start(one.policy.start_cb, one))
+                self._to_start[one.policy.name] = task
+
+    def _start_no_more(self, name: str) -> None:
+        if waiting := self._to_start.pop(name, None):
+            waiting.cancel()
 
     async def _start(self, command: str, one: Configured) -> None:
+        name = one.policy.name
         async with self._starting:
-            await self._run("start_cb", command, one)
+            task = self._to_start.pop(name)
+            if not self._is_in_force(one):
+                return
+            self._started[name] = task
+            try:
+                await self._run("start_cb", command, one)
+            finally:
+                if self._started.get(name) is task:
+                    del self._started[name]
+
+    def _is_in_force(self, one: Configured) -> bool:
+        """Its file may have been taken away by hand."""
+        managed = self.service.home(one.policy.pciid)
+        now = managed.vfs.get(one.policy.vfid) if managed else None
+        return now is not None and now.policy.name == one.policy.name
 
     async def _run(self, which: Any, command: str, one: Configured) -> None:
         policy = one.policy

@@ -158,37 +158,42 @@ def test_a_deletion_waits_for_stop_cb_until_its_time_is_over(vfd: Vfd) -> None:
 
 def test_a_vf_is_deleted_once_and_only_as_it_was_asked_for(vfd: Vfd, tmp_path: Path) -> None:
     """Whatever happens while its stop_cb runs."""
-    ran = tmp_path / "ran"
-    stop = script(tmp_path / "stop", f"echo >> {ran}; sleep 1")
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    stop = script(tmp_path / "stop", f"echo >> {ran}; until [ -e {go} ]; do sleep 0.05; done")
     config = vfd.vf(0, stop_cb=str(stop))
     with ThreadPoolExecutor() as pool:
 
         def deleting() -> Future[tuple[int, Any]]:
             ran.unlink(missing_ok=True)
+            go.unlink(missing_ok=True)
             asked = pool.submit(vfd.ask, "DELETE", "/v1/vfs/vm1")
             wait_for(ran.exists)
             return asked
+
+        def deleted(asked: Future[tuple[int, Any]]) -> tuple[int, Any]:
+            go.touch()
+            return asked.result()
 
         vfd.add("vm1", config)
         first = deleting()
         status, error = vfd.ask("DELETE", "/v1/vfs/vm1")
         assert (status, error["type"]) == (409, "conflict")
         assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 0, "force": True})[0] == 409
-        assert first.result()[0] == 200
+        assert deleted(first)[0] == 200
         assert ran.read_text() == "\n"
         assert vfd.add("vm1", config)[0] == 201
 
         first = deleting()
         changed = {**config, "vlans": [7]}
         assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": changed})[0] == 200
-        status, error = first.result()
+        status, error = deleted(first)
         assert (status, error["type"]) == (409, "conflict")
         assert "changed while its stop_cb ran" in error["detail"]
         assert vfd.row(0)["extended"]["vlans"] == [7]
 
         first = deleting()
         vfd.reload()
-        assert first.result()[0] == 200
+        assert deleted(first)[0] == 200
         assert vfd.row(0)["state"] == "closed"
 
 

@@ -83,6 +83,20 @@ def test_a_number_that_would_take_open_vfs_changes_nothing(refused: Service, for
     refused.stop()
 
 
+def test_its_files_are_told_to_be_out_of_force_and_can_be_deleted(refused: Service) -> None:
+    nic = nic_of(refused)
+    assert set(refused.bad) == {f"vm{vfid}.json" for vfid in range(VFS)}
+    [problem] = refused.bad["vm1.json"].problems
+    assert (problem.field, f"at most {VFS} VFs" in problem.rule) == ("pciid", True)
+    assert refused.delete("vm1") is None
+    assert not (refused.files.folder / "vm1.json").exists()
+    assert None not in nic.rules.values()
+    nic.held = False
+    pfs.set_vfs(refused, pf(refused).id, VFS, force=False)
+    assert [vfid for vfid, rules in nic.rules.items() if rules is None] == [1]
+    refused.stop()
+
+
 def test_a_vf_of_a_pf_that_is_refused_when_it_is_back_is_deleted(service: Service) -> None:
     for vfid in range(2):
         add(service, f"vm{vfid}", vfid)

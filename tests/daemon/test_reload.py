@@ -13,11 +13,11 @@ from collections.abc import Callable
 from vfd.api.views import health
 from vfd.config.main_file import parse_main
 from vfd.daemon import exclusive, runner
-from vfd.daemon.service import Service
+from vfd.daemon.service import Service, Source
 from vfd.policy.values import PfPolicy
 
 from .harness import Vfd, wait_for
-from .plain_nic import nic_of
+from .plain_nic import add, config, nic_of
 
 
 def soft(pf: str, vfs: int = 2) -> dict[str, object]:
@@ -169,3 +169,45 @@ def test_a_config_dir_that_is_gone_is_told_and_no_request_puts_an_empty_one_in_i
     vfd.reload()
     assert vfd.get("/v1/health")["status"] == "ok"
     assert vfd.row(0)["name"] == "vm1"
+
+
+def test_a_bad_file_stays_told_when_another_of_its_fields_is_changed(service: Service) -> None:
+    add(service, "vm0", 0)
+    add(service, "vm1", 1)
+    [managed] = service.nics.values()
+    path = service.files.folder / "vm0.json"
+    good = path.read_text()
+    for bad in ({"vlans": [9999]}, {"vlans": [100], "vm_mac": "02:00:00:00:00:01"}):
+        other = {"vm_mac": "02:00:00:00:00:01"} if "vm_mac" in bad else {}
+        service.update("vm1", Source(config=config(service, 1, **other)), 0, 0)
+        path.write_text(json.dumps({**json.loads(good), **bad}))
+        service.load()
+        told = service.bad["vm0.json"].problems
+        service.mirror(managed.id, 0, "in", 1)
+        assert service.bad["vm0.json"].problems == told
+    path.write_text(good)
+    service.mirror(managed.id, 0, "out", 1)
+    assert not service.bad
+
+
+def test_a_number_of_vfs_that_is_set_is_no_longer_told_as_not_taken_over(vfd: Vfd) -> None:
+    def told() -> set[str]:
+        bad = vfd.get("/v1/health")["bad_files"]
+        return {problem["field"] for one in bad for problem in one["problems"]}
+
+    def read(**fields: object) -> None:
+        vfd.main["pciids"][0].update(fields)
+        vfd.write_main()
+        vfd.reload()
+
+    vfd.add("last", vfd.vf(3, mtu=1500))
+    read(vfs=2)
+    assert told() == {"pciids[0].vfs"}
+    assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 5})[0] == 200
+    assert told() == set()
+    read(vfs=2, mtu=1400)
+    assert told() == {"pciids[0]"}
+    assert vfd.ask("PATCH", f"/v1/pfs/{vfd.pf}", {"vfs": 5})[0] == 200
+    assert told() == {"pciids[0]"}, "its mtu still isn't"
+    vfd.reload()
+    assert told() == {"pciids[0].mtu"}

@@ -118,6 +118,14 @@ class Files:
             raise FileNotFoundError(f"there is no file {path}")
         return self._parsed(file, store.read(path, inside=self.folder))
 
+    def says(self, one: Configured) -> bool:
+        """Whether the file, as it stands, is this configuration (whatever it calls the VF)."""
+        try:
+            policy = self.load(one.file).policy
+            return policy.model_copy(update={"name": one.policy.name}) == one.policy
+        except (ConfigError, OSError):
+            return False
+
     def _parsed(self, file: str, stored: store.Stored) -> Configured:
         parsed = parse_vf(stored.text, file=file, name=file.removesuffix(".json"))
         return Configured(

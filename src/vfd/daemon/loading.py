@@ -169,7 +169,10 @@ def _follow(service: Service, managed: Managed, pf: PfPolicy, wanted: list[Confi
     is_new_pf = managed.aim is not None and managed.aim.pf != pf
     _make_vfs(managed, pf)
     bad = dict(service.bad)
-    if not _aim(service, managed, pf, *_by_age(service, managed, wanted)):
+    standing, fresh = _by_age(service, managed, wanted)
+    if not _aim(service, managed, pf, standing, fresh):
+        for one in fresh:
+            _set_aside(service, one, why_homeless(service, one, managed), managed)
         return
     service.converge(managed)
     if is_new_pf and managed.pf == pf:
@@ -354,15 +357,14 @@ def _keep_settings(
     service: Service, managed: Managed, new: PfPolicy, old: PfPolicy, why: Iterable[Problem]
 ) -> None:
     """Reports what the main file says of a PF and is not taken over, because of open VFs."""
-    file = str(service.files.main_file)
-    entry = f"pciids[{[pf.id for pf in service.main.nics].index(managed.id)}]"
+    file, entry = str(service.files.main_file), _entry(service, managed)
     changed = [f for f in PfPolicy.model_fields if getattr(new, f) != getattr(old, f)]
     field, value = entry, ""
     if len(changed) == 1:
         field, value = f"{entry}.{changed[0]}", shown(new.model_dump(mode="json")[changed[0]])
     names = {one.file: one.policy.name for one in managed.vfs.values()}
     told = tuple(
-        problem
+        replace(problem, field=f"{entry}.{problem.field}")
         if problem.file == file
         else Problem(
             file,
@@ -375,6 +377,29 @@ def _keep_settings(
     )
     earlier = service.bad[file].problems if file in service.bad else ()
     service.bad[file] = BadFile(file, (*earlier, *told), managed.id)
+
+
+def settings_in_force(service: Service, managed: Managed) -> None:
+    """A number of VFs was set and kept. What the main file says of the PF is no longer told as not
+    taken over, unless it says more that isn't."""
+    file, entry = str(service.files.main_file), _entry(service, managed)
+    told = service.bad.get(file)
+    listed = next(pf for pf in service.main.nics if pf.id == managed.id)
+    # A file that can't be read as such is of no PF, and is bad as before.
+    if told is None or told.device is None:
+        return
+    if listed.model_copy(update={"vfs": managed.pf.vfs}) != managed.pf:
+        return
+    of_others = tuple(p for p in told.problems if p.field.split(".")[0] != entry)
+    if of_others:
+        service.bad[file] = replace(told, problems=of_others)
+    else:
+        del service.bad[file]
+
+
+def _entry(service: Service, managed: Managed) -> str:
+    """What the main file calls the PF."""
+    return f"pciids[{[pf.id for pf in service.main.nics].index(managed.id)}]"
 
 
 def _is_bad(service: Service, file: str) -> bool:

@@ -16,7 +16,7 @@ from vfd.daemon.failures import (
     not_stored,
 )
 from vfd.daemon.files import BadFile
-from vfd.daemon.loading import admit_waiting
+from vfd.daemon.loading import admit_waiting, settings_in_force
 from vfd.daemon.managed import Managed
 from vfd.daemon.service import Service
 from vfd.nic.protocol import NicError
@@ -60,6 +60,7 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
     if before is None:
         changes = _brought_into_force(service, managed, pf)
     managed.kept = {vfid: rules for vfid, rules in managed.kept.items() if vfid < vfs}
+    settings_in_force(service, managed)
     service.journal.emit("pf", f"{managed.id} has {plural(vfs, 'VF')} now", pf=managed.id, vfs=vfs)
     for doubt in doubts:
         service.journal.emit("warning", doubt, level="warning", pf=managed.id)

@@ -323,7 +323,8 @@ class Service:
             if staged is not None:
                 staged.abandon()
         managed.kept.pop(one.policy.vfid, None)
-        self._no_longer_bad(one.file)
+        if one.file in self.bad and self.files.says(one):  # else but a field of it was changed
+            self._no_longer_bad(one.file)
         made = Made(
             one.policy.name,
             managed.id,

@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import pytest
+
+from vfd.daemon import pfs
+from vfd.daemon.failures import RefusedError
+from vfd.daemon.service import Service
+from vfd.nic.protocol import Event, EventKind
+
 from .harness import Vfd
+from .plain_nic import nic_of
 
 
 def netdevs(vfd: Vfd) -> list[str]:
@@ -96,3 +105,46 @@ def test_hardware_can_not_be_removed(make_vfd: Callable[..., Vfd]) -> None:
     status, error = vfd.ask("DELETE", "/v1/pfs/0000:ff:1f.7?force=true")
     assert (status, "only a software NIC" in error["detail"]) == (422, True)
     vfd.main["pciids"] = []  # nothing for clean_up to remove
+
+
+@pytest.mark.parametrize("judged", [pfs.removal, partial(pfs.going, vfs=2)])
+def test_a_guest_that_took_a_vf_a_moment_ago_keeps_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch, judged: Callable[..., object]
+) -> None:
+    """The NIC shows what it heard: what it still has to tell is listened to first."""
+    [managed] = service.nics.values()
+    managed.pf = managed.pf.model_copy(update={"backend": "soft"})
+    nic = nic_of(service)
+    left: list[list[Event]] = [[], [Event(EventKind.GUEST_COME, 3)], [], []]
+    tell = nic.events
+
+    def events() -> list[Event]:
+        tell()
+        told = left.pop(0) if left else []
+        if told:
+            nic.held = True
+        if left:
+            nic.ring()
+        return told
+
+    monkeypatch.setattr(nic, "events", events)
+    nic.ring()
+    with pytest.raises(RefusedError, match="VF 3 would go, and a guest holds it"):
+        judged(service, managed.id, force=False)
+    assert left == []
+
+
+def test_a_guest_that_comes_and_goes_without_end_holds_up_no_request(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    tell = nic.events
+
+    def events() -> list[Event]:
+        nic.ring()
+        return [*tell(), Event(EventKind.GUEST_COME, 3), Event(EventKind.GUEST_GONE, 3)]
+
+    monkeypatch.setattr(nic, "events", events)
+    nic.ring()
+    assert pfs.going(service, managed.id, 2, force=False) == []

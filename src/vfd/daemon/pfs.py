@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from vfd.daemon.files import BadFile
 from vfd.daemon.loading import admit_waiting, settings_in_force
 from vfd.daemon.managed import Managed
 from vfd.daemon.service import Service
+from vfd.daemon.watch import handle
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change
 from vfd.policy.shown import plural
@@ -26,11 +28,15 @@ from vfd.policy.values import PfPolicy
 
 log = logging.getLogger("vfd.service")
 
+_ROUNDS = 5
+"""Times that a NIC is listened to before it is judged who holds its VFs: a guest that comes and
+goes without end must not hold up a request."""
+
 
 def going(service: Service, pf_id: str, vfs: int, *, force: bool) -> list[Configured]:
     """The configured VFs that ``set_vfs`` would take away. Raises RefusedError where it would."""
     managed = service.nic(pf_id)
-    managed.look()  # who holds a VF may have changed unheard
+    _hear(service, managed)
     if managed.aim is None:
         problems = _of_unknown_owner(managed, vfs)
     else:
@@ -38,6 +44,20 @@ def going(service: Service, pf_id: str, vfs: int, *, force: bool) -> list[Config
     if problems:
         raise RefusedError(problems)
     return [one for one in managed.vfs.values() if one.policy.vfid >= vfs]
+
+
+def _hear(service: Service, managed: Managed) -> None:
+    """Who holds a VF may have changed unheard, and a NIC shows what it has heard. Raises
+    NicError."""
+    for _ in range(_ROUNDS):
+        if managed.nic is None:
+            break
+        pending = select.poll()
+        pending.register(managed.nic.fileno(), select.POLLIN)
+        if not pending.poll(0):
+            break
+        handle(service, managed)
+    managed.look()
 
 
 def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Change, ...]:
@@ -166,7 +186,7 @@ def removal(service: Service, pf_id: str, *, force: bool) -> list[Configured]:
     if managed.nic is None:
         rule = f"who holds its VFs can't be told, because it isn't working ({managed.detail})"
         raise RefusedError([Problem("request", "pf", managed.id, f"{rule}: force it")])
-    managed.look()
+    _hear(service, managed)
     in_the_way = _of_unknown_owner if managed.aim is None else _in_the_way
     if problems := in_the_way(managed, 0):
         raise RefusedError(problems)

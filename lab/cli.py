@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _machine_options(pytest, igb=2)
     pytest.add_argument("words", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS OF PYTEST")
-    pytest.set_defaults(act=_pytest, timeout=1200)
+    pytest.set_defaults(act=_pytest, timeout=3600)
 
     shell = commands.add_parser("shell", help="a prompt in a machine with two SR-IOV NICs")
     _machine_options(shell, igb=2)

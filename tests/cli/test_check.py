@@ -84,6 +84,15 @@ def test_conflicts_between_files_of_a_folder_name_the_other_vf(
     assert summary == "1 problem in 1 of 3 files"
 
 
+def test_a_conflict_names_the_field_as_its_file_spells_it(iplex: Iplex, tmp_path: Path) -> None:
+    mac = "02:00:00:00:00:07"
+    write(tmp_path / "a.json", GOOD | {"mac": mac})
+    write(tmp_path / "b.json", GOOD | {"mac": mac, "vfid": 1})
+    told = iplex("check", str(tmp_path), "--json")
+    problems = json.loads(told.out)["problems"]
+    assert {problem["field"] for problem in problems} == {"mac"}
+
+
 def test_what_is_wrong_within_a_file_hides_no_conflict_with_others(
     iplex: Iplex, tmp_path: Path
 ) -> None:

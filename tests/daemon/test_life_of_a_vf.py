@@ -123,7 +123,7 @@ def test_a_refused_configuration_changes_nothing_and_every_rule_is_named(vfd: Vf
         assert len(found) == len(set(found)), "each is told once"
         return set(found)
 
-    with_others = {("mirror[0].target", ""), ("vm_mac", "vm1")}
+    with_others = {("mirror.target", ""), ("vm_mac", "vm1")}
     bad = vfd.vf(1, vm_mac=MAC, mirror={"target": 9})
     assert broken(bad) == with_others
     # A rule between its own fields, a field that can't be read, an unknown field:
@@ -132,6 +132,8 @@ def test_a_refused_configuration_changes_nothing_and_every_rule_is_named(vfd: Vf
     assert broken({**bad, "vlan": 7}) == with_others | {("vlan", "")}
     own_and_vfid = {("vlans", ""), ("vfid", "vm1")}
     assert broken({**bad, "vfid": 0, "vlans": []}) == with_others | own_and_vfid
+    # As the file spells it.
+    assert broken(vfd.vf(1, mac=MAC)) == {("mac", "vm1")}
     # Whose PF or VF can't be read is held against nobody.
     assert broken({**bad, "vfid": "one"}) == {("vfid", "")}
     assert broken({**bad, "pciid": "elsewhere", "rate": 2}) == {("pciid", ""), ("rate", "")}

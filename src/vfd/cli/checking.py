@@ -10,6 +10,7 @@ from typing import Any
 
 from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, problems
+from vfd.config.fields import as_files_have_it
 from vfd.config.json_text import parse_object
 from vfd.config.main_file import MainConfig, parse_main
 from vfd.config.vf_file import parse_vf
@@ -30,6 +31,8 @@ class Findings:
     """The VFs' files, and what they state as far as it can be read."""
     unknown: dict[str, frozenset[str]] = field(default_factory=dict)
     """By the VF's name, the fields that can't be."""
+    written: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The files' objects, with their own names of fields."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -107,8 +110,10 @@ def _vf(path: Path, name: str | None, found: Findings) -> None:
         if error.readable is not None:
             found.vfs[file] = error.readable.policy
             found.unknown[error.readable.policy.name] = error.readable.unknown
+            found.written[file] = error.readable.written
         return
     found.vfs[file] = parsed.policy
+    found.written[file] = parsed.written
     found.warnings += parsed.warnings
 
 
@@ -172,7 +177,7 @@ def between(found: Findings, pfs: Mapping[str, PfPolicy], main_is_known: bool) -
     told = {(one.file, one.field, one.rule) for one in found.problems}
     found.problems += [
         one
-        for one in dict.fromkeys(problems(broken, files))
+        for one in dict.fromkeys(as_files_have_it(problems(broken, files), found.written))
         if (one.file, one.field, one.rule) not in told
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from vfd.policy.rules import Broken
 from vfd.policy.shown import shown
@@ -56,6 +57,8 @@ class Readable:
     policy: VfPolicy
     unknown: frozenset[str]
     """Fields that could not be read: they have their defaults, and no rule about them is judged."""
+    written: Mapping[str, Any]
+    """The file's object, with its own names of fields."""
 
 
 class ConfigError(Exception):

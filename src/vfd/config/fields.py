@@ -180,6 +180,14 @@ def as_written(found: Iterable[Problem], raw: Mapping[str, Any]) -> list[Problem
     return [replace(problem, field=_written(problem.field, raw)) for problem in found]
 
 
+def as_files_have_it(
+    found: Iterable[Problem], raw: Mapping[str, Mapping[str, Any]]
+) -> list[Problem]:
+    """The same for problems of several files, whose objects are ``raw``; others stay as they
+    are."""
+    return [one for p in found for one in as_written([p], raw.get(p.file, {}))]
+
+
 def _written(path: str, raw: Mapping[str, Any]) -> str:
     node: Any = raw
     known, written = "", ""

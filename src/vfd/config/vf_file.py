@@ -42,6 +42,8 @@ class ParsedVf:
 
     policy: VfPolicy
     warnings: tuple[Problem, ...]
+    written: Mapping[str, Any]
+    """The file's object, with its own names of fields: see ``as_written``."""
 
 
 def parse_vf(
@@ -89,10 +91,10 @@ def _parsed(
     found += problems(check_vf(policy, limits=limits, unknown=unknown), {policy.name: file})
     if found:
         lost = unknown & {"pciid", "vfid"}
-        readable = None if lost else Readable(policy, unknown)
+        readable = None if lost else Readable(policy, unknown, raw)
         raise ConfigError(as_written(found, raw), readable)
     warnings += problems(vf_remarks(policy), {policy.name: file})
-    return ParsedVf(policy, tuple(as_written(warnings, raw)))
+    return ParsedVf(policy, tuple(as_written(warnings, raw)), raw)
 
 
 def _as_vfd_read_it(data: dict[str, Any], file: str) -> list[Problem]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from vfd.daemon.callbacks import Owner
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
@@ -19,6 +20,8 @@ class Configured:
     owner: Owner
     remarks: tuple[str, ...] = ()
     """What reading the file warned of."""
+    written: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The file's object, with its own names of fields."""
 
     @property
     def stated(self) -> frozenset[str]:

@@ -133,6 +133,7 @@ class Files:
             file,
             Owner(stored.uid, stored.gid, stored.mode),
             tuple(_words(w) for w in parsed.warnings),
+            parsed.written,
         )
 
     def file_of(self, name: str) -> str:
@@ -169,7 +170,7 @@ class Files:
             raise ConfigError([*error.problems, *missing], error.readable) from None
         if missing:
             nobody = parsed.policy.model_copy(update={"name": f"<{called}>"})
-            raise ConfigError(missing, Readable(nobody, frozenset({"name"})))
+            raise ConfigError(missing, Readable(nobody, frozenset({"name"}), parsed.written))
         file = replaces.file if replaces else f"{parsed.policy.name}.json"
         path = self._path(file)
         owner = Owner(uid, gid)
@@ -181,7 +182,7 @@ class Files:
                 f"{path} exists and is not in force: add it by its name, or delete it first"
             )
         remarks = tuple(_words(w) for w in parsed.warnings)
-        return Configured(parsed.policy, file, owner, remarks), staged
+        return Configured(parsed.policy, file, owner, remarks, parsed.written), staged
 
     def restage(self, file: str, field: str, value: Any) -> Staged:
         """The file with ``field`` changed and all else as it is. Raises ConfigError, OSError."""

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from vfd.config.errors import Problem, shown
+from vfd.config.fields import as_files_have_it
 from vfd.daemon import steps
 from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.door import admit, pf_shortfalls
@@ -210,7 +211,7 @@ class Managed:
                 if s.field not in unknown.get(one.policy.name, ())
             ]
         if problems:
-            raise RefusedError(problems)
+            raise RefusedError(as_files_have_it(problems, {c.file: c.written for c in everyone}))
         vfid_of = {c.policy.name: c.policy.vfid for c in everyone}
         for one in everyone:
             warnings[one.policy.vfid] += short.get(one.policy.vfid, ())

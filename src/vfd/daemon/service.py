@@ -253,7 +253,7 @@ class Service:
         """
         if readable is None:
             return []
-        one = Configured(readable.policy, file, Owner(0, 0))
+        one = Configured(readable.policy, file, Owner(0, 0), written=readable.written)
         try:
             self._judge(one, old, {one.policy.name: readable.unknown})
         except RefusedError as refused:

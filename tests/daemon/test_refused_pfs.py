@@ -97,7 +97,9 @@ def test_its_files_are_told_to_be_out_of_force_and_can_be_deleted(refused: Servi
     refused.stop()
 
 
-def test_a_vf_of_a_pf_that_is_refused_when_it_is_back_is_deleted(service: Service) -> None:
+def back_with_2_vfs(service: Service) -> str:
+    """VFs 0 and 1 are open, and the NIC has only room for them when it is back. Why that is
+    refused."""
     for vfid in range(2):
         add(service, f"vm{vfid}", vfid)
     nic = nic_of(service)
@@ -106,8 +108,22 @@ def test_a_vf_of_a_pf_that_is_refused_when_it_is_back_is_deleted(service: Servic
     nic.max_vfs = 2
     nic.plug_in()
     handle(service, pf(service))
-    refused = pf(service).detail
-    assert "at most 2 VFs" in refused
+    assert "at most 2 VFs" in pf(service).detail
+    return pf(service).detail
+
+
+def test_another_number_of_vfs_puts_a_pf_right_that_is_refused_when_it_is_back(
+    service: Service,
+) -> None:
+    back_with_2_vfs(service)
+    pfs.set_vfs(service, pf(service).id, 2, force=False)
+    assert (pf(service).condition, pf(service).refused) == ("ok", "")
+    assert nic_of(service).rules[1] is not None
+
+
+def test_a_vf_of_a_pf_that_is_refused_when_it_is_back_is_deleted(service: Service) -> None:
+    refused = back_with_2_vfs(service)
+    nic = nic_of(service)
     assert service.delete("vm0") is not None
     assert nic.rules[0] is None
     assert nic.rules[1] is not None

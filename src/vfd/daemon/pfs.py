@@ -81,6 +81,9 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
         changes = _brought_into_force(service, managed, pf)
     managed.kept = {vfid: rules for vfid, rules in managed.kept.items() if vfid < vfs}
     settings_in_force(service, managed)
+    if managed.refused:  # until now, when it came back
+        managed.refused = ""
+        service.converge(managed)
     service.journal.emit("pf", f"{managed.id} has {plural(vfs, 'VF')} now", pf=managed.id, vfs=vfs)
     for doubt in doubts:
         service.journal.emit("warning", doubt, level="warning", pf=managed.id)

@@ -125,6 +125,22 @@ def test_without_a_link_speed_a_share_of_it_is_refused(model: Modelled) -> None:
         IntelSysfs(model.root, PF).write_pf(PF, half)
 
 
+def test_a_link_that_lost_its_speed_keeps_its_classes_readable(
+    model: Modelled, tmp_path: Path
+) -> None:
+    speed = tmp_path / "net" / "ens1" / "speed"
+    speed.parent.mkdir(parents=True)
+    speed.write_text("10000\n")
+    (tmp_path / "sriov").symlink_to(model.root)
+    surface = IntelSysfs(tmp_path / "sriov", PF)
+    half = qos_policy(tclasses=[{"pri": pri, "max_bw": 50} for pri in range(4)])
+    surface.write_pf(PF, half)
+    speed.write_text("-1\n")
+    assert "enable_qos" not in surface.observe_pf(half)
+    other = qos_policy(tclasses=[{"pri": pri, "lsp": pri == 3} for pri in range(4)])
+    assert surface.observe_pf(other)["enable_qos"] is False
+
+
 def test_bandwidths_are_steps_of_the_links_speed(model: Modelled, tmp_path: Path) -> None:
     (tmp_path / "net" / "ens1").mkdir(parents=True)
     (tmp_path / "net" / "ens1" / "speed").write_text("10000\n")

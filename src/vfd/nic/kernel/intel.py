@@ -18,7 +18,13 @@ from typing import Any
 from vfd.nic.kernel.attributes import Write, folders_below, read, run, vf_numbers
 from vfd.nic.kernel.intel_files import COUNTERS, VfFiles, changes, read_counters, read_vf
 from vfd.nic.kernel.intel_macs import ListedMacs
-from vfd.nic.kernel.intel_qos import STEP_MBPS, class_map, classes_in_use, restrictions
+from vfd.nic.kernel.intel_qos import (
+    STEP_MBPS,
+    are_as_asked,
+    class_map,
+    classes_in_use,
+    restrictions,
+)
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
 from vfd.policy.rate import Rate
@@ -387,7 +393,7 @@ class IntelSysfs:
         shown: dict[str, Any] = {"enable_loopback": any(self._loopback().values())}
         if wanted.tpid != self._outer_tpid():
             shown["tpid"] = self._outer_tpid()
-        if wanted.enable_qos and class_map(self._root) != restrictions(wanted, self._link_mbps()):
+        if wanted.enable_qos and not are_as_asked(class_map(self._root), wanted, self._link_mbps()):
             shown["enable_qos"] = False
         return shown
 

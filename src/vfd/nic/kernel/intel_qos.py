@@ -7,7 +7,7 @@ i40e_set_pf_qos_apply and the show functions of src/kcompat_vfd.c).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vfd.nic.kernel.attributes import read
@@ -66,3 +66,18 @@ def restrictions(pf: PfPolicy, link_mbps: int) -> Mapping[int, TrafficClassFiles
         pcps = tuple(range(tc * each_pcps, (tc + 1) * each_pcps))
         found[tc] = TrafficClassFiles(pcps, tc in stated and stated[tc].lsp, mbps)
     return found
+
+
+def are_as_asked(classes: Mapping[int, TrafficClassFiles], pf: PfPolicy, link_mbps: int) -> bool:
+    """Whether the classes are the policy's; what a share of the link comes to is not looked at
+    while the link has no speed."""
+    if link_mbps:
+        return classes == restrictions(pf, link_mbps)
+    wanted = restrictions(pf, STEP_MBPS)
+    return _without_limits(classes) == _without_limits(wanted)
+
+
+def _without_limits(
+    classes: Mapping[int, TrafficClassFiles],
+) -> Mapping[int, TrafficClassFiles]:
+    return {tc: replace(files, max_mbps=0) for tc, files in classes.items()}

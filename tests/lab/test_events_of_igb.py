@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab.qmp import Qmp
 from tests.lab.daemon import ip, netdev_of, until
 from tests.lab.igb import DEVICE, PF, pf_name, vf_address
 
@@ -22,14 +24,15 @@ from vfd.policy.values import PfPolicy
 VF = 1
 GUEST = f"guest-{os.getpid()}"
 MOVES = 30
-FLOOD = 8000
-"""Uevents that no socket's buffer takes."""
+FLOOD = 4000
+"""Uevents that no socket's buffer takes. Messages of netdevs are larger."""
 
 
 @pytest.fixture
 def nic() -> Iterator[KernelNic]:
     DEVICE.set_num_vfs(2)
     until("the VF's netdev", lambda: netdev_of(vf_address(VF)))
+    until("the link", lambda: DEVICE.link(pf_name()).up)
     opened = kernel.open(PfPolicy(id=PF, vfs=2))
     assert isinstance(opened, KernelNic)
     opened.events()
@@ -48,10 +51,12 @@ def kinds(nic: KernelNic) -> list[EventKind]:
 
 
 def lose_what_comes() -> None:
-    """So many uevents that those which come now are lost."""
+    """So many messages that those which come now are lost."""
     uevent = Path("/sys/class/net/lo/uevent")
     for _ in range(FLOOD):
         uevent.write_text("change")
+    turns = "".join(f"link set lo mtu {65536 - turn % 2}\n" for turn in range(FLOOD // 2 + 1))
+    subprocess.run(["ip", "-batch", "-"], input=turns, text=True, check=True, timeout=120)
 
 
 def test_a_guest_that_comes_between_two_looks_at_the_nic_is_told(nic: KernelNic) -> None:
@@ -106,3 +111,15 @@ def test_a_pf_that_goes_and_comes_while_messages_are_lost_is_told(nic: KernelNic
     lose_what_comes()
     write_patiently(driver / "bind", PF)
     assert EventKind.BACK in kinds(nic)
+
+
+def test_a_link_that_goes_among_lost_messages_is_told(nic: KernelNic) -> None:
+    lose_what_comes()
+    with Qmp() as qmp:
+        qmp.set_link("igb0", up=False)
+        until("the link", lambda: not DEVICE.link(pf_name()).up)
+        told = kinds(nic)
+        qmp.set_link("igb0", up=True)
+    until("the link", lambda: DEVICE.link(pf_name()).up)
+    assert EventKind.OVERRUN in told
+    assert EventKind.LINK in told

@@ -5,11 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfd.nic.kernel.sriov import DRIVERS, NETDEVS, PCI_DEVICES, VfDevice, bind, write_patiently
+from vfd.nic.kernel.sriov import (
+    DRIVERS,
+    NETDEVS,
+    PCI_DEVICES,
+    PciPf,
+    VfDevice,
+    bind,
+    link_name,
+    write_patiently,
+)
 from vfd.nic.protocol import Event, EventKind, NicError, VfState
 
 log = logging.getLogger("vfd.nic")
@@ -97,10 +107,27 @@ class HeldNetdevs:
 
     def __init__(self) -> None:
         self._held: dict[int, bool] = {}
+        self._indexes: set[int] = set()
+        self.are_untold = False
+        """VFs could not be looked at when there was news."""
 
     def start(self, vfs: Iterable[VfDevice], guests: Mapping[int, Guest]) -> None:
         """VFs that are seen for the first time, with the guests that they came with."""
-        self._held |= {vf.vfid: guests[vf.vfid].held for vf in vfs if is_on_netdev(vf)}
+        for vf in filter(is_on_netdev, vfs):
+            self._held[vf.vfid] = guests[vf.vfid].held
+            self._know(vf)
+
+    def may_be_told_of(self, pf: str, index: int, name: str, *, is_gone: bool) -> bool:
+        """Whether a netdev of which the kernel tells may be one of this PF's VFs'. On a host of
+        containers most are not, and a look at all VFs takes some 0.1 ms each."""
+        device = NETDEVS / name / "device"
+        if not is_gone and (link_name(device / "physfn") == pf or not device.parent.exists()):
+            self._indexes.add(index)
+        return index in self._indexes
+
+    def _know(self, vf: VfDevice) -> None:
+        with contextlib.suppress(OSError):  # it is elsewhere
+            self._indexes.add(socket.if_nametoindex(vf.netdev))
 
     def bound(self, vfid: int, *, is_bound: bool) -> None:
         """A driver bound a VF, whose netdev nobody uses at first; or left it."""
@@ -109,14 +136,21 @@ class HeldNetdevs:
         else:
             self._held.pop(vfid, None)
 
-    def events(self, vfs: Iterable[VfDevice]) -> list[Event]:
+    def events(self, pf: PciPf) -> list[Event]:
         """Guests that took a VF's netdev or let it go: set it up or down, or moved it to another
-        namespace."""
+        namespace. VFs that can't be looked at now are with the next news."""
+        try:
+            vfs = pf.vfs()
+        except NicError as error:
+            self.are_untold = True
+            return [Event(EventKind.OVERRUN, text=str(error))]
+        self.are_untold = False
         found = []
         for vf in vfs:
             if not is_on_netdev(vf):
                 self._held.pop(vf.vfid, None)
                 continue
+            self._know(vf)
             guest = guests_of([vf])[vf.vfid]
             if self._held.get(vf.vfid, False) != guest.held:
                 kind = EventKind.GUEST_COME if guest.held else EventKind.GUEST_GONE

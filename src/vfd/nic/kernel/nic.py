@@ -102,6 +102,11 @@ class KernelNic:
         except NicError:
             self.close()
             raise
+        self._note_link()
+
+    def _note_link(self) -> None:
+        """What it is from now on is told."""
+        self._link, self._is_up = self.link(), is_up(self._netdev)
 
     def _take_up(self) -> None:
         """Finds the PF's netdev and its surfaces: at the start, and when the PF is back, with
@@ -117,8 +122,6 @@ class KernelNic:
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
         self._is_now(self._pf)
         self._counters: tuple[int, tuple[frozenset[str], str]] | None = None
-        self._link = self.link()
-        self._is_up = is_up(self._netdev)
         self._had_vfs = self._device.num_vfs() > 0
 
     def _hear_files(self) -> None:
@@ -338,7 +341,7 @@ class KernelNic:
             match notice.heard:
                 case Heard.OVERRUN:
                     events.append(Event(EventKind.OVERRUN, text="netlink messages were lost"))
-                    mode_may_differ = guests_may_differ = True  # and whatever was told of them
+                    settings_may_differ = mode_may_differ = guests_may_differ = True
                 case Heard.DEVICE:
                     events += self._device_events(notice)
                     count_may_differ |= notice.action == "remove"
@@ -354,7 +357,12 @@ class KernelNic:
                 case Heard.LINK if self._eswitch and notice.index in self._eswitch.watched:
                     settings_may_differ = True
                 case Heard.LINK if notice.index != self._index:
-                    guests_may_differ = True
+                    guests_may_differ |= self._netdevs.may_be_told_of(
+                        self._device.address,
+                        notice.index,
+                        notice.name,
+                        is_gone=notice.action == "remove",
+                    )
                 case Heard.HEALTH if notice.health and not self._lost:
                     events += told(notice.health, self._device.address)
                 case Heard.RULES | Heard.FILES:
@@ -369,8 +377,8 @@ class KernelNic:
             events += self._netdev_events()
         if not self._lost and (settings_may_differ or count_may_differ or are_new):
             events += self._look(settings=settings_may_differ, are_new=are_new)
-        if not self._lost and guests_may_differ:
-            events += self._netdevs.events(self._device.vfs())
+        if not self._lost and (guests_may_differ or self._netdevs.are_untold):
+            events += self._netdevs.events(self._device)
         return events
 
     def close(self) -> None:
@@ -478,6 +486,7 @@ class KernelNic:
 
     def _back(self, what: str) -> Event:
         self._lost, self._is_away, self._seen, self._states = False, False, None, {}
+        self._note_link()
         return Event(EventKind.BACK, text=f"{self._device.address} {what}, as {self._netdev}")
 
     def _look(self, *, settings: bool, are_new: bool) -> list[Event]:
@@ -490,11 +499,11 @@ class KernelNic:
             events.append(Event(EventKind.LINK, text=f"link {'up' if link.up else 'down'}"))
         if self._seen is None or self._seen_pf is None:
             return events
-        if are_new and self._device.num_vfs():  # which waits for whoever makes them
-            self._hear_files()
-        elif not settings and len(self._seen) == self._device.num_vfs():
-            return events
         try:
+            if are_new and self._device.num_vfs():  # which waits for whoever makes them
+                self._hear_files()
+            elif not settings and len(self._seen) == self._device.num_vfs():
+                return events
             now, pf = self._observe_rules(), self._settings.shown(self._pf)
         except NicGoneError:
             return events  # the uevent of the device tells

@@ -55,7 +55,7 @@ class PciPf:
         return self.path.exists()
 
     def driver(self) -> str:
-        return _link_name(self.path / "driver")
+        return link_name(self.path / "driver")
 
     def numa_node(self) -> int | None:
         node = _number(self.path / "numa_node")
@@ -125,7 +125,7 @@ class PciPf:
     def vfid_of(self, address: str) -> int | None:
         """The vfid of the VF at this address; None where it is no VF of this PF."""
         for link in self.path.glob("virtfn*"):
-            if _link_name(link) == address:
+            if link_name(link) == address:
                 return int(link.name.removeprefix("virtfn"))
         return None
 
@@ -205,19 +205,19 @@ def bind(address: str, driver: str) -> None:
     could not be put back.
     """
     path = PCI_DEVICES / address
-    old, override = _link_name(path / "driver"), _text(path / "driver_override")
+    old, override = link_name(path / "driver"), _text(path / "driver_override")
     if old == driver and driver:
         return
     if driver and not (DRIVERS / driver).exists():
         raise NicError(f"{address}: there is no driver {driver}: load its module (modprobe)")
     try:
         _rebind(address, old, driver)
-        bound = _link_name(path / "driver")
+        bound = link_name(path / "driver")
         if driver and bound != driver:
             raise NicError(f"{address}: asked for driver {driver}, found {bound or 'none'}")
     except NicError as error:
         try:
-            _rebind(address, _link_name(path / "driver"), old)
+            _rebind(address, link_name(path / "driver"), old)
             write(path / "driver_override", "\n" if override == "(null)" else override or "\n")
         except NicError as second:
             raise NicError(
@@ -268,7 +268,7 @@ def _vf(vfid: int, address: str) -> VfDevice:
     return VfDevice(
         vfid=vfid,
         address=address,
-        driver=_link_name(path / "driver"),
+        driver=link_name(path / "driver"),
         netdev=netdevs[0] if netdevs else "",
         iommu_group=group,
         numa_node=node,
@@ -281,7 +281,7 @@ def _facts(path: Path, inode: int, driver: int) -> tuple[int | None, int | None,
     """IOMMU group, NUMA node and interrupt vectors of a function, which hold while it lives and
     its driver has it: the inodes of its folder and of the link to the driver are others when they
     are made again. Between drivers ``sriov_vf_msix_count`` may change the vectors."""
-    group = _link_name(path / "iommu_group")
+    group = link_name(path / "iommu_group")
     node = _number(path / "numa_node")
     return (
         int(group) if group.isdigit() else None,
@@ -314,7 +314,8 @@ def _inode(link: Path) -> int:
         return 0
 
 
-def _link_name(link: Path) -> str:
+def link_name(link: Path) -> str:
+    """What a link of sysfs points to, by its last name; '' where it is not there."""
     try:
         return link.readlink().name
     except OSError:

@@ -106,12 +106,10 @@ class SoftNic:
 
     def _take_back_unheld(self) -> None:
         """Guests that went while no daemon lived leave nothing to the next ones."""
-        before = self._state
-        gone = [vfid for vfid in before.grants if self._waits(vfid)]
+        gone = [vfid for vfid in self._state.grants if self._waits(vfid)]
         if not gone:
             return
-        self._rewrite(before.fresh(gone), "taking grants back")
-        self._dress(before)
+        self._take_back(gone)
         for vfid in gone:
             self._taken_back[vfid] += 1
             place = self._guests.place(vfid)
@@ -244,7 +242,7 @@ class SoftNic:
         if self._taken_back[vfid]:
             self._taken_back[vfid] -= 1
         elif vfid in self._switch.ports:
-            self._take_back(vfid)
+            self._take_back([vfid])
 
     def counters(self) -> Counters:
         with self._errors("reading counters"):
@@ -481,15 +479,15 @@ class SoftNic:
         """What was granted is taken back before anything else: what the next guest shows is
         compared with a VF that starts again."""
         try:
-            self._take_back(vfid)
+            self._take_back([vfid])
             self._taken_back[vfid] += 1
         except NicError:
             pass  # ``revoke`` tries again, and its failure is told
         return Event(EventKind.GUEST_GONE, vfid, text)
 
-    def _take_back(self, vfid: int) -> None:
+    def _take_back(self, vfids: Collection[int]) -> None:
         before = self._state
-        self._rewrite(before.fresh([vfid]), "taking grants back")
+        self._rewrite(before.fresh(vfids), "taking grants back")
         self._dress(before)
 
     def _dress(self, before: State) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from vfd.nic.soft.shaper import stepped
@@ -91,7 +91,7 @@ class State:
         kept = {v: g for v, g in {**self.grants, **grants}.items() if g != _NO_GRANTS}
         return replace(self, grants=kept)
 
-    def fresh(self, vfids: list[int]) -> State:
+    def fresh(self, vfids: Collection[int]) -> State:
         """Those VFs start again: nothing granted, a new random MAC."""
         macs = {**self.own_macs, **{vfid: random_mac() for vfid in vfids}}
         grants = {v: g for v, g in self.grants.items() if v not in vfids}

@@ -185,7 +185,7 @@ def as_files_have_it(
 ) -> list[Problem]:
     """The same for problems of several files, whose objects are ``raw``; others stay as they
     are."""
-    return [one for p in found for one in as_written([p], raw.get(p.file, {}))]
+    return [replace(one, field=_written(one.field, raw.get(one.file, {}))) for one in found]
 
 
 def _written(path: str, raw: Mapping[str, Any]) -> str:

@@ -156,6 +156,10 @@ class Managed:
         now = self.seen.link.speed_bps if self.seen else None
         return now or (self.aim.link_bps if self.aim else None) or self.pf.link_speed
 
+    def _speed_for(self, pf: PfPolicy) -> int | None:
+        """What shares of the link are worked out for."""
+        return pf.link_speed or self.link_bps()
+
     def aim_at(
         self,
         pf: PfPolicy,
@@ -178,7 +182,7 @@ class Managed:
         asked = NicPolicy.model_construct(
             pf=self._counted(pf), vfs=(*kept, *(c.policy for c in everyone))
         )
-        capabilities, link_bps = nic.capabilities, pf.link_speed or self.link_bps()
+        capabilities, link_bps = nic.capabilities, self._speed_for(pf)
         in_force = self._in_force(everyone)
         broken = check(
             asked, link_bps=link_bps, limits=capabilities, in_force=in_force, unknown=unknown
@@ -435,7 +439,7 @@ class Managed:
         nic = self.working()
         assert self.aim is not None
         self.seen = self._observed(nic, guests=not repair)
-        self.aim = self._recounted(self._followed(self.aim, self.seen), self.seen)
+        self.aim = self._recounted(self._followed(self.aim), self.seen)
         changes, desired = self.changes(self.aim, self.seen), self.wanted(self.aim, self.seen)
         if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
@@ -483,11 +487,11 @@ class Managed:
             self.fail(error)
             raise
 
-    def _followed(self, aim: Aim, seen: NicState) -> Aim:
+    def _followed(self, aim: Aim) -> Aim:
         """Shares of the link follow its speed, and guarantees that no longer fit are scaled. Every
         look is asked, for the event of a speed that changed may be lost."""
         self.unfollowed = ""
-        if self.refused or (aim.pf.link_speed or seen.link.speed_bps) in (None, aim.link_bps):
+        if self.refused or self._speed_for(aim.pf) == aim.link_bps:
             return aim
         counted = aim.pf.model_copy(update={"vfs": aim.desired.pf.vfs})
         try:

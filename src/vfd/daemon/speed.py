@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 
 def tell_of_speed(service: Service, managed: Managed, before: Aim, unfollowed: str) -> None:
-    """After a look: ``before`` it this was aimed at, and ``unfollowed`` was told."""
+    """After a look. ``before``: what was aimed at until then; ``unfollowed``: what was told."""
     assert managed.aim is not None
     if managed.unfollowed not in ("", unfollowed):
         text = f"rates stay as they were for the link's last speed: {managed.unfollowed}"
         service.journal.emit("failed", text, level="error", pf=managed.id)
+    if managed.aim is before:
+        return
     for vfid, warnings in managed.aim.warnings.items():
         for warning in warnings:
             if warning not in before.warnings.get(vfid, ()):

@@ -10,7 +10,8 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,16 @@ HEADER = bytes(10)
 """An empty virtio-net header."""
 
 
+@contextmanager
+def machine(w: World, vfid: int) -> Iterator[int]:
+    """A virtual machine's end of a VF: what is written to it is sent, with a header before it."""
+    guest = open_tap(f"{w.id}v{vfid}")
+    try:
+        yield guest
+    finally:
+        os.close(guest)
+
+
 def heard(fd: int, wanted: bytes, seconds: float = 1.0) -> bool:
     """Whether the frame comes out of the tap."""
     while select.select([fd], [], [], seconds)[0]:
@@ -37,9 +48,7 @@ def heard(fd: int, wanted: bytes, seconds: float = 1.0) -> bool:
 def test_processes_talk_through_taps_with_virtio_net_headers() -> None:
     with world(guest="tap") as w:
         w.apply(w.vf(0), w.vf(1, vlans=[7], strip_ctag=True, allow_untagged=False))
-        a = open_tap(f"{w.id}v0")
-        b = open_tap(f"{w.id}v1")
-        try:
+        with machine(w, 0) as a, machine(w, 1) as b:
             events = w.settle()
             assert {e.vfid for e in events if e.kind is EventKind.GUEST_COME} == {0, 1}
             assert w.nic.observe().vfs[0].held
@@ -50,9 +59,6 @@ def test_processes_talk_through_taps_with_virtio_net_headers() -> None:
             os.write(a, HEADER + sent)
             assert heard(b, frame(w.mac(1), w.mac(0)))
             assert w.nic.counters()[1]["rx_packets"] >= 1
-        finally:
-            os.close(a)
-            os.close(b)
         events = w.until(lambda e: e.kind is EventKind.GUEST_GONE)
         w.settle()
         assert not w.nic.observe().vfs[0].held
@@ -78,8 +84,7 @@ def test_what_a_virtual_machines_rate_drops_is_counted_in_packets(enable_qos: bo
     buffers = 3000
     with world(guest="tap", enable_qos=enable_qos, link_speed="10Gbps") as w:
         w.apply(w.vf(0, rate="100Mbps"), w.vf(1))
-        a, b = open_tap(f"{w.id}v0"), open_tap(f"{w.id}v1")
-        try:
+        with machine(w, 0) as a, machine(w, 1):
             w.settle()
             before = w.nic.counters()[0]
             sent = offloaded(w.mac(0), w.mac(1))
@@ -95,17 +100,13 @@ def test_what_a_virtual_machines_rate_drops_is_counted_in_packets(enable_qos: bo
                 time.sleep(0.05)
             assert now["tx_packets"] + now["tx_dropped"] == SEGMENTS * buffers
             assert now["rate_dropped"] == now["tx_dropped"] > SEGMENTS * 1000
-        finally:
-            os.close(a)
-            os.close(b)
 
 
 def test_a_virtual_machines_own_mac_is_a_request_told_by_its_frames() -> None:
     vm = "52:54:00:12:34:56"
     with world(guest="tap") as w:
         w.apply(w.vf(0), w.vf(1))
-        a, b = open_tap(f"{w.id}v0"), open_tap(f"{w.id}v1")
-        try:
+        with machine(w, 0) as a, machine(w, 1) as b:
             w.settle()
             os.write(a, HEADER + frame(w.mac(1), vm))
             w.until(lambda e: bool(e.request and e.request.kind is RequestKind.DEFAULT_MAC))
@@ -113,9 +114,6 @@ def test_a_virtual_machines_own_mac_is_a_request_told_by_its_frames() -> None:
             again = frame(w.mac(1), vm, b"again")
             os.write(a, HEADER + again)
             assert heard(b, again)
-        finally:
-            os.close(a)
-            os.close(b)
 
 
 def igmp(source: str, kind: int, group: str) -> bytes:
@@ -133,8 +131,7 @@ def asks(kind: RequestKind) -> Callable[[Event], bool]:
 def test_a_virtual_machine_joins_and_leaves_groups_by_its_reports() -> None:
     with world(guest="tap") as w:
         w.apply(w.vf(0, allow_mcast=False), w.vf(1))
-        a, b = open_tap(f"{w.id}v0"), open_tap(f"{w.id}v1")
-        try:
+        with machine(w, 0) as a, machine(w, 1) as b:
             w.settle()
             to_group = frame("01:00:5e:01:02:03", w.mac(1))
             os.write(b, HEADER + to_group)
@@ -153,9 +150,6 @@ def test_a_virtual_machine_joins_and_leaves_groups_by_its_reports() -> None:
             assert not heard(a, to_group, 0.2)
             os.write(a, HEADER + igmp(w.mac(0), 0x16, "239.1.2.3"))
             w.until(asks(RequestKind.JOIN_GROUP))
-        finally:
-            os.close(a)
-            os.close(b)
         w.until(lambda e: e.kind is EventKind.GUEST_GONE and e.vfid == 0)
         assert not w.nic.observe().vfs[0].grants.groups, "the next guest starts without"
 
@@ -165,8 +159,7 @@ def test_a_machine_that_has_the_vfs_mac_asks_for_further_ones_beside_it() -> Non
     inner = "52:54:00:12:34:56"
     with world(guest="tap") as w:
         w.apply(w.vf(0), w.vf(1))
-        a, b = open_tap(f"{w.id}v0"), open_tap(f"{w.id}v1")
-        try:
+        with machine(w, 0) as a, machine(w, 1) as b:
             w.settle()
             own = w.mac(0)
             os.write(a, HEADER + frame(w.mac(1), own))
@@ -176,17 +169,13 @@ def test_a_machine_that_has_the_vfs_mac_asks_for_further_ones_beside_it() -> Non
             for source in (own, inner):
                 os.write(a, HEADER + frame(w.mac(1), source, b"again"))
                 assert heard(b, frame(w.mac(1), source, b"again"))
-        finally:
-            os.close(a)
-            os.close(b)
 
 
 def test_a_machine_whose_mac_is_forced_asks_for_further_ones_and_again_when_it_may() -> None:
     forced, inner = "02:00:00:00:00:77", "52:54:00:12:34:56"
     with world(guest="tap") as w:
         w.apply(w.vf(0, vm_mac=forced, guest_macs="none"), w.vf(1))
-        a, b = open_tap(f"{w.id}v0"), open_tap(f"{w.id}v1")
-        try:
+        with machine(w, 0) as a, machine(w, 1):
             w.settle()
             os.write(a, HEADER + frame(w.mac(1), inner))
             w.until(asks(RequestKind.ADD_MAC))
@@ -195,9 +184,6 @@ def test_a_machine_whose_mac_is_forced_asks_for_further_ones_and_again_when_it_m
             os.write(a, HEADER + frame(w.mac(1), inner))
             w.until(asks(RequestKind.ADD_MAC))
             assert w.nic.observe().vfs[0].grants.macs == {inner}
-        finally:
-            os.close(a)
-            os.close(b)
 
 
 def test_taps_are_adopted() -> None:
@@ -219,14 +205,11 @@ def granted(w: World, guest: int) -> None:
 def test_a_machine_that_goes_just_before_a_repair_leaves_no_grants() -> None:
     with world(guest="tap") as w:
         w.apply(w.vf(0), w.vf(1))
-        guest = open_tap(f"{w.id}v0")
-        try:
+        with machine(w, 0) as guest:
             granted(w, guest)
             tc = ["tc", "qdisc", "del", "dev", f"{w.id}v1", "clsact"]
             subprocess.run(tc, check=True)
             w.until(lambda e: e.kind is EventKind.DRIFT)
-        finally:
-            os.close(guest)
         w.apply()
         w.until(lambda e: e.kind is EventKind.GUEST_GONE and e.vfid == 0)
         seen = w.nic.observe().vfs[0]
@@ -237,13 +220,10 @@ def test_a_machine_that_goes_just_before_a_repair_leaves_no_grants() -> None:
 def test_a_machine_that_goes_while_notifications_are_lost_leaves_no_grants() -> None:
     with world(guest="tap") as w:
         w.apply(w.vf(0), w.vf(1))
-        guest = open_tap(f"{w.id}v0")
-        try:
+        with machine(w, 0) as guest:
             granted(w, guest)
             lines = "".join(f"link set {w.id}v1 txqlen {1000 + n % 9}\n" for n in range(8000))
             subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
-        finally:
-            os.close(guest)
         until_shown("NO-CARRIER", f"{w.id}v0")
         events = w.settle()
         assert EventKind.OVERRUN in [e.kind for e in events]
@@ -254,31 +234,22 @@ def test_a_machine_that_goes_while_notifications_are_lost_leaves_no_grants() -> 
 def test_a_machine_that_another_one_follows_at_once_leaves_it_no_grants() -> None:
     with world(guest="tap") as w:
         w.apply(w.vf(0), w.vf(1))
-        guest = open_tap(f"{w.id}v0")
-        try:
+        with machine(w, 0) as guest:
             granted(w, guest)
-        finally:
-            os.close(guest)
-        guest = open_tap(f"{w.id}v0")
-        try:
+        with machine(w, 0):
             events = w.until(lambda e: e.kind is EventKind.GUEST_COME)
             assert EventKind.GUEST_GONE in [e.kind for e in events]
             seen = w.nic.observe().vfs[0]
             assert seen.grants == Grants()
             assert seen.held
-        finally:
-            os.close(guest)
 
 
 def test_a_machine_that_goes_while_no_daemon_lives_leaves_no_grants() -> None:
     with world(guest="tap") as w:
         w.apply(w.vf(0), w.vf(1))
-        guest = open_tap(f"{w.id}v0")
-        try:
+        with machine(w, 0) as guest:
             granted(w, guest)
             w.nic.close()
-        finally:
-            os.close(guest)
         w.nic = soft.open(w.pf)
         assert [e.vfid for e in w.settle() if e.kind is EventKind.GUEST_GONE] == [0]
         assert w.nic.observe().vfs[0].grants == Grants()
@@ -309,8 +280,7 @@ def test_a_machine_that_comes_while_a_daemon_starts_is_seen() -> None:
 def test_a_group_that_a_machine_was_refused_is_asked_for_again_when_policy_changes() -> None:
     with world(guest="tap") as w:
         w.apply(w.vf(0, allow_mcast=False, guest_groups=False), w.vf(1))
-        guest = open_tap(f"{w.id}v0")
-        try:
+        with machine(w, 0) as guest:
             granted(w, guest)
             further = w.nic.observe().vfs[0].grants
             os.write(guest, HEADER + igmp(w.mac(0), 0x16, "239.1.2.3"))
@@ -320,15 +290,12 @@ def test_a_group_that_a_machine_was_refused_is_asked_for_again_when_policy_chang
             w.settle()
             now = w.nic.observe().vfs[0].grants
             assert now == replace(further, groups=frozenset({"01:00:5e:01:02:03"}))
-        finally:
-            os.close(guest)
 
 
 def test_a_machine_keeps_its_further_macs_when_it_joins_a_group_of_a_new_daemon() -> None:
     with world(guest="tap") as w:
         w.apply(w.vf(0), w.vf(1))
-        guest = open_tap(f"{w.id}v0")
-        try:
+        with machine(w, 0) as guest:
             w.settle()
             os.write(guest, HEADER + frame(w.mac(1), w.mac(0)))
             granted(w, guest)
@@ -340,5 +307,3 @@ def test_a_machine_keeps_its_further_macs_when_it_joins_a_group_of_a_new_daemon(
             w.until(asks(RequestKind.JOIN_GROUP))
             w.settle()
             assert w.nic.observe().vfs[0].grants.macs == macs
-        finally:
-            os.close(guest)

@@ -1,4 +1,4 @@
-.PHONY: help demo test bench deps venv bpf lint docs man lab test-host test-lab
+.PHONY: help demo test bench abuse deps venv bpf lint docs man lab test-host test-lab
 PY := .venv/bin/python
 
 help:            ## this list
@@ -9,6 +9,9 @@ demo: venv bpf   ## two tenants on a software NIC, from nothing to the operator'
 
 bench: venv bpf  ## every figure, beside what else one could use; needs root
 	@$(PY) -m bench
+
+abuse: venv bpf  ## what hostile guests, members and files cost the others, for minutes; needs root
+	@$(PY) -m bench.abuse
 
 deps:            ## Debian packages for building and testing
 	@tools/deps.sh

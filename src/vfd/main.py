@@ -27,12 +27,13 @@ from vfd.config.main_file import MainConfig, ParsedMain, parse_main
 from vfd.daemon import exclusive, logs, pidfile, privileges
 from vfd.daemon.exclusive import InUseError, Lock
 from vfd.daemon.files import Files
+from vfd.daemon.folders import make_folder
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify
 from vfd.daemon.runner import Daemon
 from vfd.daemon.service import Service
 from vfd.daemon.zero import Zero
-from vfd.policy.shown import plural
+from vfd.policy.shown import plural, printable
 
 if TYPE_CHECKING:
     from vfd.api.server import Server
@@ -88,9 +89,13 @@ def main(
       vfd --config /tmp/vfd.cfg --socket /tmp/vfd.sock
       iplex --socket /tmp/vfd.sock show all
 
-    Exit codes: 0 stopped, 2 usage, 3 configuration refused, 5 socket or NIC in use.
+    Exit codes: 0 stopped, 2 usage, 3 configuration refused or config_dir can't be made, 5 socket
+    or NIC in use, or the socket can't be made.
     """
     del foreground
+    for option, given in (("--config", config), ("--socket", socket_path)):
+        if given is not None and not str(given).isprintable():
+            raise click.UsageError(f"{option} {printable(str(given))}: a path is printable text")
     # Start-up makes objects that stay: looking for garbage among them costs a tenth of the time
     # until guests have what they were promised. ``_serve`` turns it on again.
     gc.disable()
@@ -120,12 +125,25 @@ def main(
         what = f"socket {path} can't be made: " if getattr(error, "filename", None) else ""
         click.echo(f"vfd: {what}{error}", err=True)
         sys.exit(EXIT_IN_USE)
+    try:
+        made = _make_config_dir(Path(settings.config_dir))
+    except OSError as error:
+        click.echo(
+            f"vfd: config_dir {settings.config_dir} can't be made: {error.strerror}; make it, or"
+            f" correct its path in {config}",
+            err=True,
+        )
+        _clean_up(path, lock)
+        sys.exit(EXIT_CONFIG)
     if group is None:
         log.warning("no group %s on this host: only root can use %s", exclusive.GROUP, path)
     for missing in privileges.drop():
         log.warning("without %s the daemon can't: %s", missing.name, privileges.KEPT[missing])
     files = Files(config.resolve(), settings)
     journal = Journal()
+    if made:
+        told = f"config_dir {files.folder} was not there: it is made, and empty"
+        journal.emit("warning", told, level="warning")
     service = Service(files, settings, journal, Zero(path.with_suffix(".zero")), holder)
     try:
         asyncio.run(_serve(service, journal, sock, group, config, log_as))
@@ -139,6 +157,12 @@ def main(
     os._exit(0)
 
 
+def _make_config_dir(folder: Path) -> bool:
+    """Whether it was missing and is made. What else is in its place is the service's to tell, which
+    leaves all VFs as they are then."""
+    return not os.path.lexists(folder) and make_folder(folder)
+
+
 def _read(config: Path) -> ParsedMain:
     return parse_main(store.read(config).text, file=str(config))
 
@@ -149,6 +173,9 @@ def _check(config: Path, parsed: ParsedMain) -> int:
         click.echo(f"warning: {warning}")
     try:
         good, bad = Files(config, parsed.config).load_all()
+    except FileNotFoundError:
+        click.echo(f"warning: config_dir {parsed.config.config_dir} is not there: vfd makes it")
+        good, bad = [], []
     except OSError as error:
         click.echo(
             f"vfd: config_dir {parsed.config.config_dir} can't be read: {error.strerror};"

@@ -132,6 +132,10 @@ def test_a_key_that_is_there_twice_is_refused_with_its_place_and_both_values() -
         "vlans": [2], "vlans": [3]}"""
     problems = {(one.field, one.value) for one in refused(text).problems}
     assert problems == {("mirror[1].target", "2, then 3"), ("vlans", "[1], then [2]")}
+    text = """{"pciid": "s", "vfid": 0, "vlans": [1],
+        "mac_anti_spoof": true, "mac_anti_spoof": false,}"""
+    [problem] = refused(text).problems
+    assert (problem.field, problem.value) == ("mac_anti_spoof", "true, then false")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ class Settings:
         click.echo(text, color=True)
 
     def out_json(self, answer: object) -> None:
-        self.out(as_json(answer, indent=2))
+        unicode = sys.stdout.encoding.lower().replace("-", "").startswith("utf")
+        self.out(as_json(answer, indent=2, ascii_only=not unicode))
 
     def paint(self, text: str, style: str) -> str:
         return paint(text, style, self.painted)

@@ -25,7 +25,9 @@ _STYLES = {
 ABSENT = "-"
 """Shown where a NIC can't say: never 0."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 """Controls, and what hides or turns around the text behind it."""
 
 
@@ -45,9 +47,10 @@ def printable(text: str) -> str:
     return _CONTROL.sub("?", text)
 
 
-def as_json(value: object, indent: int | None = None) -> str:
-    """JSON in plain letters, but what could steer a terminal as ``\\uXXXX``."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+def as_json(value: object, indent: int | None = None, *, ascii_only: bool = False) -> str:
+    """JSON in plain letters, but what could steer a terminal as ``\\uXXXX``; with ``ascii_only``
+    all but ASCII, for a reader whose encoding may not have it."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     # line breaks are JSON's own: those within texts are escaped already
     return _CONTROL.sub(lambda c: c[0] if c[0] == "\n" else f"\\u{ord(c[0]):04x}", text)
 

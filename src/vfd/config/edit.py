@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfd.config.errors import ConfigError, Problem
-from vfd.config.json_text import parse_object
+from vfd.config.json_text import is_whole, parse_object
 from vfd.config.last_commas import blank_last_commas
 
 _BLANK = " \t\n\r"
@@ -67,6 +67,8 @@ def _skip(text: str, at: int) -> int:
 
 def _changed(text: str, members: list[_Member], field: str, value: Any) -> str:
     written = json.dumps(value, ensure_ascii=False)
+    if not is_whole(written):  # a comment may have half a character
+        written = json.dumps(value)
     for number, member in enumerate(members):
         if member.key != field:
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfd.policy.rules import Broken
-from vfd.policy.shown import shown
+from vfd.policy.shown import printable, shown
 from vfd.policy.values import VfPolicy
 
 _LONGEST = 1000
@@ -40,7 +40,7 @@ class Problem:
                 text = text[: _LONGEST - 1] + "…"
                 object.__setattr__(self, name, text)
             if text and not text.isprintable():
-                object.__setattr__(self, name, "".join(map(_printable, text)))
+                object.__setattr__(self, name, printable(text))
 
     def __str__(self) -> str:
         where = f"{self.file}: {self.field}" if self.field else self.file
@@ -75,12 +75,6 @@ def not_told(found: Iterable[Problem], told: Iterable[Problem]) -> list[Problem]
     """Those of ``found`` that say something new, each once."""
     known = {(one.field, one.rule) for one in told}
     return [one for one in dict.fromkeys(found) if (one.field, one.rule) not in known]
-
-
-def _printable(character: str) -> str:
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape").decode()
 
 
 def problems(broken: Iterable[Broken], files: Mapping[str, str]) -> tuple[Problem, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ _DIGITS = 1000
 """Of one number: rules for fields refuse far smaller ones, in better words."""
 _TOLD = 100
 """Problems of one file."""
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON spells half of a character beyond U+FFFF. Two of them that fit are one character."""
 
 
 def parse_object(text: str | bytes, *, file: str) -> tuple[dict[str, Any], tuple[Problem, ...]]:
@@ -39,7 +42,10 @@ def parse_object(text: str | bytes, *, file: str) -> tuple[dict[str, Any], tuple
         raise _error(file, "", _unreadable(error)) from None
     if not isinstance(data, dict):
         raise _error(file, shown(data), "a configuration is one JSON object, in braces")
-    if repeated and (found := list(_each_key_once(data, repeated, file))):
+    found = list(_each_key_once(data, repeated, file)) if repeated else []
+    if _HALF.search(decoded):
+        found += _whole_characters(data, file)
+    if found:
         raise ConfigError(found[:_TOLD])
     return data, warnings
 
@@ -104,19 +110,48 @@ def _each_key_once(data: dict[str, Any], repeated: _Repeated, file: str) -> Iter
     """A problem for each key that an object of ``data`` has twice, comments aside."""
     rule = "an object has each key once: which of them counts would be a guess"
     twice = {id(found): values for found, values in repeated}
-    there: list[tuple[str, Any]] = [("", data)]
-    while there:
-        path, node = there.pop()
-        if isinstance(node, list):
-            there += [(f"{path}[{number}]", value) for number, value in enumerate(node)][::-1]
-        if not isinstance(node, dict):
-            continue
+    for path, node in _nodes(data):
         prefix = f"{path}." if path else ""
         for key, values in twice.get(id(node), {}).items():
             if not is_comment(key):
                 yield Problem(file, prefix + key, ", then ".join(map(shown, values[:2])), rule)
-        inner = [(prefix + key, value) for key, value in node.items() if not is_comment(key)]
-        there += inner[::-1]
+
+
+def _whole_characters(data: dict[str, Any], file: str) -> Iterator[Problem]:
+    """A problem for each text with half a character, which no answer and no log could tell,
+    comments aside."""
+    rule = "half of a surrogate pair is no character"
+    for path, node in _nodes(data):
+        if isinstance(node, str) and not is_whole(node):
+            yield Problem(file, path, shown(node), rule)
+        if isinstance(node, dict):
+            for key in node:
+                if not is_comment(key) and not is_whole(key):
+                    yield Problem(file, f"{path}.{key}" if path else key, "", rule)
+
+
+def is_whole(text: str) -> bool:
+    """Whether ``text`` can be written: has no half of a surrogate pair, and no byte that was none
+    of UTF-8 (PEP 383)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _nodes(data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Everything in ``data`` with its path, in the file's order, comments aside."""
+    there: list[tuple[str, Any]] = [("", data)]
+    while there:
+        path, node = there.pop()
+        yield path, node
+        if isinstance(node, list):
+            there += [(f"{path}[{number}]", value) for number, value in enumerate(node)][::-1]
+        elif isinstance(node, dict):
+            prefix = f"{path}." if path else ""
+            inner = [(prefix + key, value) for key, value in node.items() if not is_comment(key)]
+            there += inner[::-1]
 
 
 def _whole_number(text: str) -> int:

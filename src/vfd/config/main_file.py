@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ValidationError, WithJsonSchema
 
 from vfd.config.errors import ConfigError, Problem, problems, shown
 from vfd.config.fields import (
@@ -38,6 +38,8 @@ LEAST_ALARM = 0.05
 """Of one CPU: VFd raised a lower ``cpu_alarm`` to this, and so does vfd; but 0 is never."""
 _LONGEST = 64
 """Characters of a share."""
+STDERR = "stderr"
+"""A ``log_dir`` that is no folder: the log goes to standard error alone, where it goes anyway."""
 _SUN_PATH = 107
 """Longest path of a Unix socket, in bytes: sun_path less its NUL, linux/un.h."""
 
@@ -47,6 +49,11 @@ def _absolute(path: str) -> str:
     if not path.startswith("/") or not path.isprintable():
         raise ValueError(f"{shown(path)} is not an absolute path")
     return path
+
+
+def _log_dir(path: str) -> str:
+    """VFd took ``stderr`` for a folder: then no file is written."""
+    return STDERR if path.strip() == STDERR else _absolute(path)
 
 
 def _socket(path: str) -> str:
@@ -89,6 +96,17 @@ Path = Annotated[
     AfterValidator(_absolute),
     WithJsonSchema({"title": "absolute path", "type": "string", "pattern": _PATH_PATTERN}),
 ]
+LogDir = Annotated[
+    str,
+    AfterValidator(_log_dir),
+    WithJsonSchema(
+        {
+            "title": 'absolute path, or "stderr"',
+            "type": "string",
+            "pattern": rf"{_PATH_PATTERN}|^\s*{STDERR}\s*$",
+        }
+    ),
+]
 SocketPath = Annotated[
     str,
     AfterValidator(_socket),
@@ -119,12 +137,13 @@ TextOrNumber = Annotated[
 class MainConfig(Value):
     """The daemon's settings and its PFs."""
 
-    log_dir: Path = "/var/log/vfd"
-    """The folder of log files."""
+    log_dir: LogDir = "/var/log/vfd"
+    """The folder of log files; `"stderr"`: there are none, the log goes to standard error alone."""
     log_keep: Count = 30
     """Days for which log files are kept."""
-    log_level: Annotated[int, Strict(), Field(ge=0, le=9)] = 1
-    """How much is logged: 0 errors and warnings, 1 what happens, 2 and more the details."""
+    log_level: Count = 1
+    """How much is logged: 0 errors and warnings, 1 what happens, 2 and more the details. VFd's 3
+    and 4 said still more: here they are 2."""
     config_dir: Path = "/var/lib/vfd/config"
     """The folder of the VFs' files; a `/` in a VF's name is a folder below it."""
     delete_keep: Flag = False

@@ -12,6 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
+from vfd.daemon.folders import make_folder
+
 LOCKS = Path("/run/vfd/locks")
 """One file for each NIC and pid file that a daemon on this host holds. Root's alone: flock(2) asks
 no more than a descriptor, so whoever can read a lock's file can hold the lock."""
@@ -27,7 +29,7 @@ class Lock:
     """An flock(2) on a file, held until ``close`` or the process's end, however it ends."""
 
     def __init__(self, path: Path, what: str, holder: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.fchmod(self.fd, 0o600)
@@ -75,7 +77,7 @@ def _make_roots_own(folder: Path) -> None:
 
     Raises InUseError where somebody else made it, OSError where it can't be made.
     """
-    folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     for one in (folder.parent, folder):
         about = one.lstat()
@@ -103,7 +105,7 @@ def listen(path: Path, gid: int | None, holder: str) -> tuple[socket.socket, Loc
     It appears at once with its permissions: bound beside ``path``, then renamed. Raises InUseError
     where a live one is there or something that is no socket, OSError where it can't be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = Lock(path.with_name(path.name + ".lock"), f"socket {path}", holder)
     try:
         _refuse_if_taken(path)

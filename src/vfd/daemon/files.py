@@ -27,6 +27,7 @@ from vfd.config.vf_file import parse_vf, parse_vf_object
 from vfd.daemon.aim import Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.failures import ExistsError
+from vfd.policy.shown import printable
 
 log = logging.getLogger("vfd.files")
 
@@ -46,6 +47,16 @@ class BadFile:
     name: str | None = None
     """The VF's name, where the file as such is good."""
     readable: Readable | None = None
+    on_disk: str = ""
+    """Its name below ``config_dir`` where that isn't ``file``, which is made to be shown."""
+
+    def __post_init__(self) -> None:
+        """Whoever may write a file may call it and what is in it as he likes."""
+        if not self.file.isprintable():
+            object.__setattr__(self, "on_disk", self.on_disk or self.file)
+            object.__setattr__(self, "file", printable(self.file))
+        if self.device and not self.device.isprintable():
+            object.__setattr__(self, "device", printable(self.device))
 
 
 class Files:
@@ -77,6 +88,9 @@ class Files:
             file = str(path.relative_to(self.folder))
             text = b""
             try:
+                if not file.isprintable():
+                    rule = "a file's name is UTF-8 text without control characters: rename it"
+                    raise ConfigError([Problem(file, "", "", rule)])
                 stored = store.read(path, inside=self.folder)
                 text = stored.text
                 good.append((stored.mtime_ns, file, self._parsed(file, stored)))

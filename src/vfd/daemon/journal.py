@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vfd.policy.shown import printable
+
 log = logging.getLogger("vfd.event")
 
 KEPT = 4096
@@ -63,6 +65,9 @@ class Journal:
         name: str | None = None,
         **data: Any,
     ) -> None:
+        text = printable(text)
+        pf, name = pf and printable(pf), name and printable(name)
+        data = {k: printable(v) if isinstance(v, str) else v for k, v in data.items()}
         fields = {"event": kind, "pf": pf, "vfid": vfid, "name": name, **data}
         log.log(
             logging.getLevelName(level.upper()),

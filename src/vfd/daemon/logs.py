@@ -16,12 +16,17 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from vfd.config.main_file import STDERR
+from vfd.daemon.folders import make_folder
+
 FILE = "vfd.log"
 _PRIORITY = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-"""Controls, and what hides or turns around the text behind it."""
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+"""Controls, what hides or turns around the text behind it, and what no encoding has."""
 
 
 def one_line(text: str) -> str:
@@ -71,7 +76,7 @@ class _Daily(logging.handlers.TimedRotatingFileHandler):
 
     def __init__(self, path: Path, keep_days: int) -> None:
         # backupCount only says that files are deleted at all: getFilesToDelete says which.
-        super().__init__(path, when="midnight", backupCount=1, utc=True)
+        super().__init__(path, when="midnight", backupCount=1, utc=True, encoding="utf-8")
         self._keep_days = keep_days
 
     def getFilesToDelete(self) -> list[str]:  # noqa: N802
@@ -114,10 +119,10 @@ def set_up(log_dir: str, keep_days: int, log_level: int) -> None:
     stderr = logging.StreamHandler(sys.stderr)
     stderr.setFormatter(_Text(journal="JOURNAL_STREAM" in os.environ))
     root.addHandler(stderr)
-    if log_dir in ("stderr", ""):
+    if log_dir == STDERR:
         return
     try:
-        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(log_dir), 0o750)
         daily = _Daily(Path(log_dir, FILE), keep_days)
     except OSError as error:
         logging.getLogger("vfd.log").warning("no log in %s: %s", log_dir, error)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vfd.daemon.exclusive import InUseError, lock_pid_file
+from vfd.daemon.folders import make_folder
 
 log = logging.getLogger("vfd.daemon")
 
@@ -40,7 +41,7 @@ def written(path: Path, holder: str) -> Iterator[None]:
 def _write(path: Path) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with open(os.open(path, flags, 0o644), "w") as file:
             file.write(f"{os.getpid()}\n")
     except OSError as error:

@@ -393,7 +393,7 @@ class Service:
         if not file:
             raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
         try:
-            doubts = self.files.retire(file).finish()
+            doubts = self.files.retire(self.bad[file].on_disk or file).finish()
         except OSError as error:
             raise StorageError(f"{file} can't be removed: {error}") from error
         self._no_longer_bad(file)

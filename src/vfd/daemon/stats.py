@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vfd.daemon.folders import make_folder
 from vfd.daemon.service import Service
 from vfd.nic.protocol import PF_PORT, NicError
 
@@ -24,7 +25,7 @@ def write(service: Service, path: Path) -> None:
     text = json.dumps({"time": round(time.time(), 3), "ports": ports}, indent=1) + "\n"
     fresh = path.with_name(f".{path.name}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         fresh.write_text(text)
         fresh.chmod(0o644)
         fresh.rename(path)

@@ -7,6 +7,20 @@ import json
 _SHOWN = 80
 
 
+def printable(text: str) -> str:
+    """Foreign text as it may be shown, logged and written as JSON: what is no printable character
+    is escaped, ``\\n`` and ``\\u202e``, and a byte that is no UTF-8 is ``\\xff``."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":  # a byte that Python could not decode: PEP 383
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
 def shown(value: object) -> str:
     """A value as the file's reader would write it, at most 80 characters of it."""
     if value is None:

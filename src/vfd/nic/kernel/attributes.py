@@ -31,7 +31,7 @@ def read(path: Path) -> str:
             parts.append(part)
     finally:
         os.close(handle)
-    return b"".join(parts).decode().strip()
+    return b"".join(parts).decode(errors="replace").strip()
 
 
 def run(writes: Iterable[Write]) -> None:

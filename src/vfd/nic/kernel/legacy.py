@@ -168,7 +168,7 @@ def _flag_names(index: int) -> list[str]:
         return []
     texts = answer[len(head) :]
     return [
-        texts[start : start + _NAME_BYTES].split(b"\0")[0].decode()
+        texts[start : start + _NAME_BYTES].split(b"\0")[0].decode(errors="replace")
         for start in range(0, len(texts), _NAME_BYTES)
     ]
 

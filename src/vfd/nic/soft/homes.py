@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vfd.nic.netlink import Netlink
 from vfd.nic.soft import namespace, rtnl
+from vfd.policy.shown import printable
 
 
 class Homes:
@@ -36,7 +37,7 @@ class Homes:
                 for name, path in namespace.seen():
                     nsid = self._nsid(path)
                     if nsid in missing:
-                        self._names[nsid] = name
+                        self._names[nsid] = printable(name)
                         missing.discard(nsid)
                     if not missing:
                         break

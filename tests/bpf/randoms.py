@@ -184,6 +184,7 @@ def random_frame(rng: Random, world: World, longest: int) -> tuple[int, bytes]:
     port = -1 if chance(rng, 25) and world.has_wire else rng.randrange(vfs)
     frame = _mac(_destination(rng, world)) + _mac(_source(rng, world, port))
     vf = world.nic.by_vfid().get(port)
+    frame += _veils(rng, world, vf)
     for depth in range(rng.choice((0, 0, 1, 1, 1, 2, 3))):
         vid = rng.choice((0, 0, 4095, *VIDS, *VIDS))
         tpid = rng.choice((C_TAG, C_TAG, S_TAG))
@@ -194,7 +195,7 @@ def random_frame(rng: Random, world: World, longest: int) -> tuple[int, bytes]:
             tpid = world.nic.pf.tpid
         frame += tpid.to_bytes(2, "big") + _tci(rng, vid)
     frame += rng.choice(
-        (b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\xb5", b"\x91\x00", b"\0\x2e")
+        (b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\xb5", b"\x91\x00", b"\0\x2e", b"\x88\x08")
     )
     frame += Random(rng.getrandbits(16)).randbytes(_payload(rng, longest))
     if chance(rng, 8):
@@ -202,6 +203,18 @@ def random_frame(rng: Random, world: World, longest: int) -> tuple[int, bytes]:
     if len(frame) < IP_HEADERS.get(frame[12:14], 0):
         frame = frame[:12] + b"\x08\x06" + frame[14:]
     return port, frame[:longest]
+
+
+def _veils(rng: Random, world: World, vf: VfPolicy | None) -> bytes:
+    """Often priority tags, one or two of any TPID, for the tags behind them to hide under; most of
+    all of a kind that the VF may send."""
+    veils = b""
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        tpid = rng.choice((C_TAG, S_TAG, world.nic.pf.tpid))
+        if vf is not None and chance(rng, 50):
+            tpid = C_TAG if vf.access_vid else vf.tpid(world.nic.pf.tpid)
+        veils += tpid.to_bytes(2, "big") + _tci(rng, 0)
+    return veils
 
 
 def _payload(rng: Random, longest: int) -> int:

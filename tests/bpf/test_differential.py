@@ -7,6 +7,7 @@ least that still does, and tells how to replay it; ``--long`` goes on without en
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.bpf.randoms import World, chance, random_frame, random_world
 from tests.bpf.rig import LONGEST, Rig
 
 from vfd.nic.soft.compiler import compile_policy
+from vfd.policy.frames import MAC_CONTROL, TruncatedError, parse
 from vfd.policy.model import Model
 
 VFS = 6
@@ -100,10 +102,12 @@ def run_case(rig: Rig, rng: Random) -> Counter[str]:
     before = Counter(rig.counters())
     expected: Counter[tuple[int, str]] = Counter()
     sent: list[tuple[int, bytes, bool]] = []
+    drawn: Counter[str] = Counter()
     for _ in range(FRAMES):
         port, frame = random_frame(rng, world, LONGEST)
         shaped = port >= 0 and chance(rng, 10)
         sent.append((port, frame, shaped))
+        drawn.update(shapes(frame))
         want = model.process(port, frame)
         expected.update(want.counters)
         if list(want.out) != rig.through(port, frame, shaped=shaped):
@@ -116,7 +120,17 @@ def run_case(rig: Rig, rng: Random) -> Counter[str]:
         differing = filter(None, (disagreement(rig, world, *one) for one in sent))
         found = next(differing, f"counters {moved} are not {expected}")
         raise AssertionError(f"{found}\n{policies_of(world)}")
-    return Counter({name: by for (_, name), by in expected.items() if by})
+    return drawn + Counter({name: by for (_, name), by in expected.items() if by})
+
+
+def shapes(raw: bytes) -> Iterator[str]:
+    """What rules of their own are about."""
+    with contextlib.suppress(TruncatedError):
+        frame = parse(raw)
+        if frame.is_veiled:
+            yield "veiled " + " ".join(f"{tag.tpid:x}" for tag in frame.tags[:2])
+        if frame.type == MAC_CONTROL:
+            yield f"MAC control under {min(len(frame.tags), 3)} tags"
 
 
 @pytest.mark.timeout(400)  # what fails is shrunk, which takes minutes
@@ -137,6 +151,8 @@ def test_the_program_decides_as_the_model(rig: Rig) -> None:
         "rx_packets", "rx_bytes", "rx_errors", "rx_dropped", "tx_packets", "tx_bytes",
         "tx_errors", "tx_dropped", "spoofed", "dropped_vlan", "dropped_untagged", "oversize",
         "mirrored",
+        *(f"veiled {outer} {inner}" for outer in ("8100", "88a8") for inner in ("8100", "88a8")),
+        *(f"MAC control under {tags} tags" for tags in range(4)),
     } - set(moved)  # fmt: skip
     assert not missing, f"no frame of {pairs} moved {missing}: the draw has gone stale"
 

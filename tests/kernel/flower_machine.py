@@ -120,9 +120,14 @@ def to_others(out: Iterable[tuple[int, bytes]]) -> Out:
 
 def _is(match: Match, frame: Frame) -> bool:
     outer = frame.outer
-    if match.protocol != ANY and (outer is None or outer.tpid != match.protocol):
+    if match.protocol not in (ANY, frame.type if outer is None else outer.tpid):
         return False
     if match.vid is not None and (outer is None or outer.vid != match.vid):
+        return False
+    behind = [*(tag.tpid for tag in frame.tags[1:]), frame.type]
+    if match.second is not None and (outer is None or behind[0] != match.second):
+        return False
+    if match.third is not None and (len(frame.tags) < 2 or behind[1] != match.third):
         return False
     return _masked(frame.dst, match.dst, match.dst_mask) and _masked(
         frame.src, match.src, match.src_mask

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from vfd.policy.addresses import mac_bytes, mac_text
 from vfd.policy.values import C_TAG, S_TAG
 
+MAC_CONTROL = 0x8808
+"""EtherType of MAC control frames, PAUSE and PFC among them: IEEE 802.3-2018, 31.4."""
+
 ETHER_LEN = 14
 """Bytes of an Ethernet header: two addresses and a type."""
 TAG_LEN = 4
@@ -57,6 +60,19 @@ class Frame:
     @property
     def outer(self) -> Tag | None:
         return self.tags[0] if self.tags else None
+
+    @property
+    def is_veiled(self) -> bool:
+        """Whether a tag stands behind a priority tag: receivers skip the first and act on the
+        second. One that is cut off counts, because whoever pads the frame completes it."""
+        if self.outer is None or not self.outer.is_priority:
+            return False
+        return len(self.tags) > 1 or self.type in _TPIDS
+
+    @property
+    def type(self) -> int:
+        """The EtherType behind all tags, or a length (IEEE 802.3-2018, 3.2.6)."""
+        return _number(self.rest, 0)
 
     def push(self, tag: Tag) -> Frame:
         """The frame with ``tag`` outside its other tags."""

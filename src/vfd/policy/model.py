@@ -41,7 +41,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vfd.policy.addresses import BROADCAST, is_multicast, is_zero
-from vfd.policy.frames import ETHER_LEN, TAG_LEN, Frame, Tag, TruncatedError, parse
+from vfd.policy.frames import (
+    ETHER_LEN,
+    MAC_CONTROL,
+    TAG_LEN,
+    Frame,
+    Tag,
+    TruncatedError,
+    parse,
+)
 from vfd.policy.requests import Grants, mtu_of, owners
 from vfd.policy.values import S_TAG, Direction, LinkStatus, NicPolicy, VfPolicy
 
@@ -148,11 +156,11 @@ class Model:
             frame = parse(passage.raw)
         except TruncatedError:
             return passage.count(vfid, "tx_errors")
-        if is_multicast(frame.src) or is_zero(frame.src):  # 2
+        if is_multicast(frame.src) or is_zero(frame.src) or frame.type == MAC_CONTROL:  # 2
             return passage.drop(vfid, "tx", "spoofed")
         if vf.mac_anti_spoof and self.owners.get(frame.src) != vfid:  # 3
             return passage.drop(vfid, "tx", "spoofed")
-        if refusal := self._refuses_tag(vf, frame.outer):  # 4
+        if refusal := self._refuses_tag(vf, frame):  # 4
             return passage.drop(vfid, "tx", refusal)
         if passage.payload(frame) > mtu_of(self.pf, vf, self.grants[vfid]):  # 5
             return passage.drop(vfid, "tx", "oversize")
@@ -178,11 +186,13 @@ class Model:
         self._mirror(vf, frame, Direction.IN, passage)  # 4
         passage.deliver(vfid, "rx", self._strip(vf, frame))  # 5
 
-    def _passes_vlan_filter(self, vf: VfPolicy, outer: Tag | None) -> bool:
-        """Rx step 2; also: whether the VF is in the frame's VLAN."""
+    def _passes_vlan_filter(self, vf: VfPolicy, frame: Frame) -> bool:
+        """Rx step 2; also: whether the VF is in the frame's VLAN. A veiled tag is in none: behind
+        a NIC's own tag, which has a VID, nothing is veiled."""
+        outer = frame.outer
         if outer is None:
             return vf.allow_untagged
-        if outer.tpid != vf.tpid(self.pf.tpid):
+        if outer.tpid != vf.tpid(self.pf.tpid) or frame.is_veiled:
             return False
         return vf.allow_untagged if outer.is_priority else outer.vid in vf.vlans
 
@@ -197,11 +207,12 @@ class Model:
 
     # -- Tagging ----------------------------------------------------------------------------
 
-    def _refuses_tag(self, vf: VfPolicy, outer: Tag | None) -> Refusal | None:
-        """Why a guest may not send a frame with this outer tag; None: it may."""
+    def _refuses_tag(self, vf: VfPolicy, frame: Frame) -> Refusal | None:
+        """Why a guest may not send a frame with these tags; None: it may."""
         if vf.access_vid is not None:
-            return _access_refuses_tag(vf, outer)
-        if outer is not None and outer.tpid != vf.tpid(self.pf.tpid):
+            return _access_refuses_tag(vf, frame)
+        outer = frame.outer
+        if outer is not None and (outer.tpid != vf.tpid(self.pf.tpid) or frame.is_veiled):
             return "spoofed"
         if outer is None or outer.is_priority:
             return None if vf.allow_untagged else "dropped_untagged"
@@ -247,6 +258,8 @@ class Model:
         except TruncatedError:
             return passage.count(WIRE, "rx_errors")
         passage.carry(WIRE, "rx", frame)
+        if frame.type == MAC_CONTROL:  # they are between two ends of a cable
+            return None
         owner = self.owner(frame)
         if owner is None:
             self._flood(WIRE, frame, passage)
@@ -261,7 +274,7 @@ class Model:
         which is to say for every frame that its VLAN filter lets pass.
         """
         vfid = self.owners.get(frame.dst)
-        if vfid is None or not self._passes_vlan_filter(self.vfs[vfid], frame.outer):
+        if vfid is None or not self._passes_vlan_filter(self.vfs[vfid], frame):
             return None
         return vfid
 
@@ -285,7 +298,7 @@ class Model:
             if (
                 vfid != came_from
                 and self.link_up(vf)
-                and self._passes_vlan_filter(vf, frame.outer)
+                and self._passes_vlan_filter(vf, frame)
                 and self._passes_class(vfid, frame.dst)
             ):
                 yield vfid
@@ -327,13 +340,16 @@ class Model:
                 passage.copy(vf.vfid, target, frame)
 
 
-def _access_refuses_tag(vf: VfPolicy, outer: Tag | None) -> Refusal | None:
-    """Service access takes the guest's own C-tag, access none; neither takes an S-tag."""
+def _access_refuses_tag(vf: VfPolicy, frame: Frame) -> Refusal | None:
+    """Service access takes the guest's own C-tags, access none; neither takes an outer S-tag."""
+    outer = frame.outer
     if outer is None:
         return None
     if outer.tpid == S_TAG:
         return "spoofed"
-    return None if vf.strip_stag or outer.is_priority else "spoofed"
+    if vf.strip_stag:
+        return None
+    return None if outer.is_priority and not frame.is_veiled else "spoofed"
 
 
 @dataclass(slots=True)

@@ -36,6 +36,10 @@ class Match:
     dst_mask: str = ""
     src: str = ""
     src_mask: str = ""
+    second: int | None = None
+    """The type behind the outer tag, with ``protocol`` one of the TPIDs."""
+    third: int | None = None
+    """The type behind the second tag, with ``second`` one of the TPIDs."""
 
 
 @dataclass(frozen=True, slots=True)

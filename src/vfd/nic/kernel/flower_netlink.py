@@ -58,6 +58,8 @@ _KIND, _OPTIONS, _CHAIN = 1, 2, 11
 _FLOWER = "flower"
 
 _ACT, _DST, _DST_MASK, _SRC, _SRC_MASK, _ETH_TYPE, _FLAGS, _VLAN_ID = 3, 4, 5, 6, 7, 8, 22, 23
+_SECOND, _THIRD = 25, 79
+"""TCA_FLOWER_KEY_VLAN_ETH_TYPE, TCA_FLOWER_KEY_CVLAN_ETH_TYPE."""
 SKIP_HW, SKIP_SW, IN_HW = 1, 2, 4
 
 _ACT_KIND, _ACT_OPTIONS, _ACT_COOKIE = 1, 2, 6
@@ -168,6 +170,9 @@ class Tc:
             keys.append(attr(_ETH_TYPE, match.protocol.to_bytes(2, "big")))
         if match.vid is not None:
             keys.append(attr(_VLAN_ID, struct.pack("=H", match.vid)))
+        for key, ethertype in ((_SECOND, match.second), (_THIRD, match.third)):
+            if ethertype is not None:
+                keys.append(attr(key, ethertype.to_bytes(2, "big")))
         if match.dst:
             keys += [attr(_DST, mac_bytes(match.dst)), attr(_DST_MASK, mac_bytes(match.dst_mask))]
         if match.src:
@@ -240,7 +245,10 @@ class Tc:
 
 
 _IN_HW_COUNT = 86
-_KEYS = {_ACT, _DST, _DST_MASK, _SRC, _SRC_MASK, _ETH_TYPE, _FLAGS, _VLAN_ID, _IN_HW_COUNT}
+_KEYS = {
+    _ACT, _DST, _DST_MASK, _SRC, _SRC_MASK, _ETH_TYPE, _FLAGS, _VLAN_ID, _SECOND, _THIRD,
+    _IN_HW_COUNT,
+}  # fmt: skip
 
 
 def _head_of(place: Place, index: int, handle: int) -> bytes:
@@ -260,8 +268,20 @@ def _match(options: Attrs, protocol: int) -> Match:
     def mac(kind: int) -> str:
         return mac_text(options[kind]) if kind in options else ""
 
+    def ethertype(kind: int) -> int | None:
+        return int.from_bytes(options[kind][:2], "big") if kind in options else None
+
     vid = struct.unpack("=H", options[_VLAN_ID][:2])[0] if _VLAN_ID in options else None
-    return Match(protocol, vid, mac(_DST), mac(_DST_MASK), mac(_SRC), mac(_SRC_MASK))
+    return Match(
+        protocol,
+        vid,
+        mac(_DST),
+        mac(_DST_MASK),
+        mac(_SRC),
+        mac(_SRC_MASK),
+        ethertype(_SECOND),
+        ethertype(_THIRD),
+    )
 
 
 def _action(action: Action, ports: Mapping[int, int]) -> tuple[bytes, ...]:

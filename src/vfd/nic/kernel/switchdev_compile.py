@@ -3,7 +3,8 @@
 A representor's rules take what its VF sends through three chains, in the order of
 docs/semantics.md, "From the guest"::
 
-    chain 0  source   one rule for each MAC that the VF owns; all else is dropped
+    chain 0  source   MAC control frames are dropped; one rule for each MAC that the VF owns; all
+                      else is dropped
     chain 1  tag      one rule for each VLAN; access modes tag here; all else is dropped
     chain 2  switch   storm limit, Tx mirrors, then out by the wire or to other VFs
 
@@ -14,7 +15,8 @@ tags is needed, which few NICs have.
 Copies that don't fit one rule go on in a chain of their own, whose number is made of its content:
 such chains are never changed, only made and removed.
 
-What flower can't say is not in here: the MTU, guests' grants, what happens to truncated tags.
+What flower can't say is not in here: the MTU, guests' grants, what happens to truncated tags, what
+is behind a third tag (a MAC control frame there).
 tests/kernel/test_switchdev_compile.py holds the rest against the reference model.
 """
 
@@ -48,6 +50,7 @@ from vfd.nic.kernel.flower import (
     Rules,
 )
 from vfd.policy.addresses import BROADCAST
+from vfd.policy.frames import MAC_CONTROL
 from vfd.policy.values import C_TAG, S_TAG, Direction, LinkStatus, VfRules
 
 SOURCE, TAG, SWITCH = 0, 1, 2
@@ -59,12 +62,13 @@ _TPIDS = (C_TAG, S_TAG)
 
 # Prefs. Of the tag chain and the switch: tagged before untagged, since the latter is "all else".
 GATE = 1
+_MAC_CONTROL = {MAC_CONTROL: 2, C_TAG: 3, S_TAG: 4}
 _SOURCE, _SOURCE_ODD, _SOURCE_REST = 10, 11, 12
-_OTHER_TPID, _VID, _NO_VID, _ANY_VID, _UNTAGGED = 20, 21, 22, 23, 50
+_VEILED, _OTHER_TPID, _VID, _NO_VID, _ANY_VID, _UNTAGGED = 19, 20, 21, 22, 23, 50
 _S_TAGGED = 10
 _TAGGED = {C_TAG: 30, S_TAG: 40}
 _PLAIN = 50
-_KNOWN, _BROADCAST, _MULTICAST, _UNKNOWN, _REST_GROUPS, _REST = range(6)
+_VEIL, _KNOWN, _BROADCAST, _MULTICAST, _UNKNOWN, _REST_GROUPS, _REST = range(-1, 6)
 
 Vlan = tuple[int, int] | None
 """(TPID, VID) of a frame's outer tag; VID 0: a priority tag; None: no tag."""
@@ -140,16 +144,30 @@ def _source(nic: Eswitch, vfid: int) -> Rules:
     def at(pref: int, src: str = "", mask: str = "") -> Place:
         return Place(vfid, SOURCE, pref, Match(src=src, src_mask=mask))
 
+    may_tag = C_TAG if nic.vfs[vfid].access_vid is not None else nic.kind(vfid)
+    rules = _mac_control(vfid, {ANY, may_tag}, Drop())
     if not nic.vfs[vfid].mac_anti_spoof:
-        return {
+        return rules | {
             at(_SOURCE, GROUP_BIT, GROUP_BIT): (Drop(),),
             at(_SOURCE_ODD, ZERO, EVERY_BIT): (Drop(),),
             at(_SOURCE_REST): (Goto(TAG),),
         }
     own = nic.macs.get(vfid, ())
-    rules: Rules = {at(_SOURCE, mac, EVERY_BIT): (Goto(TAG),) for mac in own}
+    rules |= {at(_SOURCE, mac, EVERY_BIT): (Goto(TAG),) for mac in own}
     rules[at(_SOURCE_REST)] = (Drop(),)
     return rules
+
+
+def _mac_control(port: int, protocols: Iterable[int], end: Action) -> Rules:
+    """MAC control frames, untagged (ANY) and under one or two tags, the outer of these TPIDs."""
+    matches: list[Match] = []
+    for protocol in protocols:
+        if protocol == ANY:
+            matches.append(Match(MAC_CONTROL))
+        else:
+            matches.append(Match(protocol, second=MAC_CONTROL))
+            matches += [Match(protocol, second=tpid, third=MAC_CONTROL) for tpid in _TPIDS]
+    return {Place(port, SOURCE, _MAC_CONTROL[match.protocol], match): (end,) for match in matches}
 
 
 # -- Step 4: tagging ------------------------------------------------------------------------
@@ -159,15 +177,18 @@ def _tag(nic: Eswitch, vfid: int) -> Rules:
     rules, kind = nic.vfs[vfid], nic.kind(vfid)
     on, out = (Goto(SWITCH),), (Drop(),)
 
-    def at(pref: int, protocol: int = ANY, vid: int | None = None) -> Place:
+    def at(
+        pref: int, protocol: int = ANY, vid: int | None = None, second: int | None = None
+    ) -> Place:
         # A pref has one protocol, also while old and new rules stand side by side.
-        return Place(
-            vfid, TAG, pref + (_S_TAGGED if protocol == S_TAG else 0), Match(protocol, vid)
-        )
+        pref += _S_TAGGED if protocol == S_TAG else 0
+        return Place(vfid, TAG, pref, Match(protocol, vid, second=second))
 
     if rules.access_vid is not None:
         vid = rules.access_vid
+        veiled = () if rules.strip_stag else _TPIDS
         return {
+            **{at(_VEILED, C_TAG, 0, second): out for second in veiled},
             at(_OTHER_TPID, S_TAG): out,
             at(_NO_VID, C_TAG, 0): (Retag(kind, vid), *on),
             at(_ANY_VID, C_TAG): (Push(kind, vid), *on) if rules.strip_stag else out,
@@ -178,6 +199,8 @@ def _tag(nic: Eswitch, vfid: int) -> Rules:
         table |= {at(_VID, kind, vid): on for vid in rules.vlans}
     else:
         table[at(_VID, kind, _RESERVED_VID)] = out
+    if rules.allow_untagged:
+        table |= {at(_VEILED, kind, 0, second): out for second in _TPIDS}
     table[at(_NO_VID, kind, 0)] = on if rules.allow_untagged else out
     table[at(_ANY_VID, kind)] = out if rules.vlan_anti_spoof else on
     table[at(_UNTAGGED)] = on if rules.allow_untagged else out
@@ -253,7 +276,12 @@ def _switch_from_wire(nic: Eswitch) -> Rules:
     plain = any(place.match.protocol == ANY for place in table)
     for tpid in _TPIDS if plain else tagged:  # else other VLANs would count as untagged
         table[Place(WIRE, SOURCE, _TAGGED[tpid] + _REST, Match(tpid))] = (Pass(),)
-    return table
+    for tpid in tagged:
+        if (tpid, 0) in nic.members:
+            for second in _TPIDS:
+                match = Match(tpid, 0, second=second)
+                table[Place(WIRE, SOURCE, _TAGGED[tpid] + _VEIL, match)] = (Pass(),)
+    return table | _mac_control(WIRE, {*tagged, *([ANY] if plain else [])}, Pass())
 
 
 def _deliver(

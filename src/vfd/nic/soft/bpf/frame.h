@@ -59,7 +59,7 @@ static __always_inline int is_tagged(const struct frame *f)
 /* A priority tag: VID 0. */
 static __always_inline int is_priority(const struct frame *f)
 {
-	return !(f->vlan & ~VEB_STAG);
+	return is_tagged(f) && !(f->vlan & 0xfff);
 }
 
 /* Length of the headers that each segment of a buffer repeats: Ethernet to TCP or UDP, without a
@@ -162,6 +162,47 @@ __noinline int lift_tag(struct __sk_buff *skb)
 	return bpf_skb_vlan_push(skb, proto, tci[0] << 8 | tci[1]);
 }
 
+/* The tags behind the outer one, on the way to the frame's EtherType. */
+struct inner {
+	struct __sk_buff *skb;
+	__u32 at;		/* of what follows `type` */
+	__u32 type;
+};
+
+static int skip_tag(__u32 index, void *context)
+{
+	struct inner *inner = context;
+	__u8 byte[TAG_LEN];
+
+	(void)index;
+	/* a tag that is cut off is payload */
+	if (!is_tag(inner->type) || bpf_skb_load_bytes(inner->skb, inner->at, byte, TAG_LEN))
+		return 1;
+	inner->type = bpf_htons(byte[2] << 8 | byte[3]);
+	inner->at += TAG_LEN;
+	return 0;
+}
+
+/* The EtherType behind all tags. */
+__noinline __u32 innermost_type(struct __sk_buff *skb)
+{
+	struct inner inner = { .skb = skb, .at = ETH_HLEN, .type = skb->protocol };
+
+	bpf_loop(skb->len / TAG_LEN, skip_tag, &inner, 0);
+	return inner.type;
+}
+
+/* PAUSE, PFC and the like, under whatever tags: IEEE 802.3-2018, 31.4. The outer tag is in the
+ * metadata by now, so skb->protocol is what follows it. */
+static __always_inline int is_mac_control(struct __sk_buff *skb)
+{
+	__u32 type = skb->protocol;
+
+	if (unlikely(is_tag(type)))
+		type = innermost_type(skb);
+	return type == bpf_htons(ETH_P_PAUSE);
+}
+
 /* Reads addresses and outer tag. 0, or less: the frame ends within its header or its tag. */
 static __always_inline int parse(struct __sk_buff *skb, struct frame *f)
 {
@@ -194,6 +235,9 @@ static __always_inline int parse(struct __sk_buff *skb, struct frame *f)
 		f->vlan = f->tci & 0xfff;
 		if (skb->vlan_proto == bpf_htons(ETH_P_8021AD))
 			f->vlan |= VEB_STAG;
+		/* cut off or not: whoever pads the frame completes it */
+		if (unlikely(!(f->vlan & 0xfff) && is_tag(skb->protocol)))
+			f->vlan |= VEB_VEILED;
 	}
 	return 0;
 }

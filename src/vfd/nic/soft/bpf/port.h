@@ -48,7 +48,7 @@ static __always_inline int passes_vlan_filter(const struct veb_port *vf, __u32 v
 {
 	if (vlan == VEB_UNTAGGED)
 		return vf->flags & PORT_UNTAGGED;
-	if (!is_of_kind(vf, vlan))
+	if (!is_of_kind(vf, vlan) || (vlan & VEB_VEILED))
 		return 0;
 	if (!(vlan & 0xfff))
 		return vf->flags & PORT_UNTAGGED;

@@ -93,6 +93,8 @@ static __always_inline int from_wire(struct __sk_buff *skb, struct frame *f,
 	}
 	COUNT(c, rx_packets, f->packets);
 	COUNT(c, rx_bytes, f->bytes);
+	if (unlikely(is_mac_control(skb)))	/* they are between two ends of a cable */
+		return TC_ACT_SHOT;
 	way = look_up(f, f->vlan);
 	return switch_frame(skb, f, &way);
 }
@@ -107,7 +109,7 @@ static __always_inline enum refusal check_source(struct __sk_buff *skb, const st
 {
 	union mac own = {};
 
-	if (is_multicast(&f->src) || !f->src.num)
+	if (is_multicast(&f->src) || !f->src.num || is_mac_control(skb))
 		return SPOOFED;
 	if (!(vf->flags & (PORT_MAC_SPOOFCHK | PORT_LEARN)))
 		return PASS;
@@ -131,9 +133,11 @@ static __always_inline enum refusal check_tag(const struct frame *f, const struc
 			return PASS;
 		if (f->vlan & VEB_STAG)
 			return SPOOFED;
-		return (vf->flags & PORT_SERVICE) || !vid ? PASS : SPOOFED;
+		if (vf->flags & PORT_SERVICE)
+			return PASS;
+		return vid || (f->vlan & VEB_VEILED) ? SPOOFED : PASS;
 	}
-	if (is_tagged(f) && !is_of_kind(vf, f->vlan))
+	if (is_tagged(f) && (!is_of_kind(vf, f->vlan) || (f->vlan & VEB_VEILED)))
 		return SPOOFED;
 	if (!is_tagged(f) || !vid)
 		return vf->flags & PORT_UNTAGGED ? PASS : UNTAGGED;
@@ -158,7 +162,7 @@ static __always_inline int insert_tag(struct __sk_buff *skb, struct frame *f,
 {
 	__u32 tci = vf->vid;
 
-	if (is_tagged(f) && is_priority(f)) {
+	if (is_priority(f)) {
 		tci |= f->tci & 0xf000;
 		pop_tag(skb, f);
 	}

@@ -32,6 +32,9 @@
 #define VEB_STAG	0x1000
 #define VEB_UNTAGGED	0x2000
 #define VEB_VLANS	0x2001
+/* Or this with VEB_STAG or without, of a veiled tag: one behind a priority tag. It is no VLAN's, so
+ * no port is in it. */
+#define VEB_VEILED	0x4000
 
 /* veb_port.flags: what the program acts on */
 #define PORT_UP			(1u << 0)	/* link up, by link_status and wire */

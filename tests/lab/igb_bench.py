@@ -189,6 +189,8 @@ _TRAITS = {
     "mailbox": "guests of this NIC ask its driver, which asks nobody",
     "wire link": "the link of this NIC's VFs is tested by itself, in test_igb_under_the_daemon.py",
     "no wire": "this NIC has a wire",
+    "veiled tags": "this NIC and its driver look at the outer tag alone",
+    "MAC control": "this NIC and its driver don't look for MAC control frames",
     "runts": "the NIC pads what is shorter than an Ethernet frame",
 }
 

@@ -97,7 +97,7 @@ class Case:
     ``needs`` names what a backend must have for the case, besides the attributes that its
     policies set to other than the default: attributes whose default is what is being shown
     (``mac_anti_spoof``), and the traits ``wire``, ``wire link``, ``no wire``, ``runts``,
-    ``requests``, ``guest link``.
+    ``requests``, ``guest link``, ``veiled tags``, ``MAC control``.
     """
 
     name: str

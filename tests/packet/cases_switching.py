@@ -14,6 +14,8 @@ from .frames import (
     IPV6,
     LLDP,
     LLDP_GROUP,
+    MAC_CONTROL,
+    PAUSE_GROUP,
     STRANGER,
     WORLD,
     c,
@@ -223,6 +225,33 @@ FROM_VF = (
 )
 
 FROM_WIRE = (
+    case(
+        "MAC control frames from the wire reach no VF and no mirror's target",
+        "sw.wire.control",
+        nic(
+            vf(
+                0,
+                vlans=(100,),
+                allow_untagged=True,
+                allow_un_ucast=True,
+                mirror=({"target": 1},),
+            ),
+            vf(1, vlans=(300,), strip_stag=True),
+        ),
+        sends(WIRE, frame(PAUSE_GROUP, WORLD, kind=MAC_CONTROL)),
+        sends(WIRE, frame(mac(0), WORLD, kind=MAC_CONTROL)),
+        sends(WIRE, frame(mac(0), WORLD, c(100), kind=MAC_CONTROL)),
+        sends(WIRE, frame(STRANGER, WORLD, c(100), c(7), kind=MAC_CONTROL)),
+        sends(WIRE, frame(ALL, WORLD, c(0), kind=MAC_CONTROL)),
+        sends(WIRE, frame(mac(1), WORLD, c(300), c(5), c(6), kind=MAC_CONTROL)),
+        sends(
+            WIRE,
+            frame(PAUSE_GROUP, WORLD),
+            {0: frame(PAUSE_GROUP, WORLD), 1: frame(PAUSE_GROUP, WORLD)},
+            {(0, "mirrored"): 1},
+        ),
+        needs="MAC control",
+    ),
     case(
         "From the wire a frame reaches its owner alone",
         "sw.wire",

@@ -15,6 +15,8 @@ from .frames import (
     IPV6,
     LLDP,
     LLDP_GROUP,
+    MAC_CONTROL,
+    PAUSE_GROUP,
     STRANGER,
     WORLD,
     c,
@@ -230,6 +232,55 @@ SOURCE = (
     ),
 )
 
+CONTROL = (
+    case(
+        "A MAC control frame is spoofed, whatever its destination",
+        "tx.2",
+        nic(
+            vf(0, allow_untagged=True, mirror=({"target": 1},)),
+            vf(1, allow_untagged=True),
+            enable_loopback=True,
+        ),
+        sends(0, from_vf(0, PAUSE_GROUP, kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, WORLD, kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, mac(1), kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, ALL, kind=MAC_CONTROL), spoofed=1),
+        sends(0, frame(PAUSE_GROUP, STRANGER, kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, PAUSE_GROUP, c(0, pcp=7), kind=MAC_CONTROL), spoofed=1),
+        needs="MAC control, wire",
+    ),
+    case(
+        "A MAC control frame is spoofed under any tags of the guest, however many",
+        "tx.2",
+        nic(vf(0, vlans=(100,), vlan_anti_spoof=False, mac_anti_spoof=False)),
+        passes(0, from_vf(0, PAUSE_GROUP, c(100)), WIRE),
+        sends(0, from_vf(0, PAUSE_GROUP, c(100), kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, PAUSE_GROUP, c(7), kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, WORLD, c(100), c(7), kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, WORLD, c(100), s(7), kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, WORLD, c(100), c(7), s(8), c(9), kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, WORLD, *[c(100)] * 12, kind=MAC_CONTROL), spoofed=1),
+        passes(0, from_vf(0, WORLD, *[c(100)] * 12), WIRE),
+        needs="MAC control",
+    ),
+    case(
+        "A MAC control frame is spoofed in the access modes too, where the NIC would tag it",
+        "tx.2",
+        nic(
+            vf(0, vlans=(100,), strip_ctag=True),
+            vf(1, vlans=(300,), strip_stag=True),
+            tpid=0x88A8,
+        ),
+        sends(0, from_vf(0, PAUSE_GROUP, kind=MAC_CONTROL), spoofed=1),
+        sends(0, from_vf(0, PAUSE_GROUP, c(0), kind=MAC_CONTROL), spoofed=1),
+        sends(1, from_vf(1, PAUSE_GROUP, kind=MAC_CONTROL), spoofed=1),
+        sends(1, from_vf(1, PAUSE_GROUP, c(5), kind=MAC_CONTROL), spoofed=1),
+        sends(1, from_vf(1, PAUSE_GROUP, c(0), c(5), kind=MAC_CONTROL), spoofed=1),
+        sends(1, from_vf(1, PAUSE_GROUP, c(5), c(6), c(7), kind=MAC_CONTROL), spoofed=1),
+        needs="MAC control, wire",
+    ),
+)
+
 REFUSED = (
     case(
         "An untagged frame refused only because allow_untagged is false is dropped_untagged",
@@ -365,4 +416,4 @@ PROTOCOLS = (
     ),
 )
 
-CASES = (*LINK, *SOURCE, *REFUSED, *SIZE, *PROTOCOLS)
+CASES = (*LINK, *SOURCE, *CONTROL, *REFUSED, *SIZE, *PROTOCOLS)

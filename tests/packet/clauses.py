@@ -35,7 +35,11 @@ TX = Section(
             "1. Link down (`off`, or `auto` with the wire down; a software NIC without an uplink"
             " has its wire up): drop.",
         ),
-        C("tx.2", "2. The source MAC is multicast or zero: drop, count `spoofed`."),
+        C(
+            "tx.2",
+            "2. The source MAC is multicast or zero, or it is a MAC control frame (under any tags"
+            " of the guest): drop, count `spoofed`.",
+        ),
         C(
             "tx.3",
             "3. `mac_anti_spoof` and the source is none of the VF's MACs (default, listed,"
@@ -120,7 +124,16 @@ TAGGING = Section(
         C(
             "tag.pcp",
             "* PCP and DEI of a tag that is inserted come from the guest's priority tag if there"
-            " was one, else 0.",
+            " was one, else they are the VF's `pcp` and 0.",
+        ),
+        C(
+            "tag.veiled",
+            "* A veiled tag is refused in trunk and access mode, both ways (Tx `spoofed`, Rx"
+            " `dropped_vlan`).",
+        ),
+        C(
+            "tag.veiled.service",
+            "Under service access what is behind the NIC's own tag is the customer's.",
         ),
     ),
 )
@@ -154,6 +167,7 @@ SWITCHING = Section(
             "* From the wire: to the owner, or for BUM to every VF that passes its Rx rules. Never"
             " back to the wire.",
         ),
+        C("sw.wire.control", "MAC control frames end at the wire's port."),
         C("sw.back", "* Never back to the port it came from."),
         C("sw.cross", "VLANs are never crossed."),
     ),
@@ -206,6 +220,18 @@ RATES = Section(
             " (two PCPs per class with 4 classes).",
         ),
         C(
+            "rates.together",
+            "* A guarantee (`min_rate`) and a class's `min_bw` hold together with classes as"
+            " without; where a NIC can't keep both, the one that it can't keep is refused or"
+            " warned of like any other attribute, and so is a strict class that may starve a"
+            " guarantee.",
+        ),
+        C(
+            "rates.shares",
+            "VFs' shares of a class divide all that the class gets, what it borrows too, in their"
+            " proportion.",
+        ),
+        C(
             "rates.spread",
             "* The spread between the largest and smallest share in a class is at most 10×.",
             elsewhere="tests/policy/test_rules.py::test_the_spread_of_a_class_is_at_most_ten",
@@ -223,12 +249,13 @@ REQUESTS = Section(
         ),
         C(
             "ask.mac",
-            "| default MAC | `vm_mac` unset or equal, unicast, and no other VF on the PF owns it |",
+            "| default MAC | `vm_mac` unset or equal, unicast, not reserved, and no other VF on the"
+            " PF owns it |",
         ),
         C(
             "ask.macs",
-            "| further MAC | `guest_macs` allows it, unicast, no other VF on the PF owns it,"
-            " limits not reached |",
+            "| further MAC | `guest_macs` allows it, unicast, not reserved, no other VF on the PF"
+            " owns it, limits not reached |",
         ),
         C(
             "ask.vlan",
@@ -247,6 +274,12 @@ REQUESTS = Section(
             "ask.last",
             "Grants last until the VF is deleted or its guest is gone; then the VF gets a fresh"
             " random local MAC.",
+        ),
+        C(
+            "ask.wish",
+            "A refused request stays known as a *wish*, is shown with the VF, and is decided again,"
+            " unasked, whenever the reason of its refusal may be gone (on any VF of the PF), until"
+            " the guest gives it up.",
         ),
     ),
 )

@@ -27,7 +27,9 @@ LLDP_GROUP = "01:80:c2:00:00:0e"
 """Reserved by IEEE 802.1Q table 8-1: a bridge would not forward it; a VEB's policy decides."""
 ALL = BROADCAST
 
-IPV4, IPV6, ARP, LLDP, EXPERIMENT = 0x0800, 0x86DD, 0x0806, 0x88CC, 0x88B5
+PAUSE_GROUP = "01:80:c2:00:00:01"
+"""Where PAUSE and PFC are sent: IEEE 802.3, annex 31B. A forger may name any other."""
+IPV4, IPV6, ARP, LLDP, EXPERIMENT, MAC_CONTROL = 0x0800, 0x86DD, 0x0806, 0x88CC, 0x88B5, 0x8808
 
 
 def mac(vfid: int) -> str:

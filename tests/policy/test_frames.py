@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfd.policy.frames import Frame, Tag, TruncatedError, parse
+from vfd.policy.frames import MAC_CONTROL, Frame, Tag, TruncatedError, parse
 from vfd.policy.values import C_TAG, S_TAG
 
 DST = "02:00:00:00:00:02"
@@ -82,3 +82,28 @@ def test_parsing_loses_nothing(tail: bytes, tpids: list[str]) -> None:
         assert len(raw) < 18
     else:
         assert bytes(frame) == raw
+
+
+@pytest.mark.parametrize(
+    ("tags", "veiled"),
+    [
+        ("8100 0000 8100 0190", True),
+        ("8100 e000 88a8 0190", True),
+        ("88a8 0000 8100 0190", True),
+        ("8100 0000 8100 0000", True),
+        ("8100 0000 8100", True),  # cut off: whoever pads the frame completes it
+        ("8100 0000 8100 01", True),
+        ("8100 0000", False),
+        ("8100 0000 9100 0190", False),
+        ("8100 0064 8100 0000 8100 0190", False),
+        ("", False),
+    ],
+)
+def test_a_tag_behind_a_priority_tag_is_veiled(tags: str, veiled: bool) -> None:
+    whole = IPV4 if len(bytes.fromhex(tags)) % 4 == 0 else b""
+    assert parse(ADDRESSES + bytes.fromhex(tags) + whole).is_veiled is veiled
+
+
+@pytest.mark.parametrize("tags", ["", "8100 0064", "88a8 0001 8100 0000", "8100 0064" * 9])
+def test_the_type_is_that_behind_all_tags(tags: str) -> None:
+    assert parse(ADDRESSES + bytes.fromhex(tags) + b"\x88\x08\0\1").type == MAC_CONTROL

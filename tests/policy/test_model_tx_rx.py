@@ -71,6 +71,21 @@ def test_tx_2_a_multicast_or_zero_source_is_spoofed(src: str, mac_anti_spoof: bo
     assert verdict.counters == dropped(0, "spoofed")
 
 
+@pytest.mark.parametrize("tags", [(), (c(100),), (c(100), s(7)), (c(0),), (c(100),) * 5])
+def test_tx_2_a_mac_control_frame_is_spoofed_and_one_from_the_wire_ends_there(
+    tags: tuple[Tag, ...],
+) -> None:
+    pause = bytes.fromhex("88080001ffff") + bytes(42)
+    model = nic(vf(0, 100, allow_untagged=True, mac_anti_spoof=False, allow_un_ucast=True))
+    for dst in ("01:80:c2:00:00:01", ROUTER, ALL, 0):
+        sent = frame(dst, *tags, rest=pause)
+        assert send(model, 0, sent).counters == dropped(0, "spoofed")
+        verdict = send(model, WIRE, frame(dst, *tags, src=ROUTER, rest=pause))
+        assert not verdict.out
+        length = len(bytes(sent))
+        assert verdict.counters == {(WIRE, "rx_packets"): 1, (WIRE, "rx_bytes"): length}
+
+
 def test_tx_3_a_source_that_is_none_of_the_vfs_macs_is_spoofed() -> None:
     model = nic(vf(0), vf(1))
     for src in (STRANGER, mac(1)):

@@ -137,7 +137,7 @@ def test_trunk_untagged_needs_allow_untagged() -> None:
 
 def test_trunk_a_priority_tag_counts_as_untagged_and_is_kept() -> None:
     model = nic(vf(0, 100, allow_untagged=True))
-    tags = (c(0, pcp=6, dei=True), c(300))
+    tags = (c(0, pcp=6, dei=True),)
     assert leaves_with(model, tags) == tags
     assert is_given(model, tags) == tags
 
@@ -246,11 +246,58 @@ def test_pcp_and_dei_of_an_inserted_tag_come_from_the_guests_priority_tag(
 ) -> None:
     model = nic(mode(0))
     assert leaves_with(model, (c(0, pcp=5, dei=True),)) == (tag(100, pcp=5, dei=True),)
-    assert leaves_with(model, (c(0), c(7))) == (tag(100), c(7))
+    assert leaves_with(model, (c(0),)) == (tag(100),)
 
 
 def test_pcp_of_an_inserted_tag_is_else_0() -> None:
     assert leaves_with(nic(service(0)), (c(7, pcp=6, dei=True),))[0] == s(100)
+
+
+# -- Veiled tags
+
+VEILED = ((c(0), c(100)), (c(0), c(300)), (c(0), s(100)), (c(0, pcp=5), c(0)), (c(0), c(0), c(100)))
+S_VEILED = tuple((s(0), *tags[1:]) for tags in VEILED)
+
+
+@pytest.mark.parametrize("tags", VEILED)
+@pytest.mark.parametrize("vlan_anti_spoof", [True, False])
+def test_a_veiled_tag_is_refused_both_ways(tags: Tags, vlan_anti_spoof: bool) -> None:
+    rules = {"allow_untagged": True, "vlan_anti_spoof": vlan_anti_spoof}
+    for policy in (vf(0, 100, **rules), access(0, **rules), several(0, "strip_ctag", **rules)):
+        assert reasons(send(nic(policy), 0, frame(ROUTER, *tags))) == dropped(0, "spoofed")
+        assert is_given(nic(policy), tags) is None
+        assert is_given(nic(policy), tags[:1]) is not None
+
+
+def test_a_veiled_tag_is_spoofed_where_untagged_frames_are_not_allowed() -> None:
+    assert reasons(send(nic(vf(0, 100)), 0, frame(1, c(0), c(100)))) == dropped(0, "spoofed")
+
+
+@pytest.mark.parametrize("tags", S_VEILED)
+def test_a_veiled_tag_is_refused_where_tags_are_s_tags(tags: Tags) -> None:
+    model = nic(several(0, "strip_stag", allow_untagged=True))
+    assert reasons(send(model, 0, frame(ROUTER, *tags))) == dropped(0, "spoofed")
+    assert is_given(model, tags) is None
+
+
+@pytest.mark.parametrize("tags", S_VEILED)
+def test_in_the_place_of_a_service_tag_a_veiled_one_is_refused(tags: Tags) -> None:
+    assert is_given(nic(service(0, allow_untagged=True)), tags) is None
+    assert is_given(nic(service(0, allow_untagged=True)), (s(100), *tags)) == tags
+
+
+def test_under_service_access_the_nics_tag_takes_the_place_of_the_priority_tag_alone() -> None:
+    model = nic(service(0))
+    assert leaves_with(model, (c(0, pcp=3), c(7))) == (s(100, pcp=3), c(7))
+    assert leaves_with(model, (c(0), c(0), c(7))) == (s(100), c(0), c(7))
+    assert leaves_with(model, (c(0), s(7))) == (s(100), s(7))
+
+
+def test_a_tag_that_is_cut_off_is_veiled_for_padding_completes_it() -> None:
+    sent = frame(ROUTER, c(0), rest=bytes.fromhex("810001"))
+    assert reasons(send(nic(vf(0, 100, allow_untagged=True)), 0, sent)) == dropped(0, "spoofed")
+    sent = frame(ROUTER, c(100), rest=bytes.fromhex("810001"))
+    assert reaches(nic(vf(0, 100)), 0, sent) == {WIRE}
 
 
 # -- VLANs

@@ -171,14 +171,13 @@ def _check(config: Path, parsed: ParsedMain) -> int:
     """The main file is good; are the VFs' files?"""
     for warning in parsed.warnings:
         click.echo(f"warning: {warning}")
-    try:
-        good, bad = Files(config, parsed.config).load_all()
-    except FileNotFoundError:
+    reading = Files(config, parsed.config).read_all()
+    good, bad = reading.good, reading.bad.values()
+    if isinstance(reading.error, FileNotFoundError):
         click.echo(f"warning: config_dir {parsed.config.config_dir} is not there: vfd makes it")
-        good, bad = [], []
-    except OSError as error:
+    elif reading.error is not None:
         click.echo(
-            f"vfd: config_dir {parsed.config.config_dir} can't be read: {error.strerror};"
+            f"vfd: config_dir {parsed.config.config_dir} can't be read: {reading.error.strerror};"
             " make it, or correct its path",
             err=True,
         )

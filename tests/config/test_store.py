@@ -162,15 +162,39 @@ def test_a_file_has_its_owner_and_mode_from_its_first_moment(folder: Path) -> No
     assert stat.S_ISREG((folder / "a.json").stat().st_mode)
 
 
-def test_deleting_takes_the_file_and_the_folders_that_are_empty_then(folder: Path) -> None:
-    write(folder, "i/vm1.json")
-    write(folder, "i/vm2.json")
-    delete(folder, "i/vm1.json")
-    assert everything(folder) == {"i", "i/vm2.json"}
-    delete(folder, "i/vm2.json")
+def test_deleting_takes_the_file_and_the_folders_that_were_made_for_it(folder: Path) -> None:
+    owner = (os.geteuid(), os.getegid(), 0o640)
+    staged = store.stage(folder, Path("o/i/vm1.json"), VF, *owner)
+    staged.commit()
+    write(folder, "o/i/vm2.json")
+    made = staged.made
+    store.retire(folder, Path("o/i/vm1.json"), keep=False, made=made).finish()
+    assert everything(folder) == {"o", "o/i", "o/i/vm2.json"}
+    store.retire(folder, Path("o/i/vm2.json"), keep=False, made=made).finish()
     assert everything(folder) == set()
-    delete(folder, "i/vm2.json")
+    store.retire(folder, Path("o/i/vm2.json"), keep=False, made=made).finish()
     assert folder.is_dir()
+
+
+def test_a_folder_of_anothers_stays_though_it_is_empty(folder: Path) -> None:
+    owner = (os.geteuid(), os.getegid(), 0o640)
+    (folder / "his").mkdir()
+    staged = store.stage(folder, Path("his/mine/vm1.json"), VF, *owner)
+    staged.commit()
+    assert staged.made.keys() == {Path("his/mine")}
+    store.retire(folder, Path("his/mine/vm1.json"), keep=False, made=staged.made).finish()
+    assert everything(folder) == {"his"}
+    staged = store.stage(folder, Path("mine/vm1.json"), VF, *owner)
+    staged.commit()
+    (folder / "mine/vm1.json").unlink()
+    (folder / "mine").rmdir()
+    (folder / "other").mkdir()
+    (folder / "mine").mkdir()  # another folder of that name
+    (folder / "mine/vm1.json").write_text(VF)
+    store.retire(folder, Path("mine/vm1.json"), keep=False, made=staged.made).finish()
+    assert everything(folder) == {"his", "mine", "other"}
+    store.stage(folder, Path("his/vm2.json"), VF, *owner).abandon()
+    assert everything(folder) == {"his", "mine", "other"}
 
 
 def test_a_deleted_file_can_be_kept_under_its_name_with_a_dash(folder: Path) -> None:

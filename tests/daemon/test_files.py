@@ -15,7 +15,7 @@ import pytest
 
 from vfd.config.main_file import MainConfig
 from vfd.config.vf_file import ParsedVf, parse_vf
-from vfd.daemon import files
+from vfd.daemon import files, reading
 
 from .harness import Vfd, wait_for
 
@@ -73,10 +73,11 @@ def test_a_file_that_its_reader_stumbles_over_is_bad_and_the_others_are_read(
             raise ZeroDivisionError
         return parse_vf(text, file=file, name=name)
 
-    monkeypatch.setattr(files, "parse_vf", stumble)
+    monkeypatch.setattr(reading, "parse_vf", stumble)
     main = MainConfig(config_dir=str(tmp_path))
-    good, [bad] = files.Files(tmp_path / "vfd.cfg", main).load_all()
-    assert [one.file for one in good] == ["good.json"]
+    found = files.Files(tmp_path / "vfd.cfg", main).read_all()
+    [bad] = found.bad.values()
+    assert [one.file for one in found.good] == ["good.json"]
     assert (bad.file, bad.device, bad.vfid) == ("strange.json", "soft0", 7)
     assert "ZeroDivisionError" in bad.problems[0].rule
     assert "Traceback" in caplog.text

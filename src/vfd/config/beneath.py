@@ -7,6 +7,7 @@ has the kernel refuse before it goes there.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -41,6 +42,40 @@ def open_beneath(folder: Path, below: Path, flags: int) -> int:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     finally:
         os.close(root)
+
+
+Identity = tuple[int, int]
+"""The device and inode of a folder: another one in its place has others."""
+
+
+def open_folder(root: Path, below: Path, *, made: dict[Path, Identity] | None = None) -> int:
+    """A descriptor of a folder below ``root``, found without following any link on the way.
+
+    Others may own folders there, and put links where folders were. With ``made`` those that are
+    missing are made, durably, and put there. Raises OSError.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    folder = os.open(root, flags)
+    for number, part in enumerate(below.parts, 1):
+        fresh = False
+        try:
+            if made is not None:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=folder)
+                    fresh = True
+                    os.fsync(folder)
+            inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=folder)
+            if made is not None and fresh:
+                made[Path(*below.parts[:number])] = identity_of(inner)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
+
+
+def identity_of(fd: int) -> Identity:
+    about = os.fstat(fd)
+    return about.st_dev, about.st_ino
 
 
 def _openat2(root: int, below: Path, flags: int) -> int:

@@ -13,11 +13,14 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from vfd.config.beneath import open_beneath
+from vfd.config.beneath import Identity, open_beneath, open_folder
 from vfd.config.errors import ConfigError, Problem
+from vfd.config.tree import File, walk
 from vfd.policy.names import checked_name
 
 MAX_FILE = 1 << 20
@@ -25,6 +28,7 @@ MAX_FILE = 1 << 20
 KEPT = "-"
 """What ``delete_keep`` puts behind a file's name, as VFd did."""
 
+_TEMPORARY_SUFFIX = ".vfd-tmp"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.vfd-tmp")
 
 
@@ -113,6 +117,8 @@ class Staged:
     fresh: str
     folder: int
     """A descriptor: what is done through it can't be led elsewhere by a link."""
+    made: dict[Path, Identity]
+    """The folders that were made for it."""
 
     def replaces(self) -> bool:
         """Whether there is something in its place now."""
@@ -140,7 +146,7 @@ class Staged:
             with contextlib.suppress(OSError):
                 os.unlink(self.fresh, dir_fd=self.folder)
             self._close()
-            _remove_empty(self.root, self.file.parent)
+            _remove_made(self.root, self.file.parent, self.made)
 
     def _close(self) -> None:
         os.close(self.folder)
@@ -157,6 +163,8 @@ class Retired:
     keep: bool
     folder: int
     """A descriptor, or -1: somebody had removed the file already."""
+    made: Mapping[Path, Identity]
+    """The folders that go with it if they are empty then."""
 
     def restore(self) -> None:
         """Raises OSError with the file where it is."""
@@ -177,7 +185,7 @@ class Retired:
                     os.unlink(self.aside, dir_fd=self.folder)
             warnings = _synced(self.folder, self.root / self.file, "is removed")
             os.close(self.folder)
-        _remove_empty(self.root, self.file.parent)
+        _remove_made(self.root, self.file.parent, self.made)
         return warnings
 
 
@@ -192,15 +200,17 @@ def stage(
     Raises ConfigError where a link would lead out of ``root``, OSError with nothing left.
     """
     fresh = _temporary(file)
+    made: dict[Path, Identity] = {}
     try:
-        folder = _open_folder(root, file.parent, make=True)
+        folder = open_folder(root, file.parent, made=made)
     except OSError as error:
-        _remove_empty(root, file.parent)
+        for one in reversed(made):
+            _remove_made(root, one, made)
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
         rule = f"its folder is a link, or no folder: a VF's file is really below {root}"
         raise ConfigError([Problem(str(root / file), "", "", rule)]) from None
-    staged = Staged(root, file, fresh, folder)
+    staged = Staged(root, file, fresh, folder, made)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(fresh, flags, 0o600, dir_fd=folder)
@@ -221,15 +231,18 @@ def stage(
     return staged
 
 
-def retire(root: Path, file: Path, *, keep: bool) -> Retired:
-    """Takes a file out of its place: with ``keep`` under its name and a ``-``.
+def retire(
+    root: Path, file: Path, *, keep: bool, made: Mapping[Path, Identity] = MappingProxyType({})
+) -> Retired:
+    """Takes a file out of its place: with ``keep`` under its name and a ``-``. Folders of it that
+    are among ``made``, and empty then, go with it.
 
     A file that is not there is none that fails. Raises OSError with the file in its place.
     """
     aside = file.name + KEPT if keep else _temporary(file)
     folder = -1
     try:
-        folder = _open_folder(root, file.parent)
+        folder = open_folder(root, file.parent)
         os.rename(file.name, aside, src_dir_fd=folder, dst_dir_fd=folder)
     except FileNotFoundError:  # somebody removed it by hand: the VF goes all the same
         if folder >= 0:
@@ -239,17 +252,25 @@ def retire(root: Path, file: Path, *, keep: bool) -> Retired:
         if folder >= 0:
             os.close(folder)
         raise
-    return Retired(root, file, aside, keep, folder)
+    return Retired(root, file, aside, keep, folder, made)
 
 
 def sweep(folder: Path) -> None:
     """Takes away what writers left that were killed while they wrote; for the daemon's start, when
     nobody writes."""
-    for _, _, names, fd in os.fwalk(folder):
-        for name in names:
-            if _TEMPORARY.fullmatch(name):
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=fd)
+    with contextlib.suppress(OSError):
+        for found in walk(folder, (_TEMPORARY_SUFFIX,)):
+            if isinstance(found, File) and _TEMPORARY.fullmatch(found.path.name):
+                _unlink(folder, found.path)
+
+
+def _unlink(root: Path, file: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder = open_folder(root, file.parent)
+        try:
+            os.unlink(file.name, dir_fd=folder)
+        finally:
+            os.close(folder)
 
 
 def sweep_beside(file: Path) -> None:
@@ -261,7 +282,7 @@ def sweep_beside(file: Path) -> None:
 
 
 def _temporary(file: Path) -> str:
-    return f".{file.name[:200]}.{secrets.token_hex(4)}.vfd-tmp"
+    return f".{file.name[:200]}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}"
 
 
 def _synced(folder: int, path: Path, done: str) -> tuple[str, ...]:
@@ -272,39 +293,22 @@ def _synced(folder: int, path: Path, done: str) -> tuple[str, ...]:
     return ()
 
 
-def _open_folder(root: Path, below: Path, *, make: bool = False) -> int:
-    """A descriptor of a folder below ``root``, found without following any link on the way.
-
-    Others may own folders there, and put links where folders were. Folders that are made are made
-    durably. Raises OSError.
-    """
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    folder = os.open(root, flags)
-    for part in below.parts:
-        try:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(part, 0o755, dir_fd=folder)
-                    os.fsync(folder)
-            inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=folder)
-        finally:
-            os.close(folder)
-        folder = inner
-    return folder
-
-
-def _remove_empty(root: Path, below: Path) -> None:
-    """Removes a folder below ``root``, and those above it, as far as they are empty."""
+def _remove_made(root: Path, below: Path, made: Mapping[Path, Identity]) -> None:
+    """Removes a folder below ``root``, and those above it, as far as they are empty and among
+    ``made``: another's folder is not ours to take, though it is empty."""
     for folder in (below, *below.parents):
-        if not folder.parts:
+        if not folder.parts or folder not in made:
             return
         try:
-            above = _open_folder(root, folder.parent)
+            above = open_folder(root, folder.parent)
         except FileNotFoundError:
             continue
         except OSError:
             return
         try:
+            about = os.stat(folder.name, dir_fd=above, follow_symlinks=False)
+            if (about.st_dev, about.st_ino) != made[folder]:
+                return
             os.rmdir(folder.name, dir_fd=above)
         except FileNotFoundError:
             continue

@@ -9,54 +9,26 @@ with half of one.
 from __future__ import annotations
 
 import json
-import logging
-import os
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from vfd.config import store
+from vfd.config.beneath import Identity
 from vfd.config.edit import with_field
 from vfd.config.errors import ConfigError, Problem, Readable
 from vfd.config.json_text import parse_object
 from vfd.config.main_file import MainConfig
 from vfd.config.store import Retired, Staged
-from vfd.config.vf_file import parse_vf, parse_vf_object
+from vfd.config.vf_file import parse_vf_object
 from vfd.daemon.aim import Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.failures import ExistsError
-from vfd.policy.shown import printable
+from vfd.daemon.reading import BadFile, Reading, parsed, read_all, reread, words
 
-log = logging.getLogger("vfd.files")
-
-_PCIID = re.compile(r'"pciid"\s*:\s*"([^"]+)"')
-_VFID = re.compile(r'"vfid"\s*:\s*"?(\d{1,3})\b')
-
-
-@dataclass(frozen=True, slots=True)
-class BadFile:
-    """A file that is not in force as it stands."""
-
-    file: str
-    problems: tuple[Problem, ...]
-    device: str | None = None
-    """The ``pciid`` and ``vfid`` that can be made out in it, if any."""
-    vfid: int | None = None
-    name: str | None = None
-    """The VF's name, where the file as such is good."""
-    readable: Readable | None = None
-    on_disk: str = ""
-    """Its name below ``config_dir`` where that isn't ``file``, which is made to be shown."""
-
-    def __post_init__(self) -> None:
-        """Whoever may write a file may call it and what is in it as he likes."""
-        if not self.file.isprintable():
-            object.__setattr__(self, "on_disk", self.on_disk or self.file)
-            object.__setattr__(self, "file", printable(self.file))
-        if self.device and not self.device.isprintable():
-            object.__setattr__(self, "device", printable(self.device))
+__all__ = ["BadFile", "Files"]
 
 
 class Files:
@@ -64,6 +36,11 @@ class Files:
 
     def __init__(self, main_file: Path, main: MainConfig) -> None:
         self.main_file = main_file
+        self._guard = threading.Lock()
+        self._unused: WeakSet[Reading] = WeakSet()
+        """Readings that are not used yet."""
+        self._made: dict[Path, Identity] = {}
+        """Folders that were made here: empty, they go again."""
         self.configure(main)
 
     def configure(self, main: MainConfig) -> None:
@@ -77,49 +54,29 @@ class Files:
 
     # Reading
 
-    def load_all(self) -> tuple[list[Configured], list[BadFile]]:
-        """Every VF file, the oldest first, and those that can't be used, with the reasons.
+    def read_all(self, folder: Path | None = None) -> Reading:
+        """Reads every VF file of ``config_dir``, or of the folder that is to become it. Any thread
+        may: what is changed meanwhile is read once more when the reading is used."""
+        reading = Reading(folder or self.folder)
+        with self._guard:
+            self._unused.add(reading)
+        read_all(reading)
+        return reading
 
-        Raises OSError where ``config_dir`` itself can't be read.
-        """
-        good: list[tuple[int, str, Configured]] = []
-        bad: list[BadFile] = []
-        for path in self._listing(bad):
-            file = str(path.relative_to(self.folder))
-            text = b""
-            try:
-                if not file.isprintable():
-                    rule = "a file's name is UTF-8 text without control characters: rename it"
-                    raise ConfigError([Problem(file, "", "", rule)])
-                stored = store.read(path, inside=self.folder)
-                text = stored.text
-                good.append((stored.mtime_ns, file, self._parsed(file, stored)))
-            except ConfigError as error:
-                if store.is_there(path, inside=self.folder):  # else deleted while we looked
-                    identity = _identity(text)
-                    bad.append(BadFile(file, error.problems, *identity, readable=error.readable))
-            except FileNotFoundError:
-                continue
-            except Exception as error:
-                # Whoever may write a file here must not be able to stop the daemon with it.
-                log.exception("reading %s", path)
-                rule = f"can't be read, by a fault of vfd's own: {type(error).__name__}"
-                bad.append(BadFile(file, (Problem(file, "", "", rule),), *_identity(text)))
-        return [one for _, _, one in sorted(good, key=lambda entry: entry[:2])], bad
+    def used(self, reading: Reading) -> Reading:
+        """The reading with what was changed since it began."""
+        with self._guard:
+            self._unused.discard(reading)
+            changed = set(reading.changed)
+        for file in changed:
+            reread(reading, file)
+        return reading
 
-    def _listing(self, bad: list[BadFile]) -> Iterator[Path]:
-        def unreadable(error: OSError) -> None:
-            if error.filename == str(self.folder):
-                raise error
-            folder = str(Path(error.filename).relative_to(self.folder))
-            problem = Problem(folder, "", "", f"this folder can't be read: {error.strerror}")
-            bad.append(BadFile(folder, (problem,)))
-
-        for parent, folders, names in os.walk(self.folder, onerror=unreadable):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                if name.endswith(".json") and not name.startswith("."):
-                    yield Path(parent, name)
+    def _changes(self, file: str) -> None:
+        """To be said before a file is written or taken away."""
+        with self._guard:
+            for reading in self._unused:
+                reading.changed.add(file)
 
     def load(self, name: str) -> Configured:
         """The VF file of this name, with or without ``.json``.
@@ -130,7 +87,7 @@ class Files:
         path = self._path(file)
         if not store.is_there(path, inside=self.folder):
             raise FileNotFoundError(f"there is no file {path}")
-        return self._parsed(file, store.read(path, inside=self.folder))
+        return parsed(file, store.read(path, inside=self.folder))
 
     def says(self, one: Configured) -> bool:
         """Whether the file, as it stands, is this configuration (whatever it calls the VF)."""
@@ -139,16 +96,6 @@ class Files:
             return policy.model_copy(update={"name": one.policy.name}) == one.policy
         except (ConfigError, OSError):
             return False
-
-    def _parsed(self, file: str, stored: store.Stored) -> Configured:
-        parsed = parse_vf(stored.text, file=file, name=file.removesuffix(".json"))
-        return Configured(
-            parsed.policy,
-            file,
-            Owner(stored.uid, stored.gid, stored.mode),
-            tuple(_words(w) for w in parsed.warnings),
-            parsed.written,
-        )
 
     def file_of(self, name: str) -> str:
         """``vm1`` and ``vm1.json`` are ``vm1.json``; so is its absolute path."""
@@ -177,15 +124,15 @@ class Files:
         nameless = name is None and replaces is None and "name" not in config
         missing = [Problem(called, "name", "", "give the VF a name")] if nameless else []
         try:
-            parsed = parse_vf_object(
+            made = parse_vf_object(
                 config, file=called, name=replaces.policy.name if replaces else name
             )
         except ConfigError as error:
             raise ConfigError([*error.problems, *missing], error.readable) from None
         if missing:
-            nobody = parsed.policy.model_copy(update={"name": f"<{called}>"})
-            raise ConfigError(missing, Readable(nobody, frozenset({"name"}), parsed.written))
-        file = replaces.file if replaces else f"{parsed.policy.name}.json"
+            nobody = made.policy.model_copy(update={"name": f"<{called}>"})
+            raise ConfigError(missing, Readable(nobody, frozenset({"name"}), made.written))
+        file = replaces.file if replaces else f"{made.policy.name}.json"
         path = self._path(file)
         owner = Owner(uid, gid)
         text = json.dumps(dict(config), indent=4, ensure_ascii=False) + "\n"
@@ -195,8 +142,8 @@ class Files:
             raise ExistsError(
                 f"{path} exists and is not in force: add it by its name, or delete it first"
             )
-        remarks = tuple(_words(w) for w in parsed.warnings)
-        return Configured(parsed.policy, file, owner, remarks, parsed.written), staged
+        remarks = tuple(words(w) for w in made.warnings)
+        return Configured(made.policy, file, owner, remarks, made.written), staged
 
     def restage(self, file: str, field: str, value: Any) -> Staged:
         """The file with ``field`` changed and all else as it is. Raises ConfigError, OSError."""
@@ -206,7 +153,10 @@ class Files:
 
     def _stage(self, file: str, text: str, uid: int, gid: int, mode: int) -> store.Staged:
         """Its age is its rank: of conflicting files the older is in force."""
-        return store.stage(self.folder, Path(file), text, uid, gid, mode, keep_age=True)
+        self._changes(file)
+        staged = store.stage(self.folder, Path(file), text, uid, gid, mode, keep_age=True)
+        self._made |= staged.made
+        return staged
 
     def restage_pf(self, pf_id: str, fields: Mapping[str, Any] | None) -> Staged:
         """The main configuration with ``fields`` of one PF changed; None: without that PF."""
@@ -226,15 +176,5 @@ class Files:
 
     def retire(self, file: str) -> Retired:
         """Takes a file out of its place: with ``delete_keep`` under its name and a ``-``."""
-        return store.retire(self.folder, Path(file), keep=self.delete_keep)
-
-
-def _words(warning: Problem) -> str:
-    return f"{warning.field}: {warning.rule}" if warning.field else warning.rule
-
-
-def _identity(text: bytes) -> tuple[str | None, int | None]:
-    """Which VF a damaged file is for, as far as it can be made out."""
-    decoded = text.decode(errors="replace")
-    pciid, vfid = _PCIID.search(decoded), _VFID.search(decoded)
-    return (pciid[1] if pciid else None), (int(vfid[1]) if vfid else None)
+        self._changes(file)
+        return store.retire(self.folder, Path(file), keep=self.delete_keep, made=self._made)

@@ -16,6 +16,7 @@ from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.files import BadFile
 from vfd.daemon.managed import Condition, Managed
+from vfd.daemon.reading import Reading
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change
 from vfd.policy.values import PfPolicy, VfRules
@@ -25,17 +26,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vfd.service")
 
+_HELD_AGAINST_OTHERS = 64
+"""Bad files that are held against all VFs at a reload, for what else they would be refused for: the
+NICs' thread does that."""
+_TOLD = 256
+"""Problems of files that one reload tells as events."""
 
-def load(service: Service, *, pfs: Mapping[str, PfPolicy] | None = None) -> None:
-    """Reads every VF file and makes the NICs follow.
+
+def load(
+    service: Service, reading: Reading | None = None, *, pfs: Mapping[str, PfPolicy] | None = None
+) -> None:
+    """Makes the NICs follow what the files say: ``reading``, or what is read now.
 
     A file that is bad is reported and leaves its VF as it is; the others go on.
     """
     following = [managed for managed in service.nics.values() if managed.nic is not None]
-    try:
-        good, bad = service.files.load_all()
-    except OSError as error:
-        problem = Problem(str(service.files.folder), "", "", f"can't be read: {error.strerror}")
+    if reading is None or reading.folder != service.files.folder:
+        reading = service.files.read_all()
+    reading = service.files.used(reading)
+    good, bad = list(reading.good), [*reading.bad.values()]
+    if reading.error is not None:
+        why = f"can't be read: {reading.error.strerror}"
+        problem = Problem(str(service.files.folder), "", "", why)
         service.journal.emit("bad-file", str(problem), level="error", file=problem.file)
         # What was in force stays in force, and a NIC that wasn't looked at yet stays as it is.
         following = [managed for managed in following if managed.aim is None]
@@ -43,7 +55,8 @@ def load(service: Service, *, pfs: Mapping[str, PfPolicy] | None = None) -> None
         if not following:
             service.bad[unread.file] = unread
             return
-        good, bad = [], [unread]
+        bad = [unread]
+    service.reading = reading
     known = _problems(service)
     main_file = str(service.files.main_file)
     settings = service.bad.get(main_file) if pfs is None else None  # else they are judged again
@@ -76,7 +89,8 @@ def _is_enforced(service: Service, one: Configured) -> bool:
 def _tell_conflicts(service: Service) -> None:
     """What bad files would be refused for once they are corrected."""
     in_force = {one.file: one for managed in service.nics.values() for one in managed.vfs.values()}
-    for bad in tuple(service.bad.values()):
+    readable = [bad for bad in service.bad.values() if bad.readable is not None]
+    for bad in readable[:_HELD_AGAINST_OTHERS]:
         if more := service.conflicts(bad.file, bad.problems, bad.readable, in_force.get(bad.file)):
             service.bad[bad.file] = replace(bad, problems=(*bad.problems, *more))
 
@@ -86,11 +100,14 @@ def _problems(service: Service) -> set[Problem]:
 
 
 def _tell_of_new(service: Service, known: set[Problem]) -> None:
-    for problem in (p for b in service.bad.values() for p in b.problems):
-        if problem not in known:
-            service.journal.emit(
-                "bad-file", str(problem), level="error", file=problem.file, field=problem.field
-            )
+    new = [p for b in service.bad.values() for p in b.problems if p not in known]
+    for problem in new[:_TOLD]:
+        service.journal.emit(
+            "bad-file", str(problem), level="error", file=problem.file, field=problem.field
+        )
+    if more := len(new) - _TOLD if len(new) > _TOLD else 0:
+        text = f"and {more} more problems of files: `iplex show all` lists them"
+        service.journal.emit("bad-file", text, level="error")
 
 
 def admit_waiting(service: Service, managed: Managed) -> tuple[Change, ...]:
@@ -404,7 +421,11 @@ def _entry(service: Service, managed: Managed) -> str:
 
 def _is_bad(service: Service, file: str) -> bool:
     """The file, or a folder that it is in, can't be read."""
-    return file in service.bad or any(file.startswith(f"{folder}/") for folder in service.bad)
+    return (
+        file in service.bad
+        or any(file.startswith(f"{folder}/") for folder in service.bad)
+        or (service.reading is not None and service.reading.may_have(file))
+    )
 
 
 def still_kept(

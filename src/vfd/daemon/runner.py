@@ -20,6 +20,7 @@ from vfd.daemon.aim import Configured
 from vfd.daemon.failures import ConflictError, NotFoundError
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify, watchdog_seconds
+from vfd.daemon.reading import Reading
 from vfd.daemon.service import Made, Service
 from vfd.daemon.watch import handle
 from vfd.plan.changes import Change
@@ -63,6 +64,8 @@ class Daemon:
         self._read_main = read_main
         self._log_as = log_as
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="nic")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._reloading = asyncio.Lock()
         self._watched: dict[str, int] = {}
         self._repairs: deque[float] = deque(maxlen=REPAIRS)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -110,7 +113,8 @@ class Daemon:
         """SIGHUP: all configuration is read again; a bad ``vfd.cfg`` changes nothing."""
         notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
-            await self._reload()
+            async with self._reloading:
+                await self._reload()
         except ConfigError as error:
             await self.call(self.service.refuse, error.problems)
         except Exception as error:
@@ -135,9 +139,13 @@ class Daemon:
         for warning in told:
             self.journal.emit("warning", warning, level="warning")
         self._unwatch(self._watched.keys() - {pf.id for pf in main.nics})
-        await self.call(self.service.reload, main)
+        await self.call(self.service.reload, main, await self._read_files(Path(main.config_dir)))
         self.cpu_alarm = main.cpu_alarm
         self.journal.emit("reloaded", "the configuration was read again")
+
+    async def _read_files(self, folder: Path) -> Reading:
+        """Reading takes as long as whoever may write files there likes: NICs don't wait for it."""
+        return await self._loop.run_in_executor(self._reader, self.service.files.read_all, folder)
 
     async def stop(self) -> None:
         """Lets go of everything; the NICs go on enforcing."""
@@ -152,7 +160,8 @@ class Daemon:
                 await self.call(self.service.stop)
         except TimeoutError:
             log.warning("stopping while a NIC is busy: the next start completes what was begun")
-        self._writer.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._writer, self._reader):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def status(self) -> str:
         nics = list(self.service.nics.values())
@@ -221,7 +230,11 @@ class Daemon:
             await asyncio.sleep(wait)
             wait = min(2 * wait, RETRY_AT_LAST)
             try:
-                await self.call(self.service.retry)
+                if await self.call(self.service.reopen):
+                    async with self._reloading:
+                        files = await self._read_files(self.service.files.folder)
+                        await self.call(self.service.load, files)
+                await self.call(self.service.mend)
             except Exception:
                 log.exception("trying NICs in trouble again")
             self._watch()

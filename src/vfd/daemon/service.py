@@ -9,17 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from dataclasses import replace
 
 from vfd.config.errors import ConfigError, Problem, Readable, not_told, shown
 from vfd.config.main_file import MainConfig
 from vfd.config.store import Staged
+from vfd.daemon import deleting
 from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import (
-    ConflictError,
     ExistsError,
     NotFoundError,
     RefusedError,
@@ -29,9 +28,11 @@ from vfd.daemon.failures import (
 from vfd.daemon.files import BadFile, Files
 from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
-from vfd.daemon.loading import admit_waiting, close_vf, load, still_kept, why_homeless
+from vfd.daemon.loading import admit_waiting, load, why_homeless
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.openings import Openings
+from vfd.daemon.reading import Reading
+from vfd.daemon.request import Made, Source, Whose
 from vfd.daemon.speed import tell_of_speed
 from vfd.daemon.steps import differences
 from vfd.daemon.zero import Zero
@@ -43,32 +44,7 @@ from vfd.policy.values import Mirror, PfPolicy
 log = logging.getLogger("vfd.service")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Which configuration a request means: a file in ``config_dir``, or the content itself."""
-
-    file: str | None = None
-    name: str | None = None
-    config: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A request that was done, or with ``changes`` only planned, what it would do."""
-
-    name: str
-    pf: str
-    vfid: int
-    changes: tuple[Change, ...]
-    warnings: tuple[str, ...]
-
-
-class Whose(TypedDict):
-    """Whom an event is about."""
-
-    pf: str
-    vfid: int | None
-    name: str | None
+__all__ = ["Made", "Service", "Source"]
 
 
 class Service:
@@ -84,6 +60,8 @@ class Service:
             pf.id: Managed(pf, str(files.main_file)) for pf in main.nics
         }
         self.bad: dict[str, BadFile] = {}
+        self.reading: Reading | None = None
+        """The files as they were last read."""
         self.flood = Flood()
         self.openings = Openings()
         self.started = time.time()
@@ -118,8 +96,8 @@ class Service:
         for managed in self.nics.values():
             managed.close()
 
-    def reload(self, main: MainConfig) -> None:
-        """Takes over a new main configuration and reads all VF files again.
+    def reload(self, main: MainConfig, reading: Reading | None = None) -> None:
+        """Takes over a new main configuration and follows what all VF files say now.
 
         A PF that can't be opened, or that another daemon has, is told and tried again later; all
         others go on.
@@ -139,7 +117,7 @@ class Service:
             if managed.nic is None:
                 managed.pf = pf
                 self._open(managed)
-        self.load(pfs=wanted)
+        self.load(reading, pfs=wanted)
 
     def refuse(self, problems: tuple[Problem, ...]) -> None:
         """The main configuration is bad: what was read before stays in force, and it is told until
@@ -155,11 +133,19 @@ class Service:
 
     def retry(self) -> None:
         """Tries again what NICs could not do, or could not be opened for."""
+        if self.reopen():
+            self.load()
+        self.mend()
+
+    def reopen(self) -> bool:
+        """Tries to open NICs that could not be opened. Whether files may be in force now."""
         closed = [managed for managed in self.nics.values() if managed.nic is None]
         for managed in closed:
             self._open(managed)
-        if any(managed.nic is not None for managed in closed):
-            self.load()
+        return any(managed.nic is not None for managed in closed)
+
+    def mend(self) -> None:
+        """Tries again what NICs could not do."""
         for managed in self.nics.values():
             if _may_be_mended(managed):
                 unknown = not managed.unmet  # what is wrong may be what can't be observed
@@ -169,9 +155,11 @@ class Service:
         """The VFs that were opened since this was last asked."""
         return self.openings.news(self.nics.values())
 
-    def load(self, *, pfs: Mapping[str, PfPolicy] | None = None) -> None:
-        """Reads every VF file and makes the NICs follow."""
-        load(self, pfs=pfs)
+    def load(
+        self, reading: Reading | None = None, *, pfs: Mapping[str, PfPolicy] | None = None
+    ) -> None:
+        """Makes the NICs follow every VF file: as ``reading`` has them, or as they are read now."""
+        load(self, reading, pfs=pfs)
 
     def home(self, device: str) -> Managed | None:
         """The PF that a VF file's ``pciid`` means. Any thread may ask."""
@@ -204,7 +192,7 @@ class Service:
         one, staged = self._read(source, uid, gid, replaces=old)
         if staged is not None:
             staged.abandon()
-        if old is None and (found := self._by_name(one.policy.name)):
+        if old is None and (found := self.by_name(one.policy.name)):
             old = found[1]
         managed, aim = self._judge(one, old)
         assert managed.seen is not None
@@ -216,7 +204,7 @@ class Service:
     def _replaced(self, source: Source) -> Configured | None:
         stated = source.config.get("name") if source.config else None
         for name in (stated, source.name, source.file):
-            if isinstance(name, str) and name and (found := self._by_name(name)):
+            if isinstance(name, str) and name and (found := self.by_name(name)):
                 return found[1]
         return None
 
@@ -283,7 +271,7 @@ class Service:
         if old is not None and one.file != old.file:
             rule = f"{one.policy.name} is in force from {old.file}: change that, or delete it first"
             raise RefusedError([Problem(one.file, "", "", rule, old.policy.name)])
-        if (found := self._by_name(one.policy.name)) and found[1] is not old:
+        if (found := self.by_name(one.policy.name)) and found[1] is not old:
             raise ExistsError(
                 f"{one.policy.name} is in force on VF {found[1].policy.vfid} of {found[0].id}:"
                 " update it, or delete it first"
@@ -324,7 +312,7 @@ class Service:
                 staged.abandon()
         managed.kept.pop(one.policy.vfid, None)
         if one.file in self.bad and self.files.says(one):  # else but a field of it was changed
-            self._no_longer_bad(one.file)
+            deleting.no_longer_bad(self, one.file)
         made = Made(
             one.policy.name,
             managed.id,
@@ -332,10 +320,10 @@ class Service:
             changes,
             aim.warnings.get(one.policy.vfid, ()) + doubts,
         )
-        self._tell(made, "added" if old is None else "updated")
+        self.tell(made, "added" if old is None else "updated")
         return made
 
-    def _tell(self, made: Made, kind: str) -> None:
+    def tell(self, made: Made, kind: str) -> None:
         fields = sorted({f for c in made.changes if isinstance(c, VfChange) for f in c.fields})
         text = f"VF {made.vfid} of {made.pf} is {kind}"
         if kind == "updated":
@@ -347,79 +335,8 @@ class Service:
             )
 
     def delete(self, name: str, expected: Configured | None = None) -> Made | None:
-        """Closes the VF and takes its file away (or aside, with ``delete_keep``).
-
-        The VF of a PF that is lost or fails closes when the PF is back. None: it was a file that is
-        not in force. Raises NotFoundError, and ConflictError where the VF is no longer as
-        ``expected``.
-        """
-        found = self._by_name(name)
-        if found is None:
-            self._delete_bad(name)
-            return None
-        managed, one = found
-        if expected is not None and (one.policy, one.file) != (expected.policy, expected.file):
-            raise ConflictError(
-                f"{name} was changed while its stop_cb ran: it is in force as it is now. Delete it"
-                " again if it is to go"
-            )
-        try:
-            retired = self.files.retire(one.file)
-        except OSError as error:
-            raise StorageError(f"{one.file} can't be removed: {error}") from error
-        try:
-            changes = close_vf(self, managed, one)
-        except (NicError, RefusedError) as error:
-            try:
-                retired.restore()
-            except OSError as second:
-                raise StorageError(
-                    f"{error}. Its file {one.file} could not be put back: {second}"
-                ) from error
-            raise
-        doubts = retired.finish()
-        self._no_longer_bad(one.file)
-        failing = managed.condition in (Condition.LOST, Condition.FAILED)
-        later = failing and not managed.is_closed(one.policy.vfid)
-        warnings = (f"{managed.id} isn't working: the VF closes once it is",) if later else ()
-        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings + doubts)
-        self._tell(made, "deleted")
-        return made
-
-    def _delete_bad(self, name: str) -> None:
-        file = self.files.file_of(name)
-        if file not in self.bad or file == str(self.files.main_file):
-            file = next((bad.file for bad in self.bad.values() if bad.name == name), "")
-        if not file:
-            raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
-        try:
-            doubts = self.files.retire(self.bad[file].on_disk or file).finish()
-        except OSError as error:
-            raise StorageError(f"{file} can't be removed: {error}") from error
-        self._no_longer_bad(file)
-        self.journal.emit("deleted", f"{file}, which was not in force, is deleted", name=name)
-        for doubt in doubts:
-            self.journal.emit("warning", doubt, level="warning", name=name)
-
-    def _no_longer_bad(self, file: str) -> None:
-        """VFs left open for this file's sake close, unless another bad file may be theirs.
-
-        What the request asked for is done by now: what fails here is an event, not its answer.
-        """
-        if self.bad.pop(file, None) is None:
-            return
-        for managed in self.nics.values():
-            if not managed.kept:
-                continue
-            kept = still_kept(self, managed, managed.vfs.values(), managed.kept)
-            if kept != managed.kept:
-                managed.kept = kept
-                try:
-                    managed.aim = managed.aim_at(managed.pf, managed.vfs)
-                except (NicError, RefusedError) as error:
-                    self.journal.emit("failed", str(error), level="error", pf=managed.id)
-                else:
-                    self.converge(managed)
+        """Closes the VF and takes its file away: see ``deleting``."""
+        return deleting.delete(self, name, expected)
 
     def mirror(self, pf_id: str, vfid: int, direction: str, target: int | None) -> Made:
         """Sets, changes or (``off``) ends the mirror of a VF to ``target``; its file follows."""
@@ -460,12 +377,12 @@ class Service:
 
     def find(self, name: str) -> tuple[Managed, Configured]:
         """The VF of this name, or of the file of this name."""
-        found = self._by_name(name)
+        found = self.by_name(name)
         if found is None:
             raise NotFoundError(f"no VF has the name {name}")
         return found
 
-    def _by_name(self, name: str) -> tuple[Managed, Configured] | None:
+    def by_name(self, name: str) -> tuple[Managed, Configured] | None:
         file = self.files.file_of(name)
         by_file = None
         for managed in self.nics.values():

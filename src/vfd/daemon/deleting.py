@@ -1,0 +1,93 @@
+"""Taking a VF's configuration away: the file goes first, then the VF closes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vfd.daemon.aim import Configured
+from vfd.daemon.failures import ConflictError, NotFoundError, RefusedError, StorageError
+from vfd.daemon.loading import close_vf, still_kept
+from vfd.daemon.managed import Condition
+from vfd.daemon.request import Made
+from vfd.nic.protocol import NicError
+
+if TYPE_CHECKING:
+    from vfd.daemon.service import Service
+
+
+def delete(service: Service, name: str, expected: Configured | None = None) -> Made | None:
+    """Closes the VF and takes its file away (or aside, with ``delete_keep``).
+
+    The VF of a PF that is lost or fails closes when the PF is back. None: it was a file that is
+    not in force. Raises NotFoundError, and ConflictError where the VF is no longer as
+    ``expected``.
+    """
+    found = service.by_name(name)
+    if found is None:
+        _delete_bad(service, name)
+        return None
+    managed, one = found
+    if expected is not None and (one.policy, one.file) != (expected.policy, expected.file):
+        raise ConflictError(
+            f"{name} was changed while its stop_cb ran: it is in force as it is now. Delete it"
+            " again if it is to go"
+        )
+    try:
+        retired = service.files.retire(one.file)
+    except OSError as error:
+        raise StorageError(f"{one.file} can't be removed: {error}") from error
+    try:
+        changes = close_vf(service, managed, one)
+    except (NicError, RefusedError) as error:
+        try:
+            retired.restore()
+        except OSError as second:
+            raise StorageError(
+                f"{error}. Its file {one.file} could not be put back: {second}"
+            ) from error
+        raise
+    doubts = retired.finish()
+    no_longer_bad(service, one.file)
+    failing = managed.condition in (Condition.LOST, Condition.FAILED)
+    later = failing and not managed.is_closed(one.policy.vfid)
+    warnings = (f"{managed.id} isn't working: the VF closes once it is",) if later else ()
+    made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings + doubts)
+    service.tell(made, "deleted")
+    return made
+
+
+def _delete_bad(service: Service, name: str) -> None:
+    file = service.files.file_of(name)
+    if file not in service.bad or file == str(service.files.main_file):
+        file = next((bad.file for bad in service.bad.values() if bad.name == name), "")
+    if not file:
+        raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
+    try:
+        doubts = service.files.retire(service.bad[file].on_disk or file).finish()
+    except OSError as error:
+        raise StorageError(f"{file} can't be removed: {error}") from error
+    no_longer_bad(service, file)
+    service.journal.emit("deleted", f"{file}, which was not in force, is deleted", name=name)
+    for doubt in doubts:
+        service.journal.emit("warning", doubt, level="warning", name=name)
+
+
+def no_longer_bad(service: Service, file: str) -> None:
+    """VFs left open for this file's sake close, unless another bad file may be theirs.
+
+    What the request asked for is done by now: what fails here is an event, not its answer.
+    """
+    if service.bad.pop(file, None) is None:
+        return
+    for managed in service.nics.values():
+        if not managed.kept:
+            continue
+        kept = still_kept(service, managed, managed.vfs.values(), managed.kept)
+        if kept != managed.kept:
+            managed.kept = kept
+            try:
+                managed.aim = managed.aim_at(managed.pf, managed.vfs)
+            except (NicError, RefusedError) as error:
+                service.journal.emit("failed", str(error), level="error", pf=managed.id)
+            else:
+                service.converge(managed)

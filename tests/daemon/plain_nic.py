@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +28,7 @@ from vfd.nic.protocol import (
 from vfd.plan.changes import Change, VfChange
 from vfd.plan.plan import PF_FIELDS
 from vfd.policy.requests import Decision, Grants, Request, granted
-from vfd.policy.values import NicPolicy, PfPolicy, VfRules
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
 
 VFS = 4
 
@@ -110,6 +110,9 @@ class PlainNic:
             for v, r in self.rules.items()
         }
         return NicState(self.pf, self.link(), vfs)
+
+    def adopt(self, policies: Collection[VfPolicy]) -> None:
+        pass
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         if self.gone:

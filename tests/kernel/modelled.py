@@ -89,6 +89,9 @@ class PortVlan:
         self._model = model
         self._key = key
 
+    def look(self) -> None:
+        pass
+
     def capabilities(self) -> Mapping[str, Capability]:
         return dict.fromkeys(TAGGING, Capability(Support.LIMITED, by=self.name))
 

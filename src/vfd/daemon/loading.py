@@ -19,7 +19,7 @@ from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.reading import Reading
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change
-from vfd.policy.values import PfPolicy, VfRules
+from vfd.policy.values import PfPolicy, VfPolicy, VfRules
 
 if TYPE_CHECKING:
     from vfd.daemon.service import Service
@@ -61,7 +61,8 @@ def load(
     main_file = str(service.files.main_file)
     settings = service.bad.get(main_file) if pfs is None else None  # else they are judged again
     service.bad = {b.file: b for b in bad} | ({main_file: settings} if settings else {})
-    if any(managed.aim is None for managed in following):
+    if new := [managed for managed in following if managed.aim is None]:
+        _adopt(service, new, good)
         good.sort(key=lambda one: not _is_enforced(service, one))
     _refuse_names_in_use(service, good)
     lives_on = {one.file: m for m in service.nics.values() for one in m.vfs.values()}
@@ -79,6 +80,20 @@ def load(
         _follow(service, managed, pf, homes[managed.id])
     _tell_conflicts(service)
     _tell_of_new(service, known)
+
+
+def _adopt(service: Service, nics: Iterable[Managed], good: Iterable[Configured]) -> None:
+    """Tells NICs that no daemon process has set yet what they were set by."""
+    claims: dict[str, list[VfPolicy]] = {managed.id: [] for managed in nics}
+    for one in good:
+        home = service.home(one.policy.pciid)
+        if home is not None and home.id in claims:
+            claims[home.id].append(one.policy)
+    for pf_id, policies in claims.items():
+        try:
+            service.nics[pf_id].adopt(policies)
+        except NicError as error:  # converging meets it, too, and tells
+            log.warning("%s: %s", pf_id, error)
 
 
 def _is_enforced(service: Service, one: Configured) -> bool:

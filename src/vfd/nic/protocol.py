@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vfd.plan.changes import Change
 from vfd.policy.requests import Decision, Grants, Request
-from vfd.policy.values import NicPolicy, PfPolicy, VfRules
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
 
 
 class NicError(Exception):
@@ -225,6 +225,15 @@ class Nic(Protocol):
         Raises NicGoneError, or NicError when it can't be read."""
         ...
 
+    def adopt(self, policies: Collection[VfPolicy]) -> None:
+        """Tells the NIC, once it was opened, what configurations there are of its VFs, be they in
+        force or not: by them it may have been set before. It tells so what was set from what a
+        guest chose, and finishes what was cut short; what a policy decides stays as it is. Told
+        again, it holds for what ``apply`` has not touched since.
+
+        Raises NicError."""
+        ...
+
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         """Makes ``changes`` in their order, all or none; ``desired`` is the whole state that
         they lead to. Other VFs' traffic is not disturbed.
@@ -241,7 +250,8 @@ class Nic(Protocol):
         ...
 
     def revoke(self, vfid: int) -> None:
-        """Takes back all that was granted to the VF's guest (it is gone); fresh random MAC."""
+        """Takes back all that was granted to the VF's guest (it is gone); fresh random MAC.
+        Raises NicError."""
         ...
 
     def counters(self) -> Counters:

@@ -28,6 +28,9 @@ class DevlinkRate:
         self._devlink = devlink
         self._ports = ports
 
+    def look(self) -> None:
+        """It is the same for all leafs."""
+
     def capabilities(self) -> Mapping[str, Capability]:
         can = Capability(Support.LIMITED, by=self.name, limit="steps of 1 Mbit/s")
         return {"rate": can, "min_rate": can}

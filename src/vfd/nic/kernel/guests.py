@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfd.nic.kernel.sriov import (
-    DRIVERS,
     NETDEVS,
     PCI_DEVICES,
     PciPf,
     VfDevice,
     bind,
     link_name,
-    write_patiently,
 )
 from vfd.nic.protocol import Event, EventKind, NicError, VfState
 
@@ -36,7 +34,9 @@ class Guest:
 
 
 def guests_of(
-    vfs: Iterable[VfDevice], macs: Mapping[int, str | None] | None = None
+    vfs: Iterable[VfDevice],
+    macs: Mapping[int, str | None] | None = None,
+    foreign: Collection[int] = (),
 ) -> dict[int, Guest]:
     """Who holds these VFs, by vfid.
 
@@ -44,7 +44,8 @@ def guests_of(
     A VF on vfio-pci or a driver of uio's is held while a process has its group or device open,
     which takes one walk through /proc for all of them: on a host full of guests that is no quick
     look.
-    ``macs``: those that were forced; a guest that has another is said to.
+    ``macs``: those that were forced; a guest that has another is said to, and so is one of
+    ``foreign``, whose MAC was taken from it.
     """
     vfs = tuple(vfs)
     nodes = {vf.vfid: _nodes(vf) for vf in vfs if not is_on_netdev(vf) and vf.driver}
@@ -56,7 +57,8 @@ def guests_of(
             text = f"{vf.driver}: {', '.join(holders)}" if holders else vf.driver
             found[vf.vfid] = Guest(text, held=bool(holders))
         else:
-            found[vf.vfid] = _on_driver(vf, macs.get(vf.vfid) if macs else None)
+            forced = macs.get(vf.vfid) if macs else None
+            found[vf.vfid] = _on_driver(vf, forced, is_foreign=vf.vfid in foreign)
     return found
 
 
@@ -78,7 +80,7 @@ def state_of(vf: VfDevice, guest: Guest) -> VfState:
     )
 
 
-def _on_driver(vf: VfDevice, mac: str | None) -> Guest:
+def _on_driver(vf: VfDevice, mac: str | None, *, is_foreign: bool) -> Guest:
     """A VF on a network driver is held when its netdev is up here, or is not here: then it is in
     another namespace, whose sysfs shows it (``net`` is namespaced, kernel net/core/net-sysfs.c)."""
     if not vf.driver:
@@ -86,7 +88,7 @@ def _on_driver(vf: VfDevice, mac: str | None) -> Guest:
     if vf.netdev:
         up = is_up(vf.netdev)
         text = f"{vf.driver}: {vf.netdev}{'' if up else ' (down)'}"
-        if mac is not None and (own := _mac(vf.netdev)) not in ("", mac):
+        if (mac is not None or is_foreign) and (own := _mac(vf.netdev)) not in ("", mac):
             text += f", with {own} until its driver binds again"
         return Guest(text, held=up)
     if (PCI_DEVICES / vf.address / "net").exists():
@@ -157,22 +159,6 @@ class HeldNetdevs:
                 found.append(Event(kind, vf.vfid, f"{vf.address}: {guest.text}"))
             self._held[vf.vfid] = guest.held
         return found
-
-
-def rebind_for_mac(vf: VfDevice, mac: str | None) -> None:
-    """Lets an idle VF's driver bind again, so that its netdev has the MAC that was forced on it.
-
-    For drivers that ask for the MAC only then. A netdev that is up, or in another namespace,
-    stays as it is: ``guests_of`` says so.
-    """
-    if mac is None or not vf.netdev or is_up(vf.netdev) or _mac(vf.netdev) in ("", mac):
-        return
-    driver = DRIVERS / vf.driver
-    try:
-        write_patiently(driver / "unbind", vf.address)
-        write_patiently(driver / "bind", vf.address)
-    except NicError as error:
-        log.warning("%s does not get its MAC %s yet: %s", vf.address, mac, error)
 
 
 def idle_driver(vfs: Iterable[VfDevice], wanted: str) -> str:

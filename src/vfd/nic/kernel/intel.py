@@ -104,6 +104,14 @@ class IntelSysfs:
         self._root = root
         self._pf = pf
         self._macs = ListedMacs()
+        self.look()
+
+    def look(self) -> None:
+        self._is_there, self._may_come = self.present(), self._has_no_vfs()
+        self._sets_tpid = self._has_tpid()
+        first = self._root / "".join(str(vfid) for vfid in vf_numbers(self._root)[:1])
+        files = [name for name in OPTIONAL_FILES if (first / name).exists()]
+        self._offers = offers(files) if self._is_there else {}
 
     def present(self) -> bool:
         """Whether the driver offers the interface now."""
@@ -112,7 +120,7 @@ class IntelSysfs:
     def folders(self) -> list[Path]:
         return folders_below(self._root)
 
-    def _may_come(self) -> bool:
+    def _has_no_vfs(self) -> bool:
         """There are no VFs, with which the interface would be there."""
         try:
             return read(self._root.parent / "sriov_numvfs") == "0"
@@ -120,14 +128,12 @@ class IntelSysfs:
             return False
 
     def capabilities(self) -> Mapping[str, Capability]:
-        if not self.present():
-            return {}
-        first = self._root / str(vf_numbers(self._root)[0])
-        found = offers(name for name in OPTIONAL_FILES if (first / name).exists())
-        return {**found, "rate": RATE_IN_CLASSES} if self._pf.enable_qos else found
+        if self._offers and self._pf.enable_qos:
+            return {**self._offers, "rate": RATE_IN_CLASSES}
+        return self._offers
 
     def counter_names(self) -> frozenset[str]:
-        return COUNTERS if self.present() else frozenset()
+        return COUNTERS if self._is_there else frozenset()
 
     def counters(self) -> Mapping[int, Mapping[str, int]]:
         try:
@@ -345,7 +351,7 @@ class IntelSysfs:
 
     def _wanted_tpid(self) -> int:
         """What VLAN lists will be about once the PF is as its policy says."""
-        return self._pf.tpid if self._has_tpid() else C_TAG
+        return self._pf.tpid if self._sets_tpid else C_TAG
 
     def _outer_tpid(self) -> int:
         """The TPID that VLAN lists are about. Where the device has none to set: 0x8100."""
@@ -357,8 +363,8 @@ class IntelSysfs:
     # -- the PF's own settings: see PfSurface ------------------------------------------------
 
     def pf_capabilities(self) -> Mapping[str, Capability]:
-        if not self.present():
-            return dict.fromkeys((*_PF_CLASSES, "tpid"), _NOT_YET) if self._may_come() else {}
+        if not self._is_there:
+            return dict.fromkeys((*_PF_CLASSES, "tpid"), _NOT_YET) if self._may_come else {}
         classes = Capability(
             Support.LIMITED,
             by=self.name,
@@ -372,7 +378,7 @@ class IntelSysfs:
         }
         if any(tc.min_bw or tc.bsp for tc in self._pf.tclasses):
             offers["tclasses"] = _NO_GUARANTEES
-        if self._has_tpid():
+        if self._sets_tpid:
             offers["tpid"] = Capability(
                 Support.LIMITED,
                 by=self.name,

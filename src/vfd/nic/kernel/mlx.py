@@ -39,6 +39,10 @@ class MlxSysfs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.look()
+
+    def look(self) -> None:
+        self._offers = OFFERS if self.present() else {}
 
     def present(self) -> bool:
         """Whether the driver offers the interface now; the kernel's own mlx5 does not."""
@@ -48,7 +52,7 @@ class MlxSysfs:
         return folders_below(self._root)
 
     def capabilities(self) -> Mapping[str, Capability]:
-        return OFFERS if self.present() else {}
+        return self._offers
 
     def port_tpid(self, vfid: int) -> int:
         """The TPID of the VF's port VLAN, which rtnetlink doesn't tell. Raises NicError."""

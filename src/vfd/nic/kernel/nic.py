@@ -6,26 +6,28 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from vfd.nic.kernel import capabilities, counters
+from vfd.nic.kernel import counters
+from vfd.nic.kernel.abilities import Abilities, Seen
 from vfd.nic.kernel.drift import Drift
 from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
-from vfd.nic.kernel.guests import HeldNetdevs, guests_of, is_up, rebind_for_mac, state_of
+from vfd.nic.kernel.guests import HeldNetdevs, guests_of, is_up, state_of
 from vfd.nic.kernel.health import told
 from vfd.nic.kernel.link import await_rtnl
-from vfd.nic.kernel.parts import assignments, merged, without_rates, write_rules
-from vfd.nic.kernel.pf import PfSettings, disturbing
+from vfd.nic.kernel.parts import merged, without_rates, write_rules
+from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.surface import (
     CounterSurface,
     FileSurface,
+    MacSurface,
     PfSurface,
     Shown,
     Surface,
-    assign,
 )
 from vfd.nic.kernel.switchdev import SwitchdevSurface
 from vfd.nic.kernel.switchdev_find import in_switchdev_mode
+from vfd.nic.kernel.worn import Wardrobe, forced_by
 from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import (
     Capabilities,
@@ -43,11 +45,10 @@ from vfd.nic.protocol import (
 from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.requests import Decision, Request
 from vfd.policy.values import (
-    MAX_GROUPS,
-    MAX_VLANS,
     LinkStatus,
     NicPolicy,
     PfPolicy,
+    VfPolicy,
     VfRules,
 )
 
@@ -60,11 +61,7 @@ FindSurfaces = Callable[
 ]
 """Finds the control surfaces of a PF's netdev, strongest first, and those that set the PF too."""
 
-_Seen = tuple[list[Shown], VfRules | None]
-"""What each surface shows of a VF, and the rules that it all is."""
-
 _IFF_UP = 1
-_MOST_EXPRESSED = 1024
 LINK_PATIENCE = 5.0
 """Seconds for a link that was up to come back: 1000BASE-T takes two to four to negotiate."""
 
@@ -73,7 +70,7 @@ class KernelNic:
     """One PF, opened; ``find`` finds its control surfaces, now and when the PF comes back.
 
     Implements ``vfd.nic.protocol.Nic``. It remembers nothing that the NIC could tell, but which
-    MACs it forced (see ``Rtnetlink``) and what it last saw, to tell drift from its own echo.
+    MACs are forced (see ``Rtnetlink``) and what it last saw, to tell drift from its own echo.
     """
 
     def __init__(
@@ -90,10 +87,13 @@ class KernelNic:
         """What was just read, where it was drift: whoever is told looks at once, and a repair must
         not take long."""
         self._states: Mapping[int, VfState] = {}
-        self._merged: dict[int, _Seen] = {}
+        self._merged: dict[int, Seen] = {}
         """By vfid, what was seen last, or is to be seen next."""
         self._drift = Drift()
         self._netdevs = HeldNetdevs()
+        self._worn = Wardrobe()
+        self._configured: Mapping[int, frozenset[str]] = {}
+        """The VFs that have a configuration, and the MACs that it forces."""
         self._lost = False
         self._is_away = False
         """Lost is the PF's netdev alone: to another network namespace."""
@@ -118,11 +118,18 @@ class KernelNic:
         self._eswitch = next((s for s in surfaces if isinstance(s, SwitchdevSurface)), None)
         if self._eswitch is not None:
             self._source.hear_rules()
+        self._tell_surfaces()
         self._hear_files()
         self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
-        self._is_now(self._pf)
-        self._counters: tuple[int, tuple[frozenset[str], str]] | None = None
+        self._can = Abilities(
+            self._netlink, self._index, self._device, self._driver, surfaces, self._settings
+        )
         self._had_vfs = self._device.num_vfs() > 0
+
+    def _tell_surfaces(self) -> None:
+        for surface in self._surfaces:
+            if self._configured and isinstance(surface, MacSurface):
+                surface.adopt(self._configured)
 
     def _hear_files(self) -> None:
         """VFs that are made anew have other files than before."""
@@ -145,53 +152,16 @@ class KernelNic:
 
     @property
     def capabilities(self) -> Capabilities:
-        pf = self._settings.capabilities()
-        counted, why = self._counted()
-        vf = capabilities.of_vfs(self._surfaces)
-        return Capabilities(
-            vf=vf,
-            pf=pf,
-            counters=counted.union(*(surface.counter_names() for surface in self._more())),
-            uncounted=why,
-            max_vfs=self._device.total_vfs(),
-            max_vlans=MAX_VLANS,
-            max_macs=self._settings.max_macs,
-            max_groups=MAX_GROUPS,
-            closed=capabilities.of_closing(vf),
-            count_takes_all=True,
-            more_with_vfs=bool(self._driver.vendors) and not self._had_vfs,
-            disturbing=disturbing(pf),
-        )
-
-    def _counted(self) -> tuple[frozenset[str], str]:
-        """The VFs' counters, or why there are none; asked once for each number of VFs."""
-        vfs = len(self._states)
-        if self._counters is None or self._counters[0] != vfs:
-            try:
-                found = counters.names(self._netlink, self._index, self._driver, vfs)
-            except NicError as error:
-                return frozenset(), str(error)
-            self._counters = vfs, found
-        return self._counters[1]
+        return self._can.capabilities
 
     def link(self) -> Link:
         return self._device.link(self._netdev)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
-        return assign(rules, self._surfaces)[1]
+        return self._can.shortfalls(rules)
 
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
-        return self._express(rules)[1]
-
-    def _express(self, rules: VfRules | None) -> _Seen:
-        found = self._expressed.get(rules)
-        if found is None:
-            assigned = self._assigned(rules)
-            parts = [surface.express(assigned[surface.name]) for surface in self._surfaces]
-            if len(self._expressed) > _MOST_EXPRESSED:
-                self._is_now(self._pf)
-            found = self._expressed[rules] = parts, merged(parts)
-        return found
+        return self._can.express(rules)[1]
 
     def observe(
         self,
@@ -216,8 +186,16 @@ class KernelNic:
             pf = self._settings.observe(self._pf, counted=len(rules))
         else:
             self._look_at_vfs(rules)
+            self._can.look(len(rules))
             pf = self._settings.observe(self._pf)
         return NicState(pf, self.link(), self._states)
+
+    def adopt(self, policies: Collection[VfPolicy]) -> None:
+        self._require_device()
+        self._configured = forced_by(policies)
+        self._tell_surfaces()
+        self._seen, self._drifted, self._merged = None, None, {}
+        self._worn.adopt(self._device, self._driver, self._observe_rules(), self._configured)
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
@@ -225,15 +203,13 @@ class KernelNic:
         steps = {c.vfid: (c.before, c.after) for c in changes if isinstance(c, VfChange)}
         pf = next((c for c in changes if isinstance(c, PfChange)), None)
         if pf is None:
-            write_rules(self._surfaces, self._assigned, steps)
+            write_rules(self._surfaces, self._can.assigned, steps)
         else:
             steps = self._apply_with_pf(desired, pf, steps)
         self._pf = desired.pf
         self._expect(steps, pf)
-        if self._driver.mac_needs_rebind:
-            macs = {vfid: after.vm_mac for vfid, (_, after) in steps.items() if after}
-            for vf in self._device.vfs(macs):
-                rebind_for_mac(vf, macs[vf.vfid])
+        had, self._configured = self._configured.keys(), forced_by(desired.vfs)
+        self._worn.follow(self._device, self._driver, desired, steps, had)
 
     def _apply_with_pf(self, desired: NicPolicy, pf: PfChange, steps: Steps) -> Steps:
         """The PF's settings, then the rules of the VFs, which are new ones where their number
@@ -255,7 +231,7 @@ class KernelNic:
                 steps = self._write_new(self._wanted(desired), was_up=was_up)
             else:
                 steps = self._again(desired, steps)
-                write_rules(self._surfaces, self._assigned, steps)
+                write_rules(self._surfaces, self._can.assigned, steps)
             self._settings.bind_vfs(pf.after)
             return steps
         except NicGoneError:
@@ -275,9 +251,7 @@ class KernelNic:
     def _is_now(self, pf: PfPolicy) -> None:
         """What VFs can be given follows from what their PF is."""
         self._pf = pf
-        self._assigned = assignments(self._surfaces)
-        self._expressed: dict[VfRules | None, _Seen] = {}
-        """A repair compares all VFs with what is wanted of them; it must not take long."""
+        self._can.look(self._device.num_vfs(), anew=True)
 
     def _wanted(self, desired: NicPolicy) -> Mapping[int, VfRules | None]:
         """What this NIC can show of what is desired of the VFs that are not closed."""
@@ -301,12 +275,14 @@ class KernelNic:
         steps: Steps = {vfid: (None, rule) for vfid, rule in wanted.items()}
         if self._driver.rate_needs_link and first != wanted:
             write_rules(
-                self._surfaces, self._assigned, {vfid: (None, rule) for vfid, rule in first.items()}
+                self._surfaces,
+                self._can.assigned,
+                {vfid: (None, rule) for vfid, rule in first.items()},
             )
             if was_up:
                 self._await_link()
             steps = {vfid: (first[vfid], rule) for vfid, rule in wanted.items()}
-        write_rules(self._surfaces, self._assigned, steps)
+        write_rules(self._surfaces, self._can.assigned, steps)
         return steps
 
     def _await_link(self) -> None:
@@ -320,6 +296,8 @@ class KernelNic:
 
     def revoke(self, vfid: int) -> None:
         """The PF driver takes a guest's own MACs and groups back when its VF is reset."""
+        for device in self._device.vfs([vfid]):
+            self._worn.let_go(device)
 
     def counters(self) -> Counters:
         more = [surface.counters() for surface in self._more()]
@@ -405,7 +383,7 @@ class KernelNic:
         else changed meanwhile would pass for ours."""
         recount = pf is not None and steps.keys() == set(range(self._device.num_vfs()))
         if self._seen is not None:
-            wanted = {vfid: self._express(after) for vfid, (_, after) in steps.items()}
+            wanted = {vfid: self._can.express(after) for vfid, (_, after) in steps.items()}
             self._merged = {**({} if recount else self._merged), **wanted}
             shown = {vfid: rules for vfid, (_, rules) in wanted.items()}
             self._seen = {**({} if recount else self._seen), **shown}
@@ -416,7 +394,7 @@ class KernelNic:
         """The VFs as devices, and who holds them."""
         vfs = self._device.vfs()
         macs = {vfid: rule.vm_mac if rule else None for vfid, rule in rules.items()}
-        guests = guests_of(vfs, macs)
+        guests = guests_of(vfs, macs, self._worn.left)
         self._netdevs.start([vf for vf in vfs if vf.vfid not in self._states], guests)
         self._states = {
             vf.vfid: self._with_rules(state_of(vf, guests[vf.vfid]), rules.get(vf.vfid))
@@ -525,6 +503,8 @@ class KernelNic:
             return []
         come = notice.action == "bind"
         self._netdevs.bound(vfid, is_bound=come)
+        if come:
+            self._worn.bound(vfid)
         kind = EventKind.GUEST_COME if come else EventKind.GUEST_GONE
         text = f"has driver {notice.driver}" if come else "has no driver any more"
         return [Event(kind, vfid, f"{notice.address} {text}")]

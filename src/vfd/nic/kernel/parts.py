@@ -15,6 +15,9 @@ _DEFAULT = VfRules()
 _DEFAULTS: Mapping[str, Any] = {name: getattr(_DEFAULT, name) for name in VfRules.model_fields}
 
 
+_SHUT = Assignment(None, frozenset({"vm_mac"}))
+"""Closed meanwhile: its guest keeps the MAC that it has."""
+
 Parts = Mapping[str, Assignment]
 """By surface."""
 
@@ -43,7 +46,9 @@ def write_rules(
     try:
         for surface in reversed(surfaces):
             if closing:
-                surface.write(dict.fromkeys(sorted(closing), closed[surface.name]))
+                surface.write(
+                    {v: _SHUT if v in rest else closed[surface.name] for v in sorted(closing)}
+                )
         for surface in surfaces:
             if rest:
                 surface.write({vfid: new[surface.name] for vfid, new in rest.items()})

@@ -8,7 +8,7 @@ driver refuses. A refused message is therefore undone by one with the old settin
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -59,8 +59,18 @@ class Rtnetlink:
         self._known: dict[VfSettings, Shown] = {}
         self._forced: dict[int, str | None] = {}
         """The MAC that was forced on each VF, None where none was. A MAC that a guest chose looks
-        the same in IFLA_VF_MAC as one that was forced; where this process has not yet written to
-        a VF, what is shown counts as forced."""
+        the same in IFLA_VF_MAC as one that was forced; where nobody has said what was (``adopt``)
+        and this process has not yet written to a VF, what is shown counts as forced."""
+
+    def adopt(self, forced: Mapping[int, Collection[str]]) -> None:
+        """See ``MacSurface``."""
+        theirs = frozenset[str]().union(*forced.values())
+        for vfid, settings in self.settings().items():
+            if vfid in forced and vfid not in self._forced:
+                self._forced[vfid] = settings.mac if settings.mac in theirs else None
+
+    def look(self) -> None:
+        """What a driver takes is known beforehand."""
 
     def capabilities(self) -> Mapping[str, Capability]:
         return _offers(self._driver)
@@ -178,6 +188,8 @@ class Rtnetlink:
             )
             raise
         for vfid, settings in after.items():
+            if _keeps_mac(wanted[vfid]):
+                continue
             self._forced[vfid] = None if settings.mac in (None, ZERO_MAC) else settings.mac
 
     def _as_before(self, vfid: int, now: VfSettings, before: VfSettings) -> VfSettings:
@@ -191,12 +203,8 @@ class Rtnetlink:
         """What is assigned, in rtnetlink's terms; neutral where nothing is."""
         has, rules, mine = self._driver, assigned.rules, assigned.attributes
         # A closed VF loses whatever MAC it had; an open one keeps what its guest chose.
-        taken = (
-            self._forced.get(vfid, ZERO_MAC if rules is None else None)
-            if vfid is not None
-            else None
-        )
-        mac = ZERO_MAC if taken else None
+        taken = vfid is not None and (rules is None or self._forced.get(vfid) is not None)
+        mac = ZERO_MAC if taken and not _keeps_mac(assigned) else None
         vlan, tpid, on, trust, status = 0, C_TAG, True, False, LinkStatus.AUTO
         maximum = minimum = NONE
         if rules is None:
@@ -244,6 +252,10 @@ class Rtnetlink:
             raise NicError(
                 f"the driver refused the settings of VF {vfs} ({', '.join(asked)}): {why}"
             ) from error
+
+
+def _keeps_mac(assigned: Assignment) -> bool:
+    return assigned.rules is None and "vm_mac" in assigned.attributes
 
 
 @cache

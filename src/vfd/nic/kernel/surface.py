@@ -7,7 +7,7 @@ of one VF to the strongest surface that can enforce the value asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +31,8 @@ class Assignment:
     rules: VfRules | None
     """None: the VF is to be closed."""
     attributes: frozenset[str]
-    """The attributes that are this surface's; it puts its other settings to neutral."""
+    """The attributes that are this surface's; it puts its other settings to neutral. Of a VF that
+    is closed: those that stay as they are, because it opens again at once."""
 
 
 class Surface(Protocol):
@@ -42,8 +43,12 @@ class Surface(Protocol):
         """``rtnetlink``, ``sysfs:i40e`` …: what listings say enforces an attribute."""
         ...
 
+    def look(self) -> None:
+        """Looks what the driver offers now. What is pure below is so from one look to the next."""
+        ...
+
     def capabilities(self) -> Mapping[str, Capability]:
-        """The attributes of VfRules that it can enforce, fully or for some values."""
+        """The attributes of VfRules that it can enforce, fully or for some values. Pure."""
         ...
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:
@@ -93,6 +98,17 @@ class CounterSurface(Protocol):
 
     def counters(self) -> Mapping[int, Mapping[str, int]]:
         """By vfid. Raises NicError."""
+        ...
+
+
+@runtime_checkable
+class MacSurface(Protocol):
+    """A control surface that shows a MAC that a guest chose as it shows one that was forced."""
+
+    def adopt(self, forced: Mapping[int, Collection[str]]) -> None:
+        """By VF that has a configuration, the MACs that this forces. Whatever else such a VF
+        shows its guest chose; a MAC that another VF's configuration forces is taken for forced,
+        so that it is taken back. VFs that were written to since are left out. Raises NicError."""
         ...
 
 

@@ -92,12 +92,15 @@ class SwitchdevSurface:
         """What was compiled last, and from what: nothing but time is saved by it."""
         self._offloads: frozenset[int] = frozenset()
         """Netdevs on which the feature was turned on, as far as they have it."""
-        self._unable: frozenset[int] = frozenset()
-        """Those of them that don't."""
+        self._unable: tuple[str, ...] = ()
+        """Those of them that don't, by name."""
         self.watched: frozenset[int] = frozenset()
         """The netdevs last seen, whose admin state is part of what is enforced."""
 
     # -- As a surface ---------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Whether the NIC does it or the CPU shows when rules are read."""
 
     def capabilities(self) -> Mapping[str, Capability]:
         if self._software is None:
@@ -117,9 +120,7 @@ class SwitchdevSurface:
         return offers
 
     def _no_offload(self) -> str:
-        return (
-            f" ({FEATURE} is off and stays off at {_names(self._unable)})" if self._unable else ""
-        )
+        return f" ({FEATURE} is off and stays off at {_some(self._unable)})" if self._unable else ""
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:  # noqa: ARG002
         return {}
@@ -285,7 +286,7 @@ class SwitchdevSurface:
 
     def _offload(self, ifindexes: frozenset[int]) -> None:
         if not ifindexes <= self._offloads:
-            self._unable = self._netdevs.offload(ifindexes)
+            self._unable = _names(self._netdevs.offload(ifindexes))
             self._offloads = ifindexes
 
     def _change(self, state: _State, way: list[Step]) -> None:
@@ -367,13 +368,17 @@ def _ports(ports: Collection[int]) -> str:
     return " and ".join([f"VF {shown}"] * bool(vfids) + ["the wire"] * (PF_PORT in ports))
 
 
-def _names(ifindexes: Collection[int]) -> str:
-    """Of netdevs, the first few."""
+def _names(ifindexes: Collection[int]) -> tuple[str, ...]:
     names = []
-    for index in sorted(ifindexes)[:_MOST_NAMES]:
+    for index in sorted(ifindexes):
         with contextlib.suppress(OSError):
             names.append(socket.if_indextoname(index))
-    return ", ".join(names) + (" …" if len(ifindexes) > _MOST_NAMES else "")
+    return tuple(names)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few."""
+    return ", ".join(names[:_MOST_NAMES]) + (" …" if len(names) > _MOST_NAMES else "")
 
 
 def _pf_part(pf: PfPolicy) -> Mapping[str, Any]:

@@ -34,7 +34,7 @@ from vfd.nic.soft.tables import decode
 from vfd.nic.soft.watch import Watch
 from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.requests import Decision, Grants, Request, RequestKind, granted
-from vfd.policy.values import NicPolicy, PfPolicy, VfRules
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
 
 _LOST = "its netdev is gone: the VF is made anew, with nothing granted"
 
@@ -209,6 +209,9 @@ class SoftNic:
                 grants=state.grants.get(vfid, Grants()),
             )
         return NicState(state.pf if state.configured else None, self.link(), vfs)
+
+    def adopt(self, policies: Collection[VfPolicy]) -> None:
+        """Its tables say what is in force, and what was granted beside it."""
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         before, wire = self._state, self._works.wire

@@ -1,0 +1,150 @@
+"""The MACs that VFs' netdevs wear on this host, and those netdevs that wear one that isn't theirs.
+
+A MAC that the PF takes back stays on the VF's netdev. igbvf, ixgbevf and mlx5 ask for theirs only
+when they bind; iavf and bnxt_en keep what they have when they are told of none
+(iavf_virtchnl_completion, VIRTCHNL_OP_GET_VF_RESOURCES; bnxt_update_vf_mac). The next tenant would
+wear the MAC of the one before, which another VF may own by now. A driver that binds while none is
+forced chooses a random one, so an idle VF is bound anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from vfd.nic.kernel.drivers import Driver
+from vfd.nic.kernel.guests import is_on_netdev, is_up
+from vfd.nic.kernel.sriov import DRIVERS, NETDEVS, PciPf, VfDevice, write_patiently
+from vfd.nic.protocol import NicError
+from vfd.plan.plan import owned
+from vfd.policy.values import NicPolicy, VfPolicy, VfRules
+
+log = logging.getLogger("vfd.nic")
+
+GIVEN, RANDOM = 0, 1
+"""``addr_assign_type``: the PF gave the MAC (NET_ADDR_PERM), the driver chose it (NET_ADDR_RANDOM).
+Others are a user's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worn:
+    """What a VF's netdev wears."""
+
+    mac: str = ""
+    kind: int | None = None
+    """None: it is in another namespace."""
+
+
+def worn_by(vf: VfDevice) -> Worn:
+    try:
+        kind = int((NETDEVS / vf.netdev / "addr_assign_type").read_text())
+        return Worn((NETDEVS / vf.netdev / "address").read_text().strip(), kind)
+    except (OSError, ValueError):
+        return Worn()
+
+
+def is_foreign(
+    worn: Worn, before: VfRules | None, after: VfRules | None, driver: Driver, *, had_tenant: bool
+) -> bool:
+    """Whether the netdev's MAC isn't the VF's any more (or not yet) once it went from rules to
+    rules (None: closed). ``had_tenant``: a configuration had the VF before."""
+    if after is not None and after.vm_mac:
+        return driver.mac_needs_rebind and worn.mac != after.vm_mac
+    if after is None:
+        return before is not None and (had_tenant or worn.kind != RANDOM)
+    was_forced = before is not None and before.vm_mac is not None
+    return worn.kind == GIVEN or (worn.kind is None and was_forced)
+
+
+def forced_by(policies: Iterable[VfPolicy]) -> Mapping[int, frozenset[str]]:
+    """The MACs that configurations force, by VF; there may be several for one."""
+    found: dict[int, frozenset[str]] = {}
+    for vf in policies:
+        macs = frozenset({vf.vm_mac} if vf.vm_mac else ())
+        found[vf.vfid] = found.get(vf.vfid, frozenset()) | macs
+    return found
+
+
+class Wardrobe:
+    """Binds anew the VFs whose netdevs wear a foreign MAC: idle ones at once, a guest's when it
+    lets go."""
+
+    def __init__(self) -> None:
+        self._left: dict[int, str | None] = {}
+        """VFs whose guest still wears such a MAC, and the one that is forced instead."""
+
+    @property
+    def left(self) -> frozenset[int]:
+        return frozenset(self._left)
+
+    def adopt(
+        self,
+        pf: PciPf,
+        driver: Driver,
+        shown: Mapping[int, VfRules | None],
+        configured: Collection[int],
+    ) -> None:
+        """What was cut short. A VF without a configuration closes, if it isn't closed."""
+        for vf in pf.vfs():
+            rules = shown.get(vf.vfid)
+            is_open = vf.vfid in configured or (rules and rules.vm_mac)
+            after = rules if is_open else None
+            if is_foreign(worn_by(vf), VfRules(), after, driver, had_tenant=False):
+                self.change(vf, after.vm_mac if after else None)
+
+    def follow(
+        self,
+        pf: PciPf,
+        driver: Driver,
+        desired: NicPolicy,
+        steps: Mapping[int, tuple[VfRules | None, VfRules | None]],
+        configured: Collection[int],
+    ) -> None:
+        """VFs went from rules to rules. ``configured``: those that had a configuration before."""
+        for vf in pf.vfs(steps):
+            old, new = steps[vf.vfid]
+            had_tenant = vf.vfid in configured
+            if is_foreign(worn_by(vf), old, new, driver, had_tenant=had_tenant):
+                self.change(vf, new.vm_mac if new else None)
+        taken = frozenset[str]().union(*(owned(new) - owned(old) for old, new in steps.values()))
+        if not taken:
+            return
+        forced = {vf.vfid: vf.vm_mac for vf in desired.vfs}
+        for vf in pf.vfs():
+            if vf.vfid not in steps and worn_by(vf).mac in taken:
+                self.change(vf, forced.get(vf.vfid))
+
+    def change(self, vf: VfDevice, forced: str | None) -> None:
+        """The VF's netdev is to wear ``forced``, or none that was anybody's."""
+        self._left.pop(vf.vfid, None)
+        if not is_on_netdev(vf):
+            return  # a driver that gives it a netdev asks for the MAC then
+        if vf.netdev and not is_up(vf.netdev):
+            _bind_anew(vf)
+        else:
+            self._left[vf.vfid] = forced
+            log.info("%s keeps the MAC that it has until its guest lets go", vf.address)
+
+    def let_go(self, vf: VfDevice) -> None:
+        """The VF's guest is gone."""
+        if vf.vfid not in self._left or (vf.netdev and is_up(vf.netdev)):
+            return
+        forced = self._left[vf.vfid]
+        if forced is not None and worn_by(vf).mac == forced:
+            del self._left[vf.vfid]
+        else:
+            self.change(vf, forced)
+
+    def bound(self, vfid: int) -> None:
+        """Some driver bound the VF: it has asked for its MAC."""
+        self._left.pop(vfid, None)
+
+
+def _bind_anew(vf: VfDevice) -> None:
+    driver = DRIVERS / vf.driver
+    try:
+        write_patiently(driver / "unbind", vf.address)
+        write_patiently(driver / "bind", vf.address)
+    except NicError as error:
+        log.warning("%s keeps a MAC that isn't its own any more: %s", vf.address, error)

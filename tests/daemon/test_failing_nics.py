@@ -400,8 +400,8 @@ def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(
     nic = nic_of(service)
 
     def ask(vfid: int, count: int) -> None:
-        request = Request(vfid, RequestKind.MTU, mtu=9999)
-        nic.told += [Event(EventKind.REQUEST, vfid, request=request)] * count
+        asked = (Request(vfid, RequestKind.MTU, mtu=9000 + n % 2) for n in range(count))
+        nic.told += [Event(EventKind.REQUEST, vfid, request=request) for request in asked]
         handle(service, managed)
 
     def told(name: str) -> list[Happening]:

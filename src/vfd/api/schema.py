@@ -244,6 +244,7 @@ class Extended(Answer):
     trust: bool | None = None
     promisc: bool | None = None
     allmulti: bool | None = None
+    wishes: list[WishAnswer] | None = None
     mirrors: list[MirrorRow] | None = None
     mirror_target_of: list[int] | None = None
     backend: str | None = None
@@ -302,6 +303,17 @@ class GrantsAnswer(Answer):
     allmulti: bool = False
 
 
+class WishAnswer(Answer):
+    """What the guest asked for and was refused; decided again whenever that may be otherwise."""
+
+    request: str
+    """``default-mac``, ``add-mac``, ``join-group``, ``vlan-filter``, ``mtu``, ``promiscuous`` or
+    ``all-multicast``."""
+    value: str | int | None = None
+    """The MAC, group, VLAN or MTU."""
+    reason: str
+
+
 class Difference(Answer):
     """An attribute whose value in force isn't the one asked for."""
 
@@ -332,6 +344,7 @@ class VfAnswer(Answer):
     """Every attribute as read back from the NIC; null: the VF is closed."""
     differences: list[Difference]
     grants: GrantsAnswer
+    wishes: list[WishAnswer] = []
     warnings: list[str]
 
 

@@ -20,7 +20,7 @@ from vfd.daemon.service import Made, Service
 from vfd.nic.protocol import COUNTERS, PF_PORT, Capability, NicError, Support, VfState
 from vfd.plan.changes import Change, PfChange
 from vfd.plan.plan import field_values
-from vfd.policy.requests import Grants
+from vfd.policy.requests import Grants, in_words
 from vfd.policy.values import PfPolicy, VfRules
 
 _PROTECTION = "not enforced"
@@ -128,6 +128,8 @@ def _warnings(managed: Managed, vfid: int | None) -> list[str]:
             " disturb guests that hold VFs; state it to have it changed"
             for field, value in managed.spared(managed.aim.pf, managed.seen).items()
         ]
+    if vfid is not None and (wished := _ungranted(managed, vfid)):
+        found.append(wished)
     if vfid is not None and vfid in managed.kept:
         found.append("open although no configuration of it can be read: left as it was found")
     if vfid is not None and managed.nic is not None and managed.is_closed(vfid):
@@ -280,6 +282,7 @@ def _extended(
         groups=sorted(grants.groups),
         promisc=grants.promisc,
         allmulti=grants.allmulti,
+        wishes=wishes(managed, vfid),
         mirrors=[m for m in copies if m.vfid == vfid],
         mirror_target_of=sorted({m.vfid for m in copies if m.target == vfid}),
     )
@@ -357,8 +360,30 @@ def vf(managed: Managed, one: Configured) -> schema.VfAnswer:
             promisc=grants.promisc,
             allmulti=grants.allmulti,
         ),
+        wishes=wishes(managed, policy.vfid),
         warnings=_warnings(managed, policy.vfid),
     )
+
+
+def wishes(managed: Managed, vfid: int) -> list[schema.WishAnswer]:
+    return [
+        schema.WishAnswer(
+            request=str(wish.request.kind),
+            value=wish.request.mac or wish.request.vid or wish.request.mtu,
+            reason=wish.reason,
+        )
+        for wish in managed.wishes.of(vfid)
+    ]
+
+
+def _ungranted(managed: Managed, vfid: int) -> str:
+    """The guest's wishes in one line, '' where it has none or the VF is closed to all of them."""
+    wished = managed.wishes.of(vfid)
+    if not wished or vfid not in managed.vfs:
+        return ""
+    first, others = wished[0], len(wished) - 1
+    text = f"not granted to its guest: {in_words(first.request)}: {first.reason}"
+    return text + (f"; and {others} more" if others else "")
 
 
 def differences(
@@ -449,6 +474,11 @@ def _dump_of(service: Service, managed: Managed) -> dict[str, Any]:
         "pf": pf(service, managed).model_dump(mode="json"),
         "caps": caps(managed).model_dump(mode="json") if managed.nic else None,
         "vfs": [vf(managed, one).model_dump(mode="json") for one in managed.vfs.values()],
+        "wishes": {
+            str(vfid): [wish.model_dump(mode="json") for wish in wishes(managed, vfid)]
+            for vfid in _vfids(managed)
+            if managed.wishes.of(vfid)
+        },
         "kept": sorted(managed.kept),
         "seen": {
             str(vfid): {

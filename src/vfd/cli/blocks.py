@@ -55,6 +55,7 @@ def block_lines(
         line("rates", *_rates(more, exact))
         line("link", *_link(more))
         line("rights", *_rights(more))
+        line("wishes", *wishes_text(more.get("wishes")))
         line("mirrors", *_mirrors(more))
     counters = row["counters"]
     for side in ("rx", "tx"):
@@ -147,6 +148,15 @@ def _rights(more: Mapping[str, Any]) -> list[str]:
             ("allmulti", "all multicast"),
         )
         if more.get(key)
+    ]
+
+
+def wishes_text(wishes: Iterable[Mapping[str, Any]] | None) -> list[str]:
+    """What the guest asked for and was refused, with the reason."""
+    return [
+        " ".join([w["request"], *([] if w["value"] is None else [str(w["value"])])])
+        + f" ({w['reason']})"
+        for w in wishes or ()
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vfd.api.client import ApiError, Client
+from vfd.cli.blocks import wishes_text
 from vfd.cli.changes import warning_texts
 from vfd.cli.command import NOT_FOUND, Command, Example, IplexError, not_found, settings
 from vfd.cli.completion import complete_vf
@@ -80,6 +81,7 @@ def status(name: str) -> None:
         + paint(state, "green" if state == "ok" else "bold red", colour)
     ]
     lines += [f"  {key:9}{value}" for key, value in facts.items()]
+    lines += [f"  {'wishes':9}{printable(text)}" for text in wishes_text(vf["wishes"])]
     lines += [
         f"  {paint('differs', 'yellow', colour)}  {printable(text)}"
         for text in map(_difference, vf["differences"])
@@ -137,6 +139,10 @@ def get(name: str) -> None:
         paint(f"  ≠ {_difference(d)}", "yellow", colour)
         for field, d in differing.items()
         if field not in (in_force or {})
+    ]
+    lines += [
+        paint(f"  ≠ its guest wishes {printable(text)}", "yellow", colour)
+        for text in wishes_text(vf["wishes"])
     ]
     lines += ["  " + text for text in warning_texts(vf["warnings"], colour)]
     ask.out("\n".join(lines))

@@ -26,6 +26,7 @@ from vfd.policy.remarks import remarks
 from vfd.policy.resolve import resolve
 from vfd.policy.rules import NOTHING_UNKNOWN, Broken, check
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
+from vfd.policy.wishes import Wishes
 
 log = logging.getLogger("vfd.nic")
 
@@ -63,6 +64,8 @@ class Managed:
     """Why the PF's own configuration is not in force."""
     unfollowed: str = ""
     """Why rates stay as they were for the link's last speed."""
+    wishes: Wishes = field(default_factory=Wishes)
+    """What guests asked for and were refused."""
 
     @property
     def id(self) -> str:
@@ -89,6 +92,7 @@ class Managed:
             self.nic = open_nic(self.pf)
             self._lock(self.nic.identity.address, holder)
             self.seen = self.nic.observe()
+            self.wishes = Wishes()  # a NIC that is opened asks for all again
         except InUseError:
             self._let_go_of_nic()
             raise

@@ -18,6 +18,7 @@ from vfd.config.main_file import MainConfig, ParsedMain
 from vfd.daemon import callbacks, pfs, stats
 from vfd.daemon.aim import Configured
 from vfd.daemon.failures import ConflictError, NotFoundError
+from vfd.daemon.guests import decide_again
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify, watchdog_seconds
 from vfd.daemon.reading import Reading
@@ -89,6 +90,7 @@ class Daemon:
             try:
                 return function(*args)
             finally:
+                self._decide_again()
                 if opened := self.service.came_into_force():
                     self._loop.call_soon_threadsafe(self._start_callbacks, opened)
 
@@ -96,6 +98,13 @@ class Daemon:
             return await self._loop.run_in_executor(self._writer, noting)
         finally:
             self._mind()
+
+    def _decide_again(self) -> None:
+        """Whatever was done may have been the end of what guests' wishes were refused for."""
+        try:
+            decide_again(self.service)
+        except Exception:
+            log.exception("deciding again what guests were refused")
 
     # Life
 

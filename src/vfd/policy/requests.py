@@ -127,18 +127,20 @@ def decide(
     *,
     limits: Room = _NO_LIMITS,
     own_macs: Mapping[int, str],
+    owned: Mapping[str, int] | None = None,
 ) -> Decision:
     """Whether policy lets the guest have what it asks for.
 
     ``own_macs``: the NIC's own MAC of every VF that exists, closed ones too. Asking again for what
     one has is granted while policy still allows it; giving up is always granted. The answer has
-    no effect by itself: ``granted`` says what it changes.
+    no effect by itself: ``granted`` says what it changes. ``owned``: what ``owners`` says of all
+    this, where that is known.
     """
     vf = nic.by_vfid().get(request.vfid)
     if vf is None:
         return _refuse(f"VF {request.vfid} has no configuration: it is closed")
     if request.kind in _MAC_REQUESTS:
-        return _decide_mac(nic, vf, grants, request, limits, own_macs)
+        return _decide_mac(nic, vf, grants, request, limits, own_macs, owned)
     if request.kind is RequestKind.VLAN:
         return _decide_vlan(vf, request)
     if request.kind is RequestKind.MTU:
@@ -171,6 +173,18 @@ def granted(grants: Grants, request: Request) -> Grants:
             return grants  # the VF has all of its vlans already
 
 
+def in_words(request: Request) -> str:
+    """The request in a few words: ``add-mac 02:00:00:00:00:05``."""
+    match request.kind:
+        case RequestKind.VLAN:
+            return f"{request.kind} {request.vid}"
+        case RequestKind.MTU:
+            return f"{request.kind} {request.mtu}"
+        case RequestKind.PROMISC | RequestKind.ALLMULTI:
+            return f"{request.kind} {'on' if request.on else 'off'}"
+    return f"{request.kind} {request.mac}"
+
+
 _MAC_REQUESTS = frozenset(
     {
         RequestKind.DEFAULT_MAC,
@@ -197,6 +211,7 @@ def _decide_mac(
     request: Request,
     limits: Room,
     own_macs: Mapping[int, str],
+    owned: Mapping[str, int] | None,
 ) -> Decision:
     try:
         mac = canonical_mac(request.mac or "")
@@ -210,7 +225,9 @@ def _decide_mac(
             return _decide_group(vf, has, mac, limits)
     if is_multicast(mac) or is_zero(mac):
         return _refuse(f"{mac} is not a unicast address: no VF can own it")
-    if owner := _other_owner(nic, vf, grants, own_macs, mac):
+    if owned is None:
+        owned = owners(nic, grants, own_macs)
+    if owner := _other_owner(nic, vf, owned, own_macs, mac):
         return _refuse(f"{mac} belongs to {owner}")
     own = own_macs.get(vf.vfid)
     if request.kind is RequestKind.DEFAULT_MAC:
@@ -250,7 +267,7 @@ def _decide_group(vf: VfPolicy, has: Grants, group: str, limits: Room) -> Decisi
 def _other_owner(
     nic: NicPolicy,
     vf: VfPolicy,
-    grants: Mapping[int, Grants],
+    owned: Mapping[str, int],
     own_macs: Mapping[int, str],
     mac: str,
 ) -> str | None:
@@ -258,7 +275,7 @@ def _other_owner(
 
     A closed VF keeps the NIC's own MAC: it would be owned twice once the VF is opened.
     """
-    owner = owners(nic, grants, own_macs).get(mac, vf.vfid)
+    owner = owned.get(mac, vf.vfid)
     if owner != vf.vfid:
         return f"VF {owner} ({nic.by_vfid()[owner].name})"
     for closed in sorted(own_macs.keys() - nic.by_vfid().keys()):

@@ -14,15 +14,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import vfd
+from vfd.cli import streams
 from vfd.config import store
-from vfd.config.errors import ConfigError
+from vfd.config.errors import ConfigError, Problem, shown
 from vfd.config.main_file import MainConfig, ParsedMain, parse_main
 from vfd.daemon import exclusive, logs, pidfile, privileges
 from vfd.daemon.exclusive import InUseError, Lock
@@ -37,18 +38,64 @@ from vfd.policy.shown import plural, printable
 
 if TYPE_CHECKING:
     from vfd.api.server import Server
+    from vfd.cli.checking import Findings
+    from vfd.policy.values import PfPolicy
 
 log = logging.getLogger("vfd")
 
 DEFAULT_CONFIG = "/etc/vfd/vfd.cfg"
 EXIT_CONFIG = 3
 EXIT_IN_USE = 5
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141
+"""The shell's for the signals."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Program(click.Command):
+    """Whatever goes wrong, its user is told in a line, with an exit code that is documented."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        streams.make_usable()
+        try:
+            ended = super().main(*args, **{**kwargs, "standalone_mode": False})
+            sys.stdout.flush()
+            code = ended if isinstance(ended, int) else 0
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            code = EXIT_INTERRUPTED
+        except SystemExit as ended:
+            if not streams.reader_is_gone():
+                raise ended
+            code = EXIT_PIPE_CLOSED
+        except BrokenPipeError:
+            streams.discard_output()
+            code = EXIT_PIPE_CLOSED
+        except Exception as error:
+            told = streams.fault("vfd", error)
+            if isinstance(error, OSError) and streams.is_of_output(error):
+                streams.discard_output()
+                told = streams.unwritable(error)
+            click.echo(f"vfd: {told}", err=True)
+            code = streams.FAULT
+        sys.exit(code)
+
+
+def _instead(what: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    """For an option of VFd's that this program has otherwise."""
+
+    def refuse(context: click.Context, param: click.Parameter, given: bool) -> None:
+        if given and not context.resilient_parsing:
+            raise click.UsageError(f"{param.opts[0]} was VFd's: {what}")
+
+    return refuse
+
+
+@click.command(cls=_Program, context_settings={"help_option_names": ["-h", "-?", "--help"]})
 @click.option(
     "--config",
     "-c",
+    "-p",
     default=DEFAULT_CONFIG,
     show_default=True,
     type=click.Path(dir_okay=False, path_type=Path),
@@ -66,6 +113,14 @@ EXIT_IN_USE = 5
     "--check", is_flag=True, help="Say what is wrong with the configuration, change nothing, exit."
 )
 @click.option("--foreground", "-f", is_flag=True, help="Accepted for VFd's sake: vfd never forks.")
+@click.option("-H", "no_huge_pages", is_flag=True, hidden=True, expose_value=False)
+@click.option("-n", "no_nic", is_flag=True, hidden=True, expose_value=False, callback=_instead(
+    "write `vfd --check` to have the files judged, or `iplex plan FILE` to see what a running"
+    " daemon would change"))  # fmt: skip
+@click.option("-q", "qos", is_flag=True, hidden=True, expose_value=False, callback=_instead(
+    'write "enable_qos": true in the main configuration'))  # fmt: skip
+@click.option("-F", "flow_control", is_flag=True, hidden=True, expose_value=False,
+    callback=_instead("pause frames stay as the NIC has them; `ethtool -A` sets them"))  # fmt: skip
 @click.option("--verbose", "-v", is_flag=True, help="Log details, whatever log_level says.")
 @click.version_option(vfd.__version__, prog_name="vfd")
 def main(
@@ -89,8 +144,10 @@ def main(
       vfd --config /tmp/vfd.cfg --socket /tmp/vfd.sock
       iplex --socket /tmp/vfd.sock show all
 
-    Exit codes: 0 stopped, 2 usage, 3 configuration refused or config_dir can't be made, 5 socket
-    or NIC in use, or the socket can't be made.
+    Exit codes: 0 stopped, 1 a fault of vfd itself (the environment's VFD_DEBUG=1 has its traceback
+    printed) or output that can't be written, 2 usage, 3 configuration refused or config_dir can't
+    be made, 5 socket or NIC in use, or the socket can't be made, 130 ended by Ctrl-C before it
+    served.
     """
     del foreground
     for option, given in (("--config", config), ("--socket", socket_path)):
@@ -192,14 +249,27 @@ def _check(config: Path, parsed: ParsedMain) -> int:
             found.vfs[file.file] = file.readable.policy
             found.unknown[file.readable.policy.name] = file.readable.unknown
     between(found, {pf.id: pf for pf in parsed.config.nics}, main_is_known=True)
+    _on_this_host(parsed.config.nics, str(config), found)
     for warning in found.warnings:
         click.echo(f"warning: {warning}")
     for problem in found.problems:
         click.echo(f"vfd: {problem}", err=True)
-    wrong = len({problem.file for problem in found.problems})
+    wrong = len({problem.file for problem in found.problems if problem.file != str(config)})
     files = f"{plural(len(good) + len(bad) - wrong, 'good file')}, {wrong} bad"
     click.echo(f"{config}: {plural(len(parsed.config.nics), 'PF')}; {files}")
-    return EXIT_CONFIG if wrong else 0
+    return EXIT_CONFIG if found.problems else 0
+
+
+def _on_this_host(nics: Sequence[PfPolicy], file: str, found: Findings) -> None:
+    """Adds what ``pciids`` names and this host doesn't have. A PF or a netdev may come later, or
+    the file be another host's, so that is warned of; a backend that isn't installed never works."""
+    from vfd.nic.discovery import absent
+
+    for number, pf in enumerate(nics):
+        for one in absent(pf):
+            rule = one.rule if one.for_good else f"not on this host: {one.rule}"
+            problem = Problem(file, f"pciids[{number}].{one.field}", shown(one.value), rule)
+            (found.problems if one.for_good else found.warnings).append(problem)
 
 
 async def _serve(

@@ -22,7 +22,13 @@ START = 60.0
 class Daemon:
     """Its folder, its process and a namespace that holds guests."""
 
-    def __init__(self, folder: Path, vfs: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        vfs: int,
+        main: Mapping[str, Any] | None = None,
+        pf: Mapping[str, Any] | None = None,
+    ) -> None:
         self.pf = f"c{secrets.token_hex(2)}"
         self.guests = f"cli-{self.pf}"
         self.config_dir = folder / "vfs"
@@ -38,7 +44,8 @@ class Daemon:
                     "pid_fname": str(folder / "vfd.pid"),
                     "stats_path": str(folder / "stats"),
                     "socket": str(self.socket),
-                    "pciids": [{"id": self.pf, "backend": "soft", "vfs": vfs}],
+                    "pciids": [{"id": self.pf, "backend": "soft", "vfs": vfs, **(pf or {})}],
+                    **(main or {}),
                 }
             )
         )

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from vfd.daemon.journal import Journal
-from vfd.daemon.service import Service, Source
+from vfd.daemon.request import Source
+from vfd.daemon.service import Service
 from vfd.nic.protocol import (
     Capabilities,
     Capability,

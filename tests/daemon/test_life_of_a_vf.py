@@ -255,9 +255,12 @@ def test_the_number_of_vfs_is_kept_and_parked_vfs_come_back(vfd: Vfd) -> None:
     assert vfd.get("/v1/health")["status"] == "ok"
 
 
-def test_an_update_may_move_a_vf_and_then_the_old_one_closes(vfd: Vfd) -> None:
+def test_an_update_that_says_so_may_move_a_vf_and_then_the_old_one_closes(vfd: Vfd) -> None:
     vfd.add("vm1", vfd.vf(0))
-    assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": vfd.vf(2)})[0] == 200
+    assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": vfd.vf(2)})[0] == 422
+    assert vfd.row(0)["name"] == "vm1"
+    moved = {"config": vfd.vf(2), "move": True}
+    assert vfd.ask("PUT", "/v1/vfs/vm1", moved)[0] == 200
     assert vfd.row(0)["state"] == "closed"
     assert vfd.row(2)["name"] == "vm1"
 

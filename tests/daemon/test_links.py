@@ -11,7 +11,8 @@ import pytest
 
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.managed import Managed
-from vfd.daemon.service import Service, Source
+from vfd.daemon.request import Source
+from vfd.daemon.service import Service
 from vfd.daemon.watch import handle
 from vfd.nic.protocol import Capability, Event, EventKind, Support
 from vfd.policy.requests import Request, RequestKind

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from vfd.api.views import health
 from vfd.config.main_file import parse_main
 from vfd.daemon import exclusive, runner
-from vfd.daemon.service import Service, Source
+from vfd.daemon.request import Source
+from vfd.daemon.service import Service
 from vfd.policy.values import PfPolicy
 
 from .harness import Vfd, wait_for

@@ -23,7 +23,8 @@ from vfd.daemon.files import Files
 from vfd.daemon.journal import Journal
 from vfd.daemon.loading import judge_again
 from vfd.daemon.managed import Condition, Managed
-from vfd.daemon.service import Service, Source
+from vfd.daemon.request import Source
+from vfd.daemon.service import Service
 from vfd.daemon.zero import Zero
 from vfd.nic.protocol import Support
 

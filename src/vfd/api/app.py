@@ -23,8 +23,8 @@ from vfd.config.main_file import alarm
 from vfd.daemon import pfs as pf_requests
 from vfd.daemon.journal import Listener
 from vfd.daemon.logs import set_level
+from vfd.daemon.request import Source
 from vfd.daemon.runner import Daemon
-from vfd.daemon.service import Source
 
 log = logging.getLogger("vfd.api")
 
@@ -97,7 +97,7 @@ def _json(message: BaseModel, status: int = 200) -> Response:
 def _source(body: schema.VfBody) -> Source:
     if (body.file is None) == (body.config is None):
         raise HTTPException(400, "send one of the two: file, or config")
-    return Source(body.file, body.name, body.config)
+    return Source(body.file, body.name, body.config, body.move)
 
 
 def make_app(daemon: Daemon, group: int | None) -> FastAPI:

@@ -10,7 +10,13 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    IncompleteRead,
+    RemoteDisconnected,
+)
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -18,12 +24,15 @@ DEFAULT_SOCKET = "/run/vfd/vfd.sock"
 ANSWER_TIMEOUT = 120.0
 """Seconds. Generous: a NIC may take its time to create VFs, and giving up changes nothing."""
 
+_QUOTED = 80
+"""Bytes of a strange answer that are shown."""
+
 
 class ApiError(Exception):
     """The daemon refused or failed; ``problem`` is its answer, as RFC 9457 writes them."""
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        super().__init__(problem.get("detail") or problem.get("title") or f"HTTP {status}")
+        super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
         self.status = status
         self.problem = problem
 
@@ -31,7 +40,7 @@ class ApiError(Exception):
     def exit_code(self) -> int:
         """What ``iplex`` ends with: 3 refused by policy, 4 not found, 5 NIC failed."""
         given = self.problem.get("exit")
-        if isinstance(given, int) and given:
+        if isinstance(given, int) and 0 < given < 128:
             return given
         if self.status == 404:
             return 4
@@ -39,13 +48,24 @@ class ApiError(Exception):
 
 
 class NoDaemonError(Exception):
-    """Nothing that speaks the API answers at ``path``."""
+    """Nothing that speaks this client's API answers at ``path``."""
 
     def __init__(self, path: str, reason: str, hint: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
         self.hint = hint
+
+
+class _Object(dict[str, Any]):
+    """An object of an answer. What should be in it and isn't is no fault of who looks for it."""
+
+    def __missing__(self, key: str) -> Any:
+        raise StrangeAnswerError(f"an answer without {key!r}")
+
+
+class StrangeAnswerError(Exception):
+    """An answer that isn't as the API describes it: another version's, or another program's."""
 
 
 class Client:
@@ -91,7 +111,7 @@ class Client:
             raw = self._read(response)
             if self.trace:
                 self.trace(f"< {response.status} {raw.decode(errors='replace').strip()}")
-            return _decode(response.status, raw)
+            return self._decoded(response.status, raw)
         finally:
             connection.close()
 
@@ -101,12 +121,15 @@ class Client:
         try:
             response = self._send(connection, "GET", path, None, query)
             if response.status >= 400:
-                _decode(response.status, self._read(response))
+                self._decoded(response.status, self._read(response))
             if connection.sock is not None:
                 connection.sock.settimeout(None)
             while line := self._readline(response):
                 if line.strip():
-                    yield json.loads(line)
+                    yield self._object(line)
+            if response.chunked and response.chunk_left is not None:
+                # the library takes a stream that is cut off for its end
+                raise self._cut_off(IncompleteRead(b""))
         finally:
             connection.close()
 
@@ -158,9 +181,38 @@ class Client:
         except (OSError, HTTPException) as error:
             raise self._cut_off(error) from None
 
+    def _decoded(self, status: int, raw: bytes) -> Any:
+        if status < 300:
+            return self._object(raw) if raw.strip() else None
+        try:
+            answer = json.loads(raw)
+        except (ValueError, RecursionError):
+            answer = {"detail": raw[:_QUOTED].decode(errors="replace").strip()}
+        raise ApiError(status, answer if isinstance(answer, dict) else {"detail": str(answer)})
+
+    def _object(self, raw: bytes) -> Any:
+        """Every answer of vfd is an object."""
+        try:
+            answer = json.loads(raw, object_hook=_Object)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, _Object):
+            start = " ".join(raw[:_QUOTED].decode(errors="replace").split())
+            raise self.strange(StrangeAnswerError(f"an answer that begins with {start!r}"))
+        return answer
+
+    def strange(self, error: StrangeAnswerError) -> NoDaemonError:
+        """The same for whoever asked at this socket."""
+        return strange(self.path, error)
+
     def _cut_off(self, error: Exception) -> NoDaemonError:
         if isinstance(error, TimeoutError):
             reason = f"no answer within {self.timeout:g} s"
+        elif isinstance(error, HTTPException) and not isinstance(
+            error, IncompleteRead | RemoteDisconnected
+        ):
+            text = " ".join(str(error).split())[:_QUOTED]
+            return self.strange(StrangeAnswerError(f"no HTTP ({type(error).__name__}: {text})"))
         else:
             reason = "the connection ended before the answer"
         return NoDaemonError(
@@ -178,17 +230,18 @@ def target(path: str, query: Mapping[str, Any] | None = None) -> str:
         for key, value in (query or {}).items()
         if value is not None
     }
-    return quote(path, safe="/:") + ("?" + urlencode(pairs) if pairs else "")
+    # A name that is no Unicode text goes as the bytes it is: the daemon says that nobody has it.
+    query_text = urlencode(pairs, errors="surrogateescape") if pairs else ""
+    return quote(path, safe="/:", errors="surrogateescape") + (f"?{query_text}" if pairs else "")
 
 
-def _decode(status: int, raw: bytes) -> Any:
-    try:
-        answer = json.loads(raw) if raw.strip() else None
-    except ValueError:
-        answer = {"detail": raw.decode(errors="replace").strip()}
-    if status < 300:
-        return answer
-    raise ApiError(status, answer if isinstance(answer, dict) else {"detail": str(answer)})
+def strange(path: str, error: StrangeAnswerError) -> NoDaemonError:
+    return NoDaemonError(
+        path,
+        f"what answers there gives {error}",
+        "Is it vfd, and of the same version as this program? After an upgrade: `systemctl restart"
+        " vfd`, which disturbs no guest.",
+    )
 
 
 def _forbidden(path: str) -> ApiError:

@@ -21,7 +21,8 @@ from vfd.daemon.failures import (
     RefusedError,
     StorageError,
 )
-from vfd.daemon.service import Service, Source
+from vfd.daemon.request import Source
+from vfd.daemon.service import Service
 from vfd.nic.protocol import NicError, UnsupportedError
 
 log = logging.getLogger("vfd.api")
@@ -203,7 +204,7 @@ def planned(service: Service, source: Source, uid: int, gid: int) -> schema.Plan
     return schema.PlanAnswer.model_validate(
         {
             "action": action,
-            "changes": views.changes(made.pf, made.changes),
+            "changes": views.of_vf(made),
             "problems": [],
             "warnings": list(made.warnings),
         }

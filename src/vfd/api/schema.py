@@ -278,6 +278,11 @@ class Row(Answer):
     counters: dict[str, int]
     """Since the last ``clear``; names in the order of docs/operating.md."""
     warnings: list[str]
+    scale: float = 1.0
+    """What the VF's guarantee was multiplied with, as all add up to more than the link; on a PF's
+    row the factor for all of its VFs."""
+    class_scale: dict[int, float] = {}
+    """The same for shares, by traffic class: on a VF's row of those that it states."""
     extended: Extended | None = None
 
 
@@ -379,6 +384,9 @@ class VfBody(Asked):
     """The name of ``config``, unless that states one."""
     config: Annotated[dict[str, Any], Field(max_length=128)] | None = None
     """A VF's configuration object, as in docs/configuration.md."""
+    move: bool = False
+    """An update (or its plan) may take the policy to another VF of the PF, and so to another
+    guest."""
 
 
 class FieldChange(Answer):
@@ -388,7 +396,7 @@ class FieldChange(Answer):
 
 
 class ChangeAnswer(Answer):
-    """One change to a NIC. ``vfid`` null: to the PF itself."""
+    """One change to a NIC, and to a VF's callbacks. ``vfid`` null: to the PF itself."""
 
     pf: str
     vfid: int | None

@@ -11,19 +11,19 @@ from typing import Any
 
 import vfd
 from vfd.api import schema
+from vfd.api.differing import differences, scaled
 from vfd.config.errors import Problem
 from vfd.daemon.aim import Configured
 from vfd.daemon.files import BadFile
 from vfd.daemon.journal import Happening
 from vfd.daemon.managed import Condition, Managed
-from vfd.daemon.service import Made, Service
+from vfd.daemon.request import Made
+from vfd.daemon.service import Service
 from vfd.nic.protocol import COUNTERS, PF_PORT, Capability, NicError, Support, VfState
 from vfd.plan.changes import Change, PfChange
 from vfd.plan.plan import field_values
 from vfd.policy.requests import Grants, in_words
 from vfd.policy.values import PfPolicy, VfRules
-
-_PROTECTION = "not enforced"
 
 
 def problems(found: Iterable[Problem]) -> list[schema.Problem]:
@@ -230,6 +230,8 @@ def _pf_row(managed: Managed, counters: dict[str, int], extended: bool) -> schem
         mac=None,
         counters=counters,
         warnings=_warnings(managed, None),
+        scale=managed.aim.scale if managed.aim else 1.0,
+        class_scale=dict(managed.aim.class_scale) if managed.aim else {},
         extended=more,
     )
 
@@ -250,6 +252,7 @@ def _vf_row(
 ) -> schema.Row:
     """``copies``: the PF's mirrors, where the row is to be extended."""
     state, one = managed.vf_state(vfid), managed.vfs.get(vfid)
+    scale, class_scale = scaled(managed, one)
     return schema.Row.model_construct(
         kind="vf",
         pf=managed.id,
@@ -262,6 +265,8 @@ def _vf_row(
         mac=state.mac if state else None,
         counters=counters,
         warnings=_warnings(managed, vfid),
+        scale=scale,
+        class_scale=class_scale,
         extended=_extended(managed, vfid, state, copies) if copies is not None else None,
     )
 
@@ -386,33 +391,6 @@ def _ungranted(managed: Managed, vfid: int) -> str:
     return text + (f"; and {others} more" if others else "")
 
 
-def differences(
-    managed: Managed, one: Configured, rules: VfRules | None
-) -> list[schema.Difference]:
-    """Where what is in force isn't, word for word, what was asked for."""
-    if rules is None:
-        why = managed.unmet.get(one.policy.vfid) or managed.detail or "the VF is closed"
-        return [schema.Difference(field="", asked="open", in_force="closed", why=why)]
-    wanted = managed.aim.desired.by_vfid()[one.policy.vfid] if managed.aim else one.policy
-    short = managed.nic.shortfalls(wanted.rules) if managed.nic else {}
-    asked = one.policy.rules.model_dump(mode="json")
-    resolved, in_force = wanted.rules.model_dump(mode="json"), rules.model_dump(mode="json")
-    found = []
-    for name in VfRules.model_fields:
-        if in_force[name] == asked[name] or (not asked[name] and in_force[name] == resolved[name]):
-            continue
-        if name in short:
-            why = f"{_PROTECTION}: {short[name].consequence or short[name].reason}"
-        elif in_force[name] == resolved[name]:
-            why = "worked out for this link, this PF and its other VFs"
-        else:
-            why = managed.unmet.get(one.policy.vfid, "in this NIC's own steps")
-        found.append(
-            schema.Difference(field=name, asked=asked[name], in_force=in_force[name], why=why)
-        )
-    return found
-
-
 # Changes and events
 
 
@@ -433,12 +411,25 @@ def _change(pf_id: str, change: Change) -> schema.ChangeAnswer:
     )
 
 
+def of_vf(made: Made) -> list[schema.ChangeAnswer]:
+    """What a request changes: at the NIC, and the callbacks, which are the daemon's own."""
+    found = changes(made.pf, made.changes)
+    if made.callbacks:
+        own = [schema.FieldChange(field=f, before=b, after=a) for f, b, a in made.callbacks]
+        at_nic = next((c for c in found if c.vfid == made.vfid), None)
+        if at_nic is not None:
+            at_nic.fields.extend(own)
+        else:
+            found.append(schema.ChangeAnswer(pf=made.pf, vfid=made.vfid, kind="update", fields=own))
+    return found
+
+
 def applied(made: Made) -> schema.Applied:
     return schema.Applied(
         name=made.name,
         pf=made.pf,
         vfid=made.vfid,
-        changes=changes(made.pf, made.changes),
+        changes=of_vf(made),
         warnings=list(made.warnings),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vfd.cli.rows import UNUSUAL, link_style, link_text, port_name
+from vfd.cli.rows import UNUSUAL, link_style, link_text, port_name, scaled_texts
 from vfd.cli.text import hanging, number, paint, printable, ranges, speed
 
 _LABEL = 10
@@ -25,7 +25,7 @@ def block_lines(
 ) -> list[str]:
     """The row of a PF or VF with its ``extended`` part, fitted to ``width`` columns if given."""
     more = row.get("extended") or {}
-    lines = [_head(row, exact, colour)]
+    lines = [_head(row, colour)]
 
     def line(label: str, *parts: str) -> None:
         if shown := [printable(part) for part in parts if part]:
@@ -52,7 +52,7 @@ def block_lines(
         line("mac", row.get("mac") or "", _list("also ", more.get("macs")))
         line("groups", " ".join(more.get("groups") or []))
         line("vlans", *_vlans(more))
-        line("rates", *_rates(more, exact))
+        line("rates", *_rates(more), *scaled_texts(row))
         line("link", *_link(more))
         line("rights", *_rights(more))
         line("wishes", *wishes_text(more.get("wishes")))
@@ -71,7 +71,7 @@ def block_lines(
     return lines
 
 
-def _head(row: Mapping[str, Any], exact: bool, colour: bool) -> str:
+def _head(row: Mapping[str, Any], colour: bool) -> str:
     shown = link_text(row)
     name = "" if row["kind"] == "pf" else row["name"] or "no configuration"
     parts = [
@@ -80,7 +80,7 @@ def _head(row: Mapping[str, Any], exact: bool, colour: bool) -> str:
         printable(row["address"]) if row["address"] != row["pf"] else "",
         paint(shown, link_style(row, shown), colour),
         row["link"] if shown in UNUSUAL else "",
-        speed(row["speed"], exact) if row["speed"] is not None else "",
+        speed(row["speed"]) if row["speed"] is not None else "",
     ]
     return "  ".join(part for part in parts if part)
 
@@ -122,13 +122,13 @@ def _vlans(more: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _rates(more: Mapping[str, Any], exact: bool) -> list[str]:
+def _rates(more: Mapping[str, Any]) -> list[str]:
     named = (
         ("at most ", "rate"),
         ("guaranteed ", "min_rate"),
         ("rx at most ", "max_rx_rate"),
     )
-    parts = [label + speed(more[key], exact) for label, key in named if more.get(key)]
+    parts = [label + speed(more[key]) for label, key in named if more.get(key)]
     if more.get("storm_limit"):
         parts.append(f"{more['storm_limit']} BUM frames/s")
     return parts

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vfd.cli.failures import shown_value
+from vfd.cli.failures import of_field
 from vfd.cli.text import paint, printable
 
+_LONGEST = 200
 _SIGNS = {"open": ("+", "green"), "close": ("-", "red"), "update": ("~", "yellow")}
 
 
@@ -25,12 +26,18 @@ def change_lines(changes: Iterable[Mapping[str, Any]], colour: bool) -> list[str
 
 
 def field_text(field: Mapping[str, Any], kind: str) -> str:
-    after = shown_value(field.get("after"))
+    name = field["field"]
+    before, after = (_short(of_field(name, field.get(when))) for when in ("before", "after"))
     if kind == "open":
-        return f"{field['field']}: {after}"
+        return f"{name}: {after}"
     if kind == "close":
-        return f"{field['field']}: {shown_value(field.get('before'))}"
-    return f"{field['field']}: {shown_value(field.get('before'))} → {after}"
+        return f"{name}: {before}"
+    return f"{name}: {before} → {after}"
+
+
+def _short(text: str) -> str:
+    """A change is read at a glance: `get` has the whole."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def warning_texts(warnings: Iterable[str], colour: bool) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,6 +19,8 @@ from vfd.cli.text import as_json, paint, wants_colour
 
 CONFIG_FILE = "/etc/vfd/vfd.cfg"
 
+_MOST = 1 << 20
+"""Bytes of a configuration, as the daemon has it."""
 OK, USAGE, REFUSED, NOT_FOUND, NIC_FAILED, NO_DAEMON = 0, 2, 3, 4, 5, 6
 """Exit codes. NIC_FAILED is a full disk's, too. INTERRUPTED and PIPE_CLOSED are the shell's for the
 signals."""
@@ -98,16 +99,18 @@ def _trace(line: str) -> None:
 def _socket_of(conf: str, must_read: bool = False) -> str | None:
     """The ``socket`` that a main configuration states, read without judging the rest of it."""
     try:
-        found = _read(Path(conf).read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if must_read:
-            raise click.UsageError(f"--conf {conf}: {error}") from None
-        return None
+        with open(conf, "rb") as file:
+            raw = file.read(_MOST + 1)
+        if len(raw) > _MOST:
+            raise ValueError("it is above 1 MiB")
+        found = _read(raw)
     except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or error
         if must_read:
-            raise click.UsageError(f"--conf {conf}: {error}") from None
-        if "_IPLEX_COMPLETE" not in os.environ:
-            told = f"iplex: {conf} can't be read ({error}): asking at {DEFAULT_SOCKET}"
+            raise click.UsageError(f"--conf {conf} can't be read: {why}") from None
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if not absent and "_IPLEX_COMPLETE" not in os.environ:
+            told = f"iplex: {conf} can't be read ({why}): asking at {DEFAULT_SOCKET}"
             click.echo(told, err=True)
         return None
     path = found.get("socket") if isinstance(found, dict) else None

@@ -11,7 +11,7 @@ import click
 
 from vfd.api.client import ApiError, NoDaemonError
 from vfd.cli.command import NO_DAEMON, IplexError, Settings
-from vfd.cli.text import as_json, paint, printable, wants_colour
+from vfd.cli.text import as_json, line, paint, printable, ranges, wants_colour
 
 
 def tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> int:
@@ -21,13 +21,13 @@ def tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> in
         click.echo(as_json(answer, indent=2), err=True)
     else:
         colour = wants_colour(settings.colour, sys.stderr.isatty())
-        first, *rest = map(printable, answer["detail"].splitlines() or [""])
+        first, *rest = map(line, answer["detail"].splitlines() or [""])
         lines = [paint("iplex: ", "bold red", colour) + first, *rest]
         problems = answer["problems"]
         if len(problems) != 1 or problems[0]["rule"] not in answer["detail"]:
             lines += problem_lines(problems, colour)
         if hint := answer.get("hint"):
-            lines.append(hint)
+            lines.append(line(str(hint)))
         click.echo("\n".join(lines), err=True, color=True)
     return int(answer["exit"])
 
@@ -35,12 +35,11 @@ def tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> in
 def as_answer(error: ApiError | NoDaemonError | IplexError) -> dict[str, Any]:
     """The failure as the API's own errors are written, whoever noticed it."""
     if isinstance(error, ApiError):
-        return {
-            "detail": str(error),
-            "problems": [],
-            **error.problem,
-            "exit": error.exit_code,
-        }
+        # Whoever answered may be no vfd: what is shown below has to be there, and of its kind.
+        told = error.problem.get("problems")
+        problems = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+        known = {"detail": str(error), "problems": problems, "exit": error.exit_code}
+        return {**error.problem, **known}
     if isinstance(error, NoDaemonError):
         return {
             "type": "no-daemon",
@@ -76,6 +75,15 @@ def problem_lines(problems: Iterable[Mapping[str, Any]], colour: bool) -> list[s
             rule += f" (VF {other})"
         lines.append("  " + paint(printable(head), "yellow", colour) + printable(rule))
     return lines
+
+
+def of_field(field: str, value: object) -> str:
+    """A value of a policy, whole and in one line: shares as ``class 0: 50 %``, VLANs as ranges."""
+    if field == "queues" and isinstance(value, list):
+        return ", ".join(f"class {q['priority']}: {q['share']:.4g} %" for q in value) or "[]"
+    if field == "vlans" and isinstance(value, list) and all(isinstance(v, int) for v in value):
+        value = [int(one) if one.isdigit() else one for one in ranges(value).split(",") if one]
+    return full_value(value)
 
 
 def shown_value(value: object) -> str:

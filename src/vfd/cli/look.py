@@ -13,9 +13,9 @@ from vfd.cli.blocks import wishes_text
 from vfd.cli.changes import warning_texts
 from vfd.cli.command import NOT_FOUND, Command, Example, IplexError, not_found, settings
 from vfd.cli.completion import complete_vf
-from vfd.cli.failures import full_value, shown_value
+from vfd.cli.failures import of_field
 from vfd.cli.source import stem
-from vfd.cli.text import paint, printable, ranges
+from vfd.cli.text import paint, printable
 
 
 def fetch(client: Client, name: str) -> dict[str, Any]:
@@ -97,8 +97,9 @@ def _words(granted: object) -> list[str]:
 
 
 def _difference(difference: dict[str, Any]) -> str:
-    asked, got = shown_value(difference["asked"]), shown_value(difference["in_force"])
-    return f"{difference['field']}: asked {asked}, in force {got}: {difference['why']}"
+    field = difference["field"]
+    asked, got = of_field(field, difference["asked"]), of_field(field, difference["in_force"])
+    return f"{field}: asked {asked}, in force {got}: {difference['why']}"
 
 
 @click.command(
@@ -130,9 +131,9 @@ def get(name: str) -> None:
     differing = {d["field"]: d for d in vf["differences"]}
     for field, value in (in_force or {}).items():
         mark = "≠" if field in differing else "=" if field in vf["asked"] else " "
-        text = printable(f"  {mark} {field}: {_whole(field, value)}")
+        text = printable(f"  {mark} {field}: {of_field(field, value)}")
         if field in differing:
-            asked = shown_value(differing[field]["asked"])
+            asked = of_field(field, differing[field]["asked"])
             text = paint(text + f"  (asked {asked}: {differing[field]['why']})", "yellow", colour)
         lines.append(text)
     lines += [
@@ -146,13 +147,6 @@ def get(name: str) -> None:
     ]
     lines += ["  " + text for text in warning_texts(vf["warnings"], colour)]
     ask.out("\n".join(lines))
-
-
-def _whole(field: str, value: Any) -> str:
-    """As a file may have it, and all of it: nothing else tells more, but JSON."""
-    if field == "vlans":
-        value = [int(one) if one.isdigit() else one for one in ranges(value).split(",") if one]
-    return full_value(value)
 
 
 @click.command(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 
 import click
 
-from vfd.api.client import ApiError, NoDaemonError
+from vfd.api.client import ApiError, NoDaemonError, StrangeAnswerError, strange
+from vfd.cli import streams
 from vfd.cli.command import (
     INTERRUPTED,
     NIC_FAILED,
@@ -20,6 +19,7 @@ from vfd.cli.command import (
     LazyGroup,
     Settings,
 )
+from vfd.cli.text import line
 
 HOMES = {
     "Virtual functions": {
@@ -82,7 +82,9 @@ def iplex() -> None:
     or after the command.
 
     Exit codes: 0 done, 2 wrong usage, 3 refused by policy or configuration, 4 not found, 5 the
-    NIC failed, 6 no daemon.
+    NIC or the disk failed, 6 no daemon that answers as vfd does, 1 a fault of iplex itself (the
+    environment's VFD_DEBUG=1 has its traceback printed), 130 ended by Ctrl-C, 141 the reader of
+    the output went away.
     """
 
 
@@ -97,30 +99,30 @@ def run(args: list[str] | None = None) -> int:
         # A line that can't be parsed may not have reached its --json.
         if settings.json or "--json" in (sys.argv[1:] if args is None else args):
             return _tell(IplexError(error.format_message(), USAGE), Settings(json=True))
-        error.show()
+        shown = click.UsageError(line(error.message))
+        shown.ctx = getattr(error, "ctx", None)
+        shown.show()
         return USAGE
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except SystemExit as ended:
+        if streams.reader_is_gone():
+            return PIPE_CLOSED
+        raise ended
     except BrokenPipeError:
         # The reader has seen enough (`iplex show all | head`).
-        _write_no_more()
+        streams.discard_output()
         return PIPE_CLOSED
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        # `iplex dump > FILE` on a full disk
-        _write_no_more()
-        told = f"the output can't be written: {error.strerror or error}"
-        return _tell(IplexError(told, NIC_FAILED), settings)
     except (ApiError, NoDaemonError, IplexError) as error:
         return _tell(error, settings)
-
-
-def _write_no_more() -> None:
-    """Python flushes at exit: let it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except StrangeAnswerError as error:
+        return _tell(strange(settings.socket_path(), error), settings)
+    except Exception as error:
+        if isinstance(error, OSError) and streams.is_of_output(error):
+            # `iplex dump > FILE` on a full disk
+            streams.discard_output()
+            return _tell(IplexError(streams.unwritable(error), NIC_FAILED), settings)
+        return _tell(IplexError(streams.fault("iplex", error), streams.FAULT), settings)
 
 
 def _tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> int:
@@ -131,8 +133,5 @@ def _tell(error: ApiError | NoDaemonError | IplexError, settings: Settings) -> i
 
 
 def main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A locale without our arrows, or a name that is no UTF-8, is no reason to fail.
-            stream.reconfigure(errors="replace")
+    streams.make_usable()
     sys.exit(run())

@@ -74,7 +74,7 @@ def port_table(
         Column("name", "NAME", _name, cut=True),
         Column("address", "ADDRESS", lambda row: row["address"] or ABSENT, 3),
         Column("link", "LINK", link_text, style=link_style),
-        Column("speed", "SPEED", lambda row: speed(row["speed"], exact), 8, right=True),
+        Column("speed", "SPEED", lambda row: speed(row["speed"]), 8, right=True),
         *(
             Column(key, title, counter(key), rank, right=True, style=counter_style(key))
             for key, title, rank in _COUNTERS
@@ -103,6 +103,25 @@ def warning_lines(rows: Sequence[Row], width: int | None, colour: bool) -> list[
             ports.setdefault(warning, []).append(row)
     notes = [f"{_places(where)}: {warning}" for warning, where in ports.items()]
     return _noted(notes, width, colour)
+
+
+def scale_lines(rows: Sequence[Row], width: int | None, colour: bool) -> list[str]:
+    """How far guarantees and shares are from what was asked, where there is less than all ask for:
+    each factor once, with all the ports that have it."""
+    ports: dict[str, list[Row]] = {}
+    for row in rows:
+        for text in scaled_texts(row):
+            ports.setdefault(text, []).append(row)
+    return _noted((f"{_places(where)}: {text}" for text, where in ports.items()), width, colour)
+
+
+def scaled_texts(row: Row) -> list[str]:
+    texts = []
+    if row.get("scale", 1) < 1:
+        texts.append(f"guarantee scaled by {row['scale']:.3g}, as all add up to more than the link")
+    for pri, factor in (row.get("class_scale") or {}).items():
+        texts.append(f"share of class {pri} scaled by {factor:.3g}, as all are more than 100 %")
+    return texts
 
 
 def trouble_lines(health: Mapping[str, Any], width: int | None, colour: bool) -> list[str]:

@@ -12,7 +12,7 @@ from vfd.api.client import Client
 from vfd.cli.blocks import block_lines
 from vfd.cli.command import NOT_FOUND, Command, Example, IplexError, Settings, not_found, settings
 from vfd.cli.completion import complete_what
-from vfd.cli.rows import mirror_table, port_table, trouble_lines, warning_lines
+from vfd.cli.rows import mirror_table, port_table, scale_lines, trouble_lines, warning_lines
 from vfd.policy.shown import plural
 
 MAX_VFS = 256
@@ -30,7 +30,7 @@ KEYWORDS = ("all", "pfs", "extended", "mirrors")
         Example("iplex show mirrors", "Who copies what to whom."),
         Example("iplex show 0", "The first PF of vfd.cfg and its VFs."),
         Example("iplex show soft0:3", "One VF, with everything known of it."),
-        Example("iplex show all | grep soft0", "Exact numbers, every column, no colours."),
+        Example("iplex show all | grep soft0", "Exact counters, every column, no colours."),
         Example("iplex show all --json | jq '.rows[].counters.spoofed'", "For programs."),
     ],
 )
@@ -47,7 +47,8 @@ def show(what: str) -> None:
     config_dir that are not in force are told there too.
 
     On a terminal numbers are shortened and columns that find no room are left out, the least
-    important first, and named below. In a pipe every column is there and numbers are exact.
+    important first, and named below. In a pipe every column is there and counters are exact; a
+    speed is written `10G` there too, and --json has its bits per second.
     """
     ask = settings()
     client = ask.client()
@@ -71,7 +72,11 @@ def show(what: str) -> None:
 
 def _table(rows: Sequence[Mapping[str, Any]], ask: Settings) -> list[str]:
     made = port_table(rows, exact=ask.exact, width=ask.width, colour=ask.painted)
-    lines = [*made.lines, *warning_lines(rows, ask.width, ask.painted)]
+    lines = [
+        *made.lines,
+        *warning_lines(rows, ask.width, ask.painted),
+        *scale_lines([row for row in rows if row["kind"] == "vf"], ask.width, ask.painted),
+    ]
     if made.hidden:
         count = plural(len(made.hidden), "column")
         note = f"{count} hidden for want of width: {', '.join(made.hidden)}"

@@ -29,6 +29,9 @@ _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 """Controls, and what hides or turns around the text behind it."""
+_LONE = re.compile(r"[\ud800-\udfff]")
+"""Half a surrogate pair: no character, and no output takes it."""
+_STEERING = re.compile(f"{_CONTROL.pattern}|{_LONE.pattern}")
 
 
 def paint(text: str, style: str, colour: bool) -> str:
@@ -43,8 +46,23 @@ def wants_colour(choice: str, is_terminal: bool) -> bool:
 
 
 def printable(text: str) -> str:
-    """Without control characters: what a guest or a file chose never steers the terminal."""
-    return _CONTROL.sub("?", text)
+    """Without control characters: what a guest or a file chose never steers the terminal. A byte
+    that is no UTF-8, as an argument or a file's name may have, is shown as ``\\xff``."""
+    return _LONE.sub(_escaped, _CONTROL.sub("?", text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def line(text: str, most: int = 1000) -> str:
+    """A printable line of at most ``most`` characters: both ends of a longer one. What is said of
+    an argument or a path has all of it, and nobody reads thousands of letters."""
+    text = printable(text)
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]}…{text[-(most // 3) :]}"
 
 
 def as_json(value: object, indent: int | None = None, *, ascii_only: bool = False) -> str:
@@ -52,7 +70,7 @@ def as_json(value: object, indent: int | None = None, *, ascii_only: bool = Fals
     all but ASCII, for a reader whose encoding may not have it."""
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     # line breaks are JSON's own: those within texts are escaped already
-    return _CONTROL.sub(lambda c: c[0] if c[0] == "\n" else f"\\u{ord(c[0]):04x}", text)
+    return _STEERING.sub(lambda c: c[0] if c[0] == "\n" else f"\\u{ord(c[0]):04x}", text)
 
 
 def short_number(value: int) -> str:
@@ -75,15 +93,13 @@ def number(value: object, exact: bool) -> str:
     return str(value) if exact else short_number(value)
 
 
-def speed(bps: object, exact: bool) -> str:
-    """A link speed: ``10G`` for people, bits per second for pipes, ``-`` where unknown."""
+def speed(bps: object) -> str:
+    """A link speed: ``10G``, in a pipe too; ``-`` where unknown. JSON has bits per second."""
     if not isinstance(bps, int):
         return ABSENT
-    if exact:
-        return str(bps)
     for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
         if bps >= size:
-            return f"{bps / size:g}{unit}"
+            return f"{bps / size:.4g}{unit}"
     return str(bps)
 
 

@@ -13,6 +13,16 @@ from vfd.cli.completion import complete_vf, complete_vf_or_file
 from vfd.cli.look import not_in_force
 from vfd.cli.source import request
 
+named = click.option(
+    "--name",
+    "called",
+    metavar="NAME",
+    help="What to call the VF, where its configuration has no `name`.",
+)
+moving = click.option(
+    "--move", is_flag=True, help="The policy may go to another VF, and so to another guest."
+)
+
 
 @click.command(
     "add",
@@ -22,26 +32,29 @@ from vfd.cli.source import request
         Example("iplex add vm1", "config_dir/vm1.json, which is there already."),
         Example("iplex add ./vm1.json", "A file from here; the daemon keeps its own copy."),
         Example("iplex add Instance_admin-vm1/fbf55cdd", "config_dir has subfolders."),
+        Example("make-config vm1 | iplex add - --name vm1", "Made by a program, in no file."),
     ],
 )
-@click.argument("name", metavar="NAME|PATH", type=FILE)
-def add(name: str) -> None:
+@click.argument("name", metavar="NAME|PATH|-", type=FILE)
+@named
+def add(name: str, called: str | None) -> None:
     """Put a VF's configuration in force.
 
     NAME is a file in the daemon's config_dir, with or without `.json`. PATH is any file: what
     begins with `/`, `./`, `../` or `~/`, and else what contains a `/` or ends in `.json` if there
     is such a file from here; it is read by iplex, so the daemon needs no access to it, and
     kept in config_dir. A NAME that could be a PATH is made certain by leaving `.json` off, a
-    PATH by writing `./` before it.
+    PATH by writing `./` before it. `-` is standard input.
 
-    The VF is called as the file's `name` says, else as the file without `.json`. It stays in
+    The VF is called as the file's `name` says, else as --name does, else as the file without
+    `.json`; what comes through a pipe needs one of the first two. It stays in
     force over restarts of the daemon and the host until it is deleted. A configuration that
     breaks a rule changes nothing, and every broken rule is told.
     """
     ask = settings()
     client = ask.client()
-    _, body = request(client, name)
-    _applied(ask, "added", client.post("/v1/vfs", body))
+    source = request(client, name, called, new=True)
+    _applied(ask, "added", client.post("/v1/vfs", source.body))
 
 
 @click.command(
@@ -54,22 +67,29 @@ def add(name: str) -> None:
         Example("iplex plan ./vm1.json && iplex update ./vm1.json", "Look first."),
     ],
 )
-@click.argument("name", metavar="NAME|PATH", type=FILE, shell_complete=complete_vf_or_file)
-def update(name: str) -> None:
+@click.argument("name", metavar="NAME|PATH|-", type=FILE, shell_complete=complete_vf_or_file)
+@named
+@moving
+def update(name: str, called: str | None, move: bool) -> None:
     """Change a VF to what its file says now, while traffic runs.
 
     Only the attributes that differ are changed; all else, and every other VF, is left alone.
-    NAME and PATH are those of `iplex add`.
+    NAME, PATH and `-` are those of `iplex add`. A file with another `vfid` than before takes the
+    policy from one guest and gives it to another: that is refused without --move.
     """
     ask = settings()
     client = ask.client()
-    vf, body = request(client, name)
+    source = request(client, name, called)
     try:
-        answer = client.put(f"/v1/vfs/{vf}", body)
+        answer = client.put(
+            f"/v1/vfs/{source.name}", source.body | ({"move": True} if move else {})
+        )
     except ApiError as error:
         if not not_found(error):
             raise
-        raise not_in_force(client, vf, f"`iplex add {name}` puts it in force.") or error from None
+        raise (
+            not_in_force(client, source.name, f"`iplex add {name}` puts it in force.") or error
+        ) from None
     _applied(ask, "updated", answer)
 
 
@@ -90,6 +110,11 @@ def delete(name: str) -> None:
     ask = settings()
     answer = ask.client().delete(f"/v1/vfs/{name}")
     ask.out_json(answer) if ask.json else ask.out(answer["detail"])
+
+
+def _moved(move: bool) -> dict[str, bool]:
+    """Said only where it is meant: daemons of before this word take all else."""
+    return {"move": True} if move else {}
 
 
 def _applied(ask: Settings, verb: str, answer: dict[str, Any]) -> None:
@@ -113,8 +138,10 @@ def _applied(ask: Settings, verb: str, answer: dict[str, Any]) -> None:
         Example("iplex plan vm1", "What an edited file in config_dir would change."),
     ],
 )
-@click.argument("file", metavar="NAME|PATH", type=FILE, shell_complete=complete_vf_or_file)
-def plan(file: str) -> int:
+@click.argument("file", metavar="NAME|PATH|-", type=FILE, shell_complete=complete_vf_or_file)
+@named
+@moving
+def plan(file: str, called: str | None, move: bool) -> int:
     """Say what a configuration would change, and change nothing.
 
     It is judged by the running daemon, so conflicts with other VFs and what the NIC can't
@@ -122,8 +149,8 @@ def plan(file: str) -> int:
     """
     ask = settings()
     client = ask.client()
-    _, body = request(client, file)
-    answer = client.post("/v1/plan", body)
+    source = request(client, file, called)
+    answer = client.post("/v1/plan", source.body | _moved(move))
     refused = bool(answer["problems"])
     if ask.json:
         ask.out_json(answer)
@@ -134,7 +161,7 @@ def plan(file: str) -> int:
     if refused:
         lines = ["would be refused:", *problem_lines(answer["problems"], ask.painted)]
     elif not answer["changes"]:
-        lines = ["would change nothing: the NIC enforces this already"]
+        lines = ["would change nothing: all of this is in force already"]
     else:
         lines = [f"would {answer['action']}:", *change_lines(answer["changes"], ask.painted)]
     lines += warning_texts(answer["warnings"], ask.painted)

@@ -86,6 +86,11 @@ class Files:
         file = self.file_of(name)
         path = self._path(file)
         if not store.is_there(path, inside=self.folder):
+            # of a VF that is called like a file, x.json
+            longer = path.with_name(f"{path.name}.json")
+            if store.is_there(longer, inside=self.folder):
+                file, path = f"{file}.json", longer
+        if not store.is_there(path, inside=self.folder):
             raise FileNotFoundError(f"there is no file {path}")
         return parsed(file, store.read(path, inside=self.folder))
 

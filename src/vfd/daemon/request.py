@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from vfd.config.errors import Problem, shown
+from vfd.daemon.aim import Configured
 from vfd.plan.changes import Change
 
 
@@ -16,6 +18,8 @@ class Source:
     file: str | None = None
     name: str | None = None
     config: Mapping[str, Any] | None = None
+    move: bool = False
+    """An update may take the policy to another VF of the PF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Made:
     vfid: int
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
+    callbacks: tuple[tuple[str, str | None, str | None], ...] = ()
+    """(field, before, after) of those that an update changes: no NIC has them."""
 
 
 class Whose(TypedDict):
@@ -35,3 +41,28 @@ class Whose(TypedDict):
     pf: str
     vfid: int | None
     name: str | None
+
+
+def callbacks_that_differ(
+    one: Configured, old: Configured | None
+) -> tuple[tuple[str, str | None, str | None], ...]:
+    """See ``Made``. None where nothing was in force: then they are not changed, but there."""
+    if old is None:
+        return ()
+    found = (
+        (field, getattr(old.policy, field), getattr(one.policy, field))
+        for field in ("start_cb", "stop_cb")
+    )
+    return tuple(change for change in found if change[1] != change[2])
+
+
+def moved_unasked(one: Configured, old: Configured) -> Problem | None:
+    """What is wrong with an update that nobody said may move the policy: a ``vfid`` that was
+    mistyped hands one tenant's rights to another."""
+    if one.policy.vfid == old.policy.vfid:
+        return None
+    rule = (
+        f"{old.policy.name} is VF {old.policy.vfid}, and another VF is another guest's, who would"
+        ' get its policy: --move (in a request "move": true) says that this is meant'
+    )
+    return Problem(one.file, "vfid", shown(one.policy.vfid), rule)

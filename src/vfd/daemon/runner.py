@@ -22,7 +22,8 @@ from vfd.daemon.guests import decide_again
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify, watchdog_seconds
 from vfd.daemon.reading import Reading
-from vfd.daemon.service import Made, Service
+from vfd.daemon.request import Made
+from vfd.daemon.service import Service
 from vfd.daemon.watch import handle
 from vfd.plan.changes import Change
 from vfd.policy.shown import plural

@@ -32,7 +32,7 @@ from vfd.daemon.loading import admit_waiting, load, why_homeless
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.openings import Openings
 from vfd.daemon.reading import Reading
-from vfd.daemon.request import Made, Source, Whose
+from vfd.daemon.request import Made, Source, Whose, callbacks_that_differ, moved_unasked
 from vfd.daemon.speed import tell_of_speed
 from vfd.daemon.steps import differences
 from vfd.daemon.zero import Zero
@@ -181,7 +181,7 @@ class Service:
         """Changes what differs. The VF stays on its PF and in its file. Raises NotFoundError."""
         _, old = self.find(name)
         one, staged = self._read(source, uid, gid, replaces=old)
-        return self._put(one, staged, old)
+        return self._put(one, staged, old, move=source.move)
 
     def plan_of(self, source: Source, uid: int, gid: int) -> tuple[str, Made]:
         """What adding or updating would do: ("add", "update" or "none", the changes).
@@ -194,12 +194,14 @@ class Service:
             staged.abandon()
         if old is None and (found := self.by_name(one.policy.name)):
             old = found[1]
-        managed, aim = self._judge(one, old)
+        managed, aim = self._judge(one, old, move=source.move)
         assert managed.seen is not None
         changes = managed.changes(aim, managed.seen)
-        action = "add" if old is None else "update" if changes else "none"
+        callbacks = callbacks_that_differ(one, old)
+        action = "add" if old is None else "update" if changes or callbacks else "none"
         warnings = aim.warnings.get(one.policy.vfid, ())
-        return action, Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings)
+        made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings, callbacks)
+        return action, made
 
     def _replaced(self, source: Source) -> Configured | None:
         stated = source.config.get("name") if source.config else None
@@ -243,7 +245,7 @@ class Service:
             return []
         one = Configured(readable.policy, file, Owner(0, 0), written=readable.written)
         try:
-            self._judge(one, old, {one.policy.name: readable.unknown})
+            self._judge(one, old, {one.policy.name: readable.unknown}, move=True)
         except RefusedError as refused:
             return not_told(refused.problems, told)
         except (ExistsError, NicError) as other:
@@ -255,6 +257,7 @@ class Service:
         one: Configured,
         old: Configured | None,
         unknown: Mapping[str, frozenset[str]] = NOTHING_UNKNOWN,
+        move: bool = False,
     ) -> tuple[Managed, Aim]:
         """By all rules for a VF that is added, or takes the place of ``old``.
 
@@ -268,6 +271,8 @@ class Service:
                 one.file, "pciid", shown(one.policy.pciid), f"{rule}: delete it and add it"
             )
             raise RefusedError([problem])
+        if old is not None and not move and (moved := moved_unasked(one, old)):
+            raise RefusedError([moved])
         if old is not None and one.file != old.file:
             rule = f"{one.policy.name} is in force from {old.file}: change that, or delete it first"
             raise RefusedError([Problem(one.file, "", "", rule, old.policy.name)])
@@ -291,9 +296,16 @@ class Service:
         """The VFs of the PF with ``one`` last, so that it is to blame for conflicts."""
         return [other for other in managed.vfs.values() if other is not old] + [one]
 
-    def _put(self, one: Configured, staged: Staged | None, old: Configured | None) -> Made:
+    def _put(
+        self,
+        one: Configured,
+        staged: Staged | None,
+        old: Configured | None,
+        *,
+        move: bool = False,
+    ) -> Made:
         try:
-            managed, aim = self._judge(one, old)
+            managed, aim = self._judge(one, old, move=move)
             before = managed.aim
             assert before is not None
             changes = managed.go(aim)
@@ -319,12 +331,14 @@ class Service:
             one.policy.vfid,
             changes,
             aim.warnings.get(one.policy.vfid, ()) + doubts,
+            callbacks_that_differ(one, old),
         )
         self.tell(made, "added" if old is None else "updated")
         return made
 
     def tell(self, made: Made, kind: str) -> None:
-        fields = sorted({f for c in made.changes if isinstance(c, VfChange) for f in c.fields})
+        changed = {f for c in made.changes if isinstance(c, VfChange) for f in c.fields}
+        fields = sorted(changed | {field for field, _, _ in made.callbacks})
         text = f"VF {made.vfid} of {made.pf} is {kind}"
         if kind == "updated":
             text += f": {', '.join(fields) or 'nothing differed'}"

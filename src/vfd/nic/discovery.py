@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
@@ -43,6 +45,33 @@ def backend_of(pf: PfPolicy) -> Backend:
         f"{pf.id}: no PCI device and no netdev on one has this name. Correct the PF's id in"
         ' pciids, or give it "backend": "soft" to make a software NIC of that name'
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Something that ``pciids`` names and this host doesn't have."""
+
+    field: str
+    value: str
+    rule: str
+    for_good: bool = False
+    """No device that is plugged in will mend it."""
+
+
+def absent(pf: PfPolicy) -> Iterator[Absent]:
+    """What of the PF is not on this host, found without opening it: for ``vfd --check``."""
+    try:
+        backend = backend_of(pf)
+    except NicError as error:
+        yield Absent("id", pf.id, str(error).removeprefix(f"{pf.id}: "))
+        return
+    try:
+        package = importlib.import_module(f"vfd.nic.{backend}")
+    except ImportError as error:
+        yield Absent("backend", backend, f"this vfd has no such backend ({error})", for_good=True)
+        return
+    for field, value, rule in package.missing(pf):
+        yield Absent(field, value, rule)
 
 
 def open_nic(pf: PfPolicy) -> Nic:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from vfd.nic.soft.nic import SoftNic
 from vfd.nic.soft.switch import Switch
 from vfd.policy.values import PfPolicy
 
-__all__ = ["SoftNic", "destroy", "open"]
+__all__ = ["SoftNic", "destroy", "missing", "open"]
 
 
 def open(pf: PfPolicy) -> SoftNic:
@@ -27,3 +30,18 @@ def destroy(pf: PfPolicy) -> None:
             switch.demolish()
     finally:
         switch.close()
+
+
+def missing(pf: PfPolicy) -> Iterator[tuple[str, str, str]]:
+    """(field, value, rule) of what of ``pf`` is not on this host. Opens nothing.
+
+    The wire of a NIC that is there already is in the NIC's own namespace."""
+    if pf.uplink is None or (Path("/sys/class/net") / pf.uplink).exists():
+        return
+    switch = Switch(pf.id, pf.guest)
+    try:
+        there = not switch.tap and switch.exists()
+    finally:
+        switch.close()
+    if not there:
+        yield "uplink", pf.uplink, "no netdev of this host: the NIC has no wire until there is one"

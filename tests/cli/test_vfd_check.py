@@ -1,0 +1,71 @@
+"""``vfd --check`` says what is wrong with the files, and what they name that this host lacks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import IPLEX, Ended, environment
+
+
+def checked(folder: Path, *pfs: Mapping[str, Any] | str, **main: Any) -> Ended:
+    (folder / "vfs").mkdir(exist_ok=True)
+    (folder / "vfd.cfg").write_text(
+        json.dumps({"config_dir": str(folder / "vfs"), "pciids": list(pfs)} | main)
+    )
+    ended = subprocess.run(
+        [IPLEX.with_name("vfd"), "--check", "--config", folder / "vfd.cfg"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(),
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_a_host_that_has_all_of_it_is_not_warned(tmp_path: Path) -> None:
+    ended = checked(tmp_path, {"id": "soft0", "backend": "soft", "vfs": 2, "uplink": "lo"})
+    assert (ended.code, ended.err) == (0, "")
+    assert "not on this host" not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("pf", "field", "words"),
+    [
+        ("ffff:1f:00.0", "id", "no PCI device"),
+        ("nosuch0", "id", "no PCI device and no netdev"),
+        ({"id": "nosuch0", "backend": "kernel"}, "id", "no netdev of that name"),
+        ({"id": "ffff:1f:00.0", "backend": "kernel"}, "id", "no PCI device at that address"),
+        ({"id": "lo", "backend": "kernel"}, "id", "no netdev of that name with a device"),
+        (
+            {"id": "soft0", "backend": "soft", "vfs": 2, "uplink": "nosuch0"},
+            "uplink",
+            "no netdev of this host",
+        ),
+    ],
+)
+def test_a_pf_or_an_uplink_that_is_not_on_this_host_is_warned_of(
+    tmp_path: Path, pf: Any, field: str, words: str
+) -> None:
+    """It may come later, and the file may be another host's."""
+    ended = checked(tmp_path, {"id": "soft1", "backend": "soft", "vfs": 1}, pf)
+    assert (ended.code, ended.err) == (0, "")
+    (line,) = [line for line in ended.out.splitlines() if "not on this host" in line]
+    assert line.startswith(f"warning: {tmp_path}/vfd.cfg: pciids[1].{field} = ")
+    assert words in line
+
+
+def test_a_backend_that_is_not_installed_is_an_error(tmp_path: Path) -> None:
+    try:
+        import vfd.nic.dpdk  # type: ignore  # noqa: F401
+    except ImportError:
+        ended = checked(tmp_path, {"id": "ffff:1f:00.0", "backend": "dpdk"})
+        assert ended.code == 3
+        assert 'pciids[0].backend = "dpdk": this vfd has no such backend' in ended.err
+    else:
+        pytest.skip("the DPDK backend is installed: no backend is missing")

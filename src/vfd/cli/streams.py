@@ -65,7 +65,7 @@ def discard_output() -> None:
 
 def reader_is_gone() -> bool:
     """Whether click ended the program because nobody reads its output any more."""
-    return type(sys.stdout).__name__ == "PacifyFlushWrapper"
+    return type(sys.stdout).__name__.endswith("PacifyFlushWrapper")
 
 
 def fault(program: str, error: BaseException) -> str:

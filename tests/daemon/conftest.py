@@ -77,4 +77,4 @@ def served(
         yield made
     finally:
         made.stop()
-        (LOCKS / f"{pf}.lock").unlink()
+        (LOCKS / f"{pf}.lock").unlink(missing_ok=True)

@@ -30,10 +30,9 @@ class Lock:
 
     def __init__(self, path: Path, what: str, holder: str) -> None:
         make_folder(path.parent)
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._path = path
         try:
-            os.fchmod(self.fd, 0o600)
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take()
         except BlockingIOError:
             who = os.pread(self.fd, 4096, 0).decode(errors="replace").strip() or "unknown"
             os.close(self.fd)
@@ -46,8 +45,23 @@ class Lock:
         except OSError:
             pass  # a full disk: the lock holds all the same, the other daemon sees no name
 
-    def close(self) -> None:
+    def _take(self) -> None:
+        """Raises BlockingIOError where another has it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        while True:
+            self.fd = os.open(self._path, flags, 0o600)
+            os.fchmod(self.fd, 0o600)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self.fd).st_nlink:
+                return
+            os.close(self.fd)  # its holder removed it after we had opened it: lock the next one
+
+    def close(self, *, remove: bool = False) -> None:
+        """``remove``: what was locked is no more. The file goes while it is locked, so that who
+        locks it later finds that it is none any more, and makes another."""
         if self.fd >= 0:
+            if remove:
+                self._path.unlink(missing_ok=True)
             os.close(self.fd)
             self.fd = -1
 

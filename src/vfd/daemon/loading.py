@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
+from vfd.daemon import crowded
 from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.files import BadFile
@@ -29,6 +30,8 @@ log = logging.getLogger("vfd.service")
 _HELD_AGAINST_OTHERS = 64
 """Bad files that are held against all VFs at a reload, for what else they would be refused for: the
 NICs' thread does that."""
+_RIVALS = 8
+"""Files for one VF that are judged."""
 _TOLD = 256
 """Problems of files that one reload tells as events."""
 
@@ -65,6 +68,7 @@ def load(
         _adopt(service, new, good)
         good.sort(key=lambda one: not _is_enforced(service, one))
     _refuse_names_in_use(service, good)
+    _refuse_a_crowd(service, good)
     lives_on = {one.file: m for m in service.nics.values() for one in m.vfs.values()}
     homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in service.nics}
     for one in good:
@@ -79,6 +83,7 @@ def load(
         pf = (pfs or {}).get(managed.id, managed.pf)
         _follow(service, managed, pf, homes[managed.id])
     _tell_conflicts(service)
+    crowded.fold(service)
     _tell_of_new(service, known)
 
 
@@ -171,6 +176,24 @@ def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:
             _set_aside(
                 service, one, Problem(one.file, "name", one.policy.name, rule, other.policy.name)
             )
+
+
+def _refuse_a_crowd(service: Service, good: list[Configured]) -> None:
+    """Of a crowd of files for one VF the first few are judged by all rules: that takes time."""
+    in_force = {one.file for managed in service.nics.values() for one in managed.vfs.values()}
+    crowds: dict[tuple[str, int], list[Configured]] = {}
+    for one in sorted(good, key=lambda one: one.file not in in_force):
+        crowds.setdefault((one.policy.pciid, one.policy.vfid), []).append(one)
+    out: set[str] = set()
+    for (pciid, vfid), crowd in crowds.items():
+        for one in crowd[_RIVALS:]:
+            rule = (
+                f"{len(crowd)} files are for VF {vfid} of {pciid}, and a VF has one configuration"
+            )
+            _set_aside(service, one, Problem(one.file, "vfid", str(vfid), rule))
+            out.add(one.file)
+    if out:
+        good[:] = [one for one in good if one.file not in out]
 
 
 def _set_aside(

@@ -109,14 +109,15 @@ class Managed:
         if self.lock is None or self._locked != address:
             lock = lock_nic(address, holder)
             if self.lock is not None:
-                self.lock.close()
+                self.lock.close(remove=True)
             self.lock, self._locked = lock, address
 
-    def close(self) -> None:
-        """Lets go of the NIC, which goes on enforcing."""
+    def close(self, *, for_good: bool = False) -> None:
+        """Lets go of the NIC, which goes on enforcing. ``for_good``: it is no longer this daemon's,
+        and its lock's file goes."""
         self._let_go_of_nic()
         if self.lock is not None:
-            self.lock.close()
+            self.lock.close(remove=for_good)
             self.lock = None
 
     def remove(self) -> None:
@@ -127,7 +128,7 @@ class Managed:
         self.fail(NicError("it is being removed"))
         for guest in sorted(kinds):  # its configuration may state another kind than it has
             remove_nic(self.pf.model_copy(update={"guest": guest}))
-        self.close()
+        self.close(for_good=True)
 
     def _let_go_of_nic(self) -> None:
         if self.nic is not None:

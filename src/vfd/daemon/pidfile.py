@@ -35,7 +35,7 @@ def written(path: Path, holder: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s can't be removed: %s", path, error)
-        lock.close()
+        lock.close(remove=True)
 
 
 def _write(path: Path) -> None:

@@ -107,7 +107,7 @@ class Service:
         wanted = {pf.id: pf for pf in main.nics}
         for gone in self.nics.keys() - wanted.keys():
             managed = self.nics.pop(gone)
-            managed.close()
+            managed.close(for_good=True)
             text = "no longer configured: it keeps what it has"
             if managed.pf.backend == "soft":
                 text += f". To take it away, list it again, reload, and: iplex pf remove {gone}"

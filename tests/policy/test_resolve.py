@@ -68,6 +68,22 @@ def test_shares_of_the_whole_link_that_round_up_are_not_told_as_scaled() -> None
     assert resolve(resolved.nic, odd) == resolved
 
 
+@pytest.mark.parametrize(
+    ("min_bw", "kept"),
+    [((20, 20, 20, 40), 0.2), ((0, 0, 0, 0), 0.25), ((10, 10, 10, 20), 0.25), ((0, 0, 0, 70), 0.1)],
+)
+def test_guarantees_that_classes_leave_no_room_for_are_scaled(
+    min_bw: tuple[int, ...], kept: float
+) -> None:
+    classes = [{"pri": n, "min_bw": bw} for n, bw in enumerate(min_bw)]
+    pf: dict[str, Any] = {"enable_qos": True, "tclasses": classes, "vf_oversubscription": True}
+    resolved = resolve(nic(vf(1, min_rate=0.3), vf(2, min_rate=0.3), **pf), LINK)
+    assert [one.min_rate.on(LINK) for one in resolved.nic.vfs] == [kept * LINK / 2] * 2
+    assert resolved.scale == pytest.approx(kept / 0.6)
+    assert resolve(resolved.nic, LINK).scale == 1
+    assert resolve(nic(vf(1, min_rate=kept), **pf), LINK).scale == 1
+
+
 def test_shares_over_a_class_are_scaled_in_proportion_and_the_factor_is_told() -> None:
     shares = [("50%", 50), ("50%", 50), ("20%", 20)]
     vfs = [vf(n, queues=[{"priority": 2, "share": text}]) for n, (text, _) in enumerate(shares)]

@@ -214,9 +214,61 @@ def test_traffic_classes_are_each_there_once_and_fit_the_link() -> None:
     assert pf_broken(tclasses=[{"pri": n, "min_bw": 25} for n in range(4)]) == []
     assert pf_broken(tclasses=[{"pri": n} for n in (0, 1, 2, 2)]) == ["tclasses"]
     assert pf_broken(tclasses=[{"pri": n} for n in (0, 1, 2, 4)]) == ["tclasses[3].pri"]
-    assert pf_broken(tclasses=[{"pri": n, "min_bw": 26} for n in range(4)]) == ["tclasses"]
+    for one_too_many in ((26, 25, 25, 25), (25, 25, 25, 26), (101 - 3, 1, 1, 1), (100, 1, 0, 0)):
+        classes = [{"pri": n, "min_bw": bw} for n, bw in enumerate(one_too_many)]
+        assert pf_broken(tclasses=classes) == ["tclasses"], one_too_many
     low = [{"pri": 0, "min_bw": 20, "max_bw": 19}, {"pri": 1}, {"pri": 2}, {"pri": 3}]
     assert pf_broken(tclasses=low) == ["tclasses[0].max_bw"]
+
+
+GUARANTEED = [{"pri": n, "min_bw": bw} for n, bw in enumerate((20, 20, 20, 40))]
+
+
+def test_a_guarantee_fits_each_class_beside_what_the_others_are_guaranteed() -> None:
+    assert broken(vf(0, min_rate="20%"), vf(1), enable_qos=True, tclasses=GUARANTEED) == []
+    half = vf(1, min_rate="50%")
+    assert broken(vf(0), half, enable_qos=True, tclasses=GUARANTEED) == [("vm1", "min_rate", None)]
+    assert "in each class" in only(half, enable_qos=True, tclasses=GUARANTEED).rule
+    assert broken(half, tclasses=GUARANTEED) == [], "without enable_qos there are no classes"
+    assert broken(half, enable_qos=True, tclasses=GUARANTEED, vf_oversubscription=True) == []
+
+
+def test_guarantees_of_vfs_that_share_no_class_may_come_to_the_whole_link() -> None:
+    def of_class(vfid: int, own: int, **fields: Any) -> VfPolicy:
+        others = [{"priority": tc, "share": 0} for tc in range(4) if tc != own]
+        return vf(vfid, queues=others, **fields)
+
+    vfs = [of_class(n, n, min_rate="25%") for n in range(4)]
+    assert broken(*vfs, enable_qos=True) == []
+    assert broken(vf(0, min_rate="26%"), enable_qos=True) == [("vm0", "min_rate", None)]
+    assert broken(of_class(0, 0, min_rate="100%"), enable_qos=True) == []
+    both = of_class(0, 0, min_rate="60%"), of_class(1, 0, min_rate="50%")
+    assert broken(*both, enable_qos=True) == [("vm1", "min_rate", "vm0")]
+
+
+def test_a_class_needs_no_more_than_its_max_bw_for_guarantees() -> None:
+    capped = [{"pri": n, "max_bw": 10 if n else 100} for n in range(4)]
+    assert broken(vf(0, min_rate="70%"), enable_qos=True, tclasses=capped) == []
+    assert broken(vf(0, min_rate="71%"), enable_qos=True, tclasses=capped) != []
+    (remark,) = remarks(nic(vf(0, min_rate="70%"), enable_qos=True, tclasses=capped), link_bps=LINK)
+    assert (remark.vf, remark.field) == ("vm0", "min_rate")
+    assert "classes 1, 2, 3" in remark.rule
+
+
+def test_a_guarantee_is_remarked_that_its_vf_has_not_in_every_class() -> None:
+    whole, none = share(1, 100, priority=0), vf(2, min_rate="10%")
+    (remark,) = remarks(nic(whole, none, enable_qos=True), link_bps=LINK)
+    assert (remark.vf, remark.field) == ("vm2", "min_rate")
+    assert "class 0" in remark.rule
+
+
+def test_guarantees_that_classes_no_longer_leave_room_for_are_scaled_with_a_remark() -> None:
+    was = vf(1, min_rate="50%")
+    policy = nic(was, enable_qos=True, tclasses=GUARANTEED)
+    assert check(policy, link_bps=LINK, in_force=[was]) == ()
+    (remark,) = remarks(policy, link_bps=LINK)
+    assert (remark.vf, remark.field) == ("", "min_rate")
+    assert "scaled by 0.4" in remark.rule
 
 
 def test_a_class_is_in_one_group_at_most_and_exists() -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from vfd.nic.soft import rtnl, shaper
 from vfd.nic.soft.shaper import HANDLE, LINK, Class, Tree
 from vfd.nic.soft.tables import class_id
@@ -15,6 +19,10 @@ SPEED = 1000 * MBIT
 
 
 def trees(*vfs: dict[str, Any], **pf: Any) -> tuple[Tree, Tree]:
+    return shaper.trees(resolved(*vfs, **pf), SPEED)
+
+
+def resolved(*vfs: dict[str, Any], **pf: Any) -> NicPolicy:
     policy = NicPolicy(
         pf=PfPolicy.model_validate({"id": "soft0", "backend": "soft", "vfs": len(vfs), **pf}),
         vfs=tuple(
@@ -24,7 +32,7 @@ def trees(*vfs: dict[str, Any], **pf: Any) -> tuple[Tree, Tree]:
             for n, vf in enumerate(vfs)
         ),
     )
-    return shaper.trees(resolve(policy, SPEED).nic, SPEED)
+    return resolve(policy, SPEED).nic
 
 
 def children(tree: Tree, parent: int) -> list[Class]:
@@ -80,8 +88,97 @@ def test_strict_classes_come_first_on_the_link_or_own_their_group() -> None:
     assert near[near[class_id(0, 3)].parent].ceil == 400 * MBIT
     group = near[near[near[class_id(0, 2)].parent].parent]
     members = children(near, _id(near, group))
-    assert members[1].rate == group.rate, "the strict one owns the group's whole rate"
-    assert members[0].rate == shaper.trickle(SPEED)
+    # 500 Mbit/s are the group's: the strict one has what the other is not guaranteed
+    assert (group.rate, members[0].rate, members[1].rate) == (500 * MBIT, 200 * MBIT, 300 * MBIT)
+
+
+def test_of_strict_classes_the_one_with_the_larger_pri_comes_first() -> None:
+    near, _ = trees({}, enable_qos=True, tclasses=[{"pri": n, "lsp": n > 1} for n in range(4)])
+    priority = [near[class_id(0, pri)].priority for pri in range(4)]
+    assert priority[3] < priority[2] < priority[1] == priority[0]
+    rates = [near[near[class_id(0, pri)].parent].rate for pri in range(4)]
+    assert rates[3] == SPEED
+    assert rates[:3] == [shaper.trickle(SPEED)] * 3
+
+
+def test_a_class_strict_in_a_group_that_it_is_not_in_is_like_the_others() -> None:
+    near, _ = trees({}, enable_qos=True, tclasses=[{"pri": n, "bsp": n == 3} for n in range(4)])
+    assert len({near[class_id(0, pri)].priority for pri in range(4)}) == 1
+
+
+@given(st.data())
+def test_nobody_has_less_than_guaranteed_and_all_together_no_more_than_the_link(
+    data: st.DataObject,
+) -> None:
+    count = data.draw(st.sampled_from([4, 8]))
+    min_bw = [data.draw(st.integers(0, 100 // count)) for _ in range(count)]
+    classes = [
+        {
+            "pri": n,
+            "min_bw": least,
+            "max_bw": data.draw(st.integers(max(1, least), 100)),
+            "lsp": data.draw(st.booleans()),
+            "bsp": data.draw(st.booleans()),
+        }
+        for n, least in enumerate(min_bw)
+    ]
+    vfs = [
+        {"min_rate": data.draw(st.floats(0, 0.1)), "queues": [{"priority": 0, "share": share}]}
+        for share in data.draw(st.lists(st.integers(1, 10), min_size=1, max_size=8))
+    ]
+    groups = {"a": [0, 1], "b": [2]} if data.draw(st.booleans()) else {}
+    pf = {"enable_qos": True, "tclasses": classes, "bw_grps": groups, "vf_oversubscription": True}
+    policy = resolved(*vfs, **pf)
+    near, _ = shaper.trees(policy, SPEED)
+    trickles = len(near) * shaper.trickle(SPEED) + 8 * len(near)
+    leaves = {v: [near[class_id(v, n)] for n in range(count)] for v in range(len(vfs))}
+    for classid, c in near.items():
+        below = sum(one.rate for one in children(near, classid))
+        assert below <= c.rate + trickles, "what is anybody's own is no more than there is"
+    for n, least in enumerate(min_bw):
+        assert near[near[class_id(0, n)].parent].rate >= least * SPEED // 100 - 16
+    wanted = sum(vf.min_rate.on(SPEED) for vf in policy.vfs)
+    for vf in policy.vfs:
+        for n, leaf in enumerate(leaves[vf.vfid]):
+            room = min(1.0, SPEED * classes[n]["max_bw"] / 100 / (wanted or 1))
+            assert leaf.rate >= vf.min_rate.on(SPEED) * room - 16
+
+
+def test_what_is_lent_goes_round_in_the_proportion_of_the_shares() -> None:
+    shares = (50, 20, 5, 5, 5, 5, 5, 5)
+    for speed in (100 * MBIT, 10_000 * MBIT):
+        policy = resolved(
+            *({"queues": [{"priority": 0, "share": share}]} for share in shares), enable_qos=True
+        )
+        near, _ = shaper.trees(policy, speed)
+        quanta = [near[class_id(v, 0)].quantum for v in range(8)]
+        assert [round(quantum / quanta[2], 2) for quantum in quanta] == [s / 5 for s in shares]
+        assert min(quanta) >= 65536 + 14, "one buffer at least, or the debt of each round adds up"
+
+
+def test_shares_that_are_far_apart_are_kept_as_far_as_a_round_is_short_enough() -> None:
+    far = [{"queues": [{"priority": 0, "share": 89.9}]}, *[{} for _ in range(100)]]
+    near, _ = shaper.trees(resolved(*far, enable_qos=True), 10_000 * MBIT)
+    assert near[class_id(0, 0)].quantum / near[class_id(1, 0)].quantum == pytest.approx(890, 0.01)
+    slow, _ = shaper.trees(resolved(*far, enable_qos=True), 10 * MBIT)
+    assert max(c.quantum for c in slow.values()) <= 700_000
+
+
+def test_a_share_of_nothing_is_served_when_nobody_else_wants_anything() -> None:
+    near, _ = trees({"queues": [{"priority": 0, "share": 0}]}, {}, enable_qos=True)
+    assert near[class_id(0, 0)].priority > near[class_id(1, 0)].priority
+    assert near[class_id(0, 0)].rate == shaper.trickle(SPEED)
+
+
+def test_a_guarantee_is_there_in_each_class() -> None:
+    near, _ = trees(
+        {"min_rate": "200Mbps", "queues": [{"priority": 0, "share": 5}]},
+        {"queues": [{"priority": 0, "share": 45}]},
+        {},
+        enable_qos=True,
+    )
+    assert [near[class_id(0, pri)].rate for pri in range(4)] == [200 * MBIT] * 4
+    assert near[class_id(1, 0)].rate == pytest.approx(50 * MBIT * 45 / 95, 0.01)
 
 
 def _id(tree: Tree, wanted: Class) -> int:

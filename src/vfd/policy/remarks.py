@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vfd.policy.guarantees import needed, scale
 from vfd.policy.memo import by_identity
 from vfd.policy.rate import LEAST_BPS, bps_text
+from vfd.policy.resolve import SLACK, uses_of
 from vfd.policy.rules import Broken
 from vfd.policy.values import NicPolicy, VfPolicy
 
@@ -76,14 +78,10 @@ def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...
         if tc.latency:
             rule = "kept for old files; it has no effect"
             found.append(Broken("", f"tclasses[{number}].latency", True, rule))
-    wanted = sum(vf.min_rate.on(link_bps) for vf in nic.vfs) if link_bps else 0
-    if link_bps and wanted > link_bps and not pf.vf_oversubscription:
-        rule = (
-            f"the guarantees of the PF's VFs add up to {wanted / link_bps:.4g} times the link of"
-            f" {bps_text(link_bps)}: each is scaled by {link_bps / wanted:.4g}, until the link is"
-            " faster or they are lowered"
-        )
-        found.append(Broken("", "min_rate", wanted, rule))
+    if link_bps and not pf.vf_oversubscription:
+        found += _scaled(nic, link_bps)
+    if link_bps and pf.enable_qos:
+        found += _not_in_every_class(nic, link_bps)
     configured = {vf.vfid for vf in nic.vfs}
     for vf in nic.vfs:
         found += _on_pf(vf, pf.enable_qos, link_bps)
@@ -95,3 +93,45 @@ def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...
                 )
                 found.append(Broken(vf.name, f"mirror[{number}].target", mirror.target, rule))
     return tuple(found)
+
+
+def _scaled(nic: NicPolicy, link_bps: int) -> Iterator[Broken]:
+    """Guarantees that fitted until the link became slower, or the classes others."""
+    parts = {vf.vfid: bps for vf in nic.vfs if (bps := vf.min_rate.on(link_bps))}
+    uses = uses_of(nic) if parts else {}
+    wanted = needed(nic.pf, link_bps, parts, uses)
+    if parts and wanted > link_bps * SLACK:
+        room, whole = scale(nic.pf, link_bps, parts, uses)
+        beside = ", each beside min_bw of the other classes," if uses else ""
+        rule = (
+            f"the guarantees of the PF's VFs{beside} add up to {wanted / link_bps:.4g} times the"
+            f" link of {bps_text(link_bps)}: each is scaled by {room / whole:.4g}, until the link"
+            " is faster or they are lowered"
+        )
+        yield Broken("", "min_rate", sum(parts.values()), rule)
+
+
+def _not_in_every_class(nic: NicPolicy, link_bps: int) -> Iterator[Broken]:
+    """Guarantees that a VF has not in all classes that its guest may send in."""
+    uses = uses_of(nic)
+    parts = {vf.vfid: bps for vf in nic.vfs if (bps := vf.min_rate.on(link_bps))}
+    capped = {
+        tc.pri
+        for tc in nic.pf.tclasses
+        if sum(parts.get(vfid, 0) for vfid in uses.get(tc.pri, ())) > link_bps * tc.max_bw / 100
+    }
+    for vf in nic.vfs:
+        if vf.vfid not in parts:
+            continue
+        without = sorted(pri for pri, vfids in uses.items() if vf.vfid not in vfids)
+        if without:
+            rule = f"not in {_classes(without)}: nothing of it is the VF's (queues)"
+            yield Broken(vf.name, "min_rate", str(vf.min_rate), rule)
+        if short := sorted(capped - set(without)):
+            rule = f"in {_classes(short)} no more than its part of what the class may have (max_bw)"
+            yield Broken(vf.name, "min_rate", str(vf.min_rate), rule)
+
+
+def _classes(pris: list[int]) -> str:
+    word = "class" if len(pris) == 1 else "classes"
+    return f"{word} {', '.join(map(str, pris))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vfd.policy import guarantees
 from vfd.policy.memo import by_identity
 from vfd.policy.rate import LEAST_BPS, NONE, Rate
 from vfd.policy.values import NicPolicy, PfPolicy, QueueShare, VfPolicy
@@ -21,7 +22,7 @@ class Resolved:
     """Rates in bits per second, an MTU for every VF, shares in every class where classes are on."""
     scale: float = 1.0
     """What each guarantee (min_rate) was multiplied with: below 1 under oversubscription, and on a
-    link that has become too slow for them."""
+    link that has become too slow for them (with classes: for them and the classes' min_bw)."""
     class_scale: Mapping[int, float] = field(default_factory=dict)
     """The same for the shares in each traffic class that was scaled."""
 
@@ -33,11 +34,18 @@ def resolve(nic: NicPolicy, link_bps: int) -> Resolved:
     its link was faster.
     """
     pf = nic.pf
-    wanted = sum(vf.min_rate.on(link_bps) for vf in nic.vfs if vf.min_rate is not NONE)
-    # shares that add up to the whole may be a bit more once each is rounded: no news to anybody
-    scale = link_bps / wanted if wanted > link_bps * SLACK else 1.0
     shares, class_scale = _shares(nic)
-    mtu, part = min(pf.default_mtu, pf.mtu), (link_bps, wanted) if wanted > link_bps else None
+    parts = {vf.vfid: vf.min_rate.on(link_bps) for vf in nic.vfs if vf.min_rate is not NONE}
+    scale, part = 1.0, None
+    if parts:
+        uses = _uses(nic, shares)
+        wanted = guarantees.needed(pf, link_bps, parts, uses)
+        if wanted > link_bps:
+            part = guarantees.scale(pf, link_bps, parts, uses)
+        # shares that add up to the whole may be a bit more once each is rounded: no news to anybody
+        if part and wanted > link_bps * SLACK:
+            scale = part[0] / part[1]
+    mtu = min(pf.default_mtu, pf.mtu)
     vfs = tuple(
         _resolved(vf, link_bps, mtu, part, queues)
         for vf, queues in zip(nic.vfs, shares, strict=True)
@@ -105,6 +113,22 @@ def _shares(nic: NicPolicy) -> tuple[list[tuple[QueueShare, ...]], dict[int, flo
         tuple(QueueShare.model_construct(priority=tc, share=share) for tc, share in mine.items())
         for mine in final
     ], scales
+
+
+def uses_of(nic: NicPolicy) -> dict[int, set[int]]:
+    """By traffic class, the VFs that have a share of it; empty without ``enable_qos``."""
+    return _uses(nic, _shares(nic)[0]) if nic.pf.enable_qos else {}
+
+
+def _uses(nic: NicPolicy, shares: list[tuple[QueueShare, ...]]) -> dict[int, set[int]]:
+    if not nic.pf.enable_qos:
+        return {}
+    found: dict[int, set[int]] = {tc: set() for tc in _priorities(nic.pf)}
+    for vf, queues in zip(nic.vfs, shares, strict=True):
+        for queue in queues:
+            if queue.share > 0:
+                found[queue.priority].add(vf.vfid)
+    return found
 
 
 def _priorities(pf: PfPolicy) -> list[int]:

@@ -13,10 +13,11 @@ from functools import lru_cache
 from typing import Protocol
 
 from vfd.policy.addresses import MAX_NETDEV, is_pci_address
+from vfd.policy.guarantees import needed
 from vfd.policy.memo import by_identity
 from vfd.policy.mirrors import merged
 from vfd.policy.rate import LEAST_BPS, Rate, bps_text
-from vfd.policy.resolve import SLACK, Resolved, resolve
+from vfd.policy.resolve import SLACK, Resolved, resolve, uses_of
 from vfd.policy.values import Direction, Limits, Mirror, NicPolicy, PfPolicy, VfPolicy
 
 __all__ = [
@@ -98,7 +99,7 @@ def check(
     broken += _vfids(nic.vfs)
     broken += _owners(nic.vfs)
     if not nic.pf.vf_oversubscription:
-        broken += _guarantees(nic.vfs, link_bps, before)
+        broken += _guarantees(nic, link_bps, before)
     broken += _shares(nic)
     return tuple(broken)
 
@@ -378,32 +379,47 @@ def _excess(vf: VfPolicy, link_bps: int) -> int:
 
 
 def _guarantees(
-    vfs: Sequence[VfPolicy], link_bps: int | None, before: Mapping[int, VfPolicy]
+    nic: NicPolicy, link_bps: int | None, before: Mapping[int, VfPolicy]
 ) -> Iterator[Broken]:
-    """The sum of min_rate, blamed on the first VF that has more than ``before`` and no longer
-    fits: into the link, or into what the sum was where that is above the link already."""
-    had = {vfid: _part(vf.min_rate, link_bps) or 0.0 for vfid, vf in before.items()}
+    """What the guarantees need (``guarantees.needed``), blamed on the first VF that has more than
+    ``before`` and no longer fits: into the link, or into what was needed where that is above it
+    already."""
     link = link_bps or 1.0
-    room = max(link, sum(had.values())) * SLACK
-    parts = [(part, vf) for vf in vfs if (part := _part(vf.min_rate, link_bps))]
-    total = sum(part for part, _ in parts)
+    parts = {vf.vfid: part for vf in nic.vfs if (part := _part(vf.min_rate, link_bps))}
+    if not parts:
+        return
+    uses = uses_of(nic)
+    had = {vfid: _part(vf.min_rate, link_bps) or 0.0 for vfid, vf in before.items()}
+    room = max(link, needed(nic.pf, link, had, uses)) * SLACK
+    total = needed(nic.pf, link, parts, uses)
     if total <= room:
         return
-    fitting: list[tuple[float, VfPolicy]] = []
-    grown: list[tuple[float, VfPolicy]] = []
-    for part, vf in parts:
-        (grown if part > had.pop(vf.vfid, 0.0) else fitting).append((part, vf))
-    running = sum(part for part, _ in fitting)
-    while len(grown) > 1 and running + grown[0][0] <= room:
-        running += grown[0][0]
-        fitting.append(grown.pop(0))
-    blamed = grown[0][1]
-    rule = (
-        f"the guarantees of the PF's VFs add up to {total / link:.4g} times the link"
-        + (f" of {bps_text(link_bps)}" if link_bps else "")
-        + ": lower them, or set vf_oversubscription on the PF, which scales them"
-    )
-    other = max(fitting, key=lambda entry: entry[0])[1].name if fitting else None
+    grown = [vfid for vfid, part in parts.items() if part > had.get(vfid, 0.0)]
+    grown = grown or list(parts)  # what was there before no longer fits the classes
+    fitting = {vfid: part for vfid, part in parts.items() if vfid not in grown}
+    while (
+        len(grown) > 1
+        and needed(nic.pf, link, {**fitting, grown[0]: parts[grown[0]]}, uses) <= room
+    ):
+        fitting[grown[0]] = parts[grown[0]]
+        grown.pop(0)
+    vfs = nic.by_vfid()
+    other = vfs[max(fitting, key=lambda vfid: fitting[vfid])].name if fitting else None
+    blamed = vfs[grown[0]]
+    speed = f" of {bps_text(link_bps)}" if link_bps else ""
+    if uses and sum(parts.values()) <= room:
+        rule = (
+            "a guest sends in whichever traffic class it likes, so the PF's guarantees must be"
+            " there in each class, beside min_bw of the others: that takes"
+            f" {total / link:.4g} times the link{speed}. Lower them or min_bw, give the VF a share"
+            " of 0 (queues) in classes that it doesn't use, or set vf_oversubscription on the PF,"
+            " which scales the guarantees"
+        )
+    else:
+        rule = (
+            f"the guarantees of the PF's VFs add up to {total / link:.4g} times the link{speed}:"
+            " lower them, or set vf_oversubscription on the PF, which scales them"
+        )
     yield Broken(blamed.name, "min_rate", str(blamed.min_rate), rule, other)
 
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vfd.nic.netlink import Message, Netlink
-from vfd.nic.soft import rtnl
+from vfd.nic.soft import bandwidth, rtnl
+from vfd.nic.soft.bandwidth import traffic_classes
 from vfd.nic.soft.tables import class_id, needs_shaper
-from vfd.policy.values import NicPolicy, PfPolicy, TrafficClass
+from vfd.policy.values import NicPolicy, PfPolicy
 
 HANDLE = 1 << 16
 """The HTB root's handle, 1:."""
@@ -25,13 +26,10 @@ _FIRST_LEAF = HANDLE | 0x1000
 
 _QUEUE = 1000
 """Buffers that wait under one leaf."""
-_GSO = 70_000
-"""The largest buffer that a guest sends at once, with room: a smaller burst stops it."""
-_MAX_QUANTUM = 200_000
-_MIN_QUANTUM = 3_000
 _STEP = 8
 """HTB counts bytes, so rates come in steps of 8 bit/s."""
-_PRIORITY_LINK_STRICT, _PRIORITY_GROUP_STRICT, _PRIORITY_SHARED = 0, 1, 2
+_LAST = 7
+"""HTB's last priority: TC_HTB_NUMPRIO - 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,8 @@ class Class:
     parent: int
     rate: int
     ceil: int
-    quantum: int = _MAX_QUANTUM
-    priority: int = _PRIORITY_SHARED
+    quantum: int = bandwidth.GSO
+    priority: int = 0
 
     @property
     def is_leaf(self) -> bool:
@@ -71,7 +69,7 @@ def trees(nic: NicPolicy, link_bps: int) -> tuple[Tree, Tree]:
 
 def burst(bps: int) -> int:
     """Bytes that may pass at once: a millisecond's worth, or one segmentation-offload buffer."""
-    return max(bps // 8000, _GSO)
+    return max(bps // 8000, bandwidth.GSO)
 
 
 def trickle(link_bps: int) -> int:
@@ -93,8 +91,8 @@ def limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
     guaranteed = {vf.vfid: stepped(vf.min_rate.on(link_bps)) for vf in vfs}
     left = max(0, link_bps - sum(guaranteed.values()))
     without = sum(1 for bps in guaranteed.values() if not bps) or 1
-    weight = {vfid: bps or left // without or 1 for vfid, bps in guaranteed.items()}
-    heaviest = max(weight.values())
+    weights = {vfid: bps or left // without or 1 for vfid, bps in guaranteed.items()}
+    quantum = bandwidth.quanta({0: weights}, {0: link_bps}, link_bps)
     tree = {LINK: Class(HANDLE, link_bps, link_bps, quantum=0)}
     for vf in vfs:
         tree[class_id(vf.vfid, 0)] = Class(
@@ -102,94 +100,102 @@ def limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
             rate=guaranteed[vf.vfid] or trickle(link_bps),
             # twice the link: no ceiling of its own, told from one that equals the link
             ceil=stepped(vf.rate.on(link_bps)) or 2 * link_bps,
-            quantum=max(_MIN_QUANTUM, _MAX_QUANTUM * weight[vf.vfid] // heaviest),
+            quantum=quantum[0, vf.vfid],
         )
     return tree
 
 
-def traffic_classes(pf: PfPolicy) -> tuple[TrafficClass, ...]:
-    """The PF's classes; 4 equal ones where it states none."""
-    return pf.tclasses or tuple(TrafficClass(pri=pri, min_bw=25) for pri in range(4))
-
-
-def class_rates(pf: PfPolicy, link_bps: int) -> dict[int, int]:
-    """Class → the bandwidth that is its own when all are busy, bits per second.
-
-    Classes strict over the link get what they may have; the others divide the rest in proportion
-    to ``min_bw``, those without a ``min_bw`` sharing evenly what is not spoken for."""
-    classes = traffic_classes(pf)
-    strict = [c for c in classes if c.lsp]
-    shared = [c for c in classes if not c.lsp]
-    taken = min(100.0, float(sum(c.max_bw for c in strict)))
-    spoken = sum(c.min_bw for c in shared)
-    silent = sum(1 for c in shared if not c.min_bw) or 1
-    weight = {c.pri: c.min_bw or max(1.0, (100 - spoken) / silent) for c in shared}
-    total = sum(weight.values()) or 1.0
-    rates = {c.pri: round(link_bps * c.max_bw / 100) for c in strict}
-    for c in shared:
-        rates[c.pri] = round(link_bps * (100 - taken) / 100 * weight[c.pri] / total)
-    return {pri: max(trickle(link_bps), stepped(bps)) for pri, bps in rates.items()}
-
-
 def classes(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
-    """Link → groups → classes → VF leaves. Groups lend to each other through the link; a class
-    strict in its group owns the whole group's rate and is served first."""
+    """Link → groups → classes → VF leaves. Groups lend to each other through the link. A class that
+    is strict owns what nobody else is guaranteed, of the link or of its group, and is first where
+    more is lent; a guarantee comes before it all the same, as the lower level of the tree does."""
     pf = nic.pf
     if not nic.vfs:
         return {}
     known = {c.pri: c for c in traffic_classes(pf)}
-    rates = class_rates(pf, link_bps)
+    floors = guarantees(nic, link_bps)
+    owned = bandwidth.of_classes(pf, link_bps, {c: sum(vfs.values()) for c, vfs in floors.items()})
+    rates = {pri: max(trickle(link_bps), stepped(int(bps))) for pri, bps in owned.items()}
     tree = {LINK: Class(HANDLE, link_bps, link_bps, quantum=0)}
     above = dict.fromkeys(known, LINK)
-    owned = dict(rates)
     for n, group in enumerate(pf.bw_grps):
         members = [p for p in group.classes if p in known and not known[p].lsp]
-        if not members:
-            continue
-        together = sum(rates[p] for p in members)
-        tree[_GROUP + n] = Class(LINK, together, link_bps, quantum=0)
-        strict = [p for p in members if known[p].bsp]
-        for p in members:
-            above[p] = _GROUP + n
-            if strict:
-                own = together // len(strict) if p in strict else 0
-                owned[p] = max(trickle(link_bps), stepped(own))
+        if members:
+            tree[_GROUP + n] = Class(LINK, sum(rates[p] for p in members), link_bps, quantum=0)
+            above |= dict.fromkeys(members, _GROUP + n)
     for pri, c in known.items():
         ceil = max(trickle(link_bps), stepped(link_bps * c.max_bw // 100))
-        tree[_CLASS + pri] = Class(above[pri], min(owned[pri], ceil), ceil, quantum=0)
-    heaviest = max(rates.values())
+        tree[_CLASS + pri] = Class(above[pri], min(rates[pri], ceil), ceil, quantum=0)
+    shares = shares_of_classes(nic)
+    quantum = bandwidth.quanta(shares, rates, link_bps)
+    ranks, last = _ranks(pf)
+    assured = {
+        pri: bandwidth.fill(rates[pri], floors[pri], shares[pri], most=rates[pri] / 100)
+        for pri in known
+    }
     for vf in nic.vfs:
-        asked = {q.priority: q.share for q in vf.queues}
-        for pri, c in known.items():
+        for pri in known:
             upper = tree[_CLASS + pri]
-            share = asked.get(pri, 100 / len(nic.vfs)) / 100
-            weight = rates[pri] / heaviest * min(1.0, share * len(nic.vfs))
-            # a guarantee is spread over the classes as the link is
-            floor = vf.min_rate.on(link_bps) * rates[pri] // link_bps
             ceil = min(upper.ceil, stepped(vf.rate.on(link_bps)) or upper.ceil)
-            rate = max(trickle(link_bps), stepped(max(floor, round(upper.rate * share))))
+            rate = max(trickle(link_bps), stepped(int(assured[pri].get(vf.vfid, 0))))
             tree[class_id(vf.vfid, pri)] = Class(
                 parent=_CLASS + pri,
                 rate=min(rate, ceil),
                 ceil=ceil,
-                quantum=max(_MIN_QUANTUM, round(_MAX_QUANTUM * weight)),
-                priority=_priority(c),
+                quantum=quantum.get((pri, vf.vfid), bandwidth.GSO),
+                priority=ranks[pri] if shares[pri].get(vf.vfid) else last,
             )
     return tree
 
 
-def _priority(c: TrafficClass) -> int:
-    if c.lsp:
-        return _PRIORITY_LINK_STRICT
-    return _PRIORITY_GROUP_STRICT if c.bsp else _PRIORITY_SHARED
+def guarantees(nic: NicPolicy, link_bps: int) -> dict[int, dict[int, int]]:
+    """By class and vfid: what a VF is guaranteed in each class that it has a share of."""
+    shares = shares_of_classes(nic)
+    return {
+        pri: {
+            vf.vfid: bps
+            for vf in nic.vfs
+            if vf.vfid in having and (bps := vf.min_rate.on(link_bps))
+        }
+        for pri, having in shares.items()
+    }
+
+
+def shares_of_classes(nic: NicPolicy) -> dict[int, dict[int, float]]:
+    """By class and vfid: percent, of VFs that have any."""
+    found: dict[int, dict[int, float]] = {c.pri: {} for c in traffic_classes(nic.pf)}
+    for vf in nic.vfs:
+        for queue in vf.queues:
+            if queue.share > 0 and queue.priority in found:
+                found[queue.priority][vf.vfid] = queue.share
+    return found
+
+
+def _ranks(pf: PfPolicy) -> tuple[dict[int, int], int]:
+    """In which order what is lent is given out: each class's place, strict ones over the link
+    before those strict in their groups, the larger ``pri`` first; and that of a leaf without a
+    share."""
+    grouped = {pri for group in pf.bw_grps for pri in group.classes}
+    strict = sorted(
+        (c for c in traffic_classes(pf) if c.lsp or (c.bsp and c.pri in grouped)),
+        key=lambda c: (not c.lsp, -c.pri),
+    )
+    ranks = {c.pri: min(_LAST, n) for n, c in enumerate(strict)}
+    shared = min(_LAST, len(strict))
+    ranks |= {c.pri: shared for c in traffic_classes(pf) if c.pri not in ranks}
+    return ranks, min(_LAST, shared + 1)
 
 
 def own_limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
     """VF → its classes, for VFs with a limit. A VF's classes share its limit as all VFs' classes
     share the link: those that are strict first, the others in proportion."""
     tree: dict[int, Class] = {}
-    rates = class_rates(nic.pf, link_bps)
-    whole, heaviest = sum(rates.values()), max(rates.values())
+    rates = bandwidth.of_classes(nic.pf, link_bps, {})
+    whole = sum(rates.values())
+    quantum = bandwidth.quanta(
+        {0: {pri: max(1.0, bps) for pri, bps in rates.items()}}, {0: link_bps}, link_bps
+    )
+    ranks, _ = _ranks(nic.pf)
     for vf in nic.vfs:
         limit = stepped(vf.rate.on(link_bps))
         if not limit:
@@ -197,13 +203,13 @@ def own_limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
         tree[_VF + vf.vfid] = Class(HANDLE, limit, limit, quantum=0)
         for c in traffic_classes(nic.pf):
             # a leaf sends at its rate unasked, so all of them together are at most the limit
-            rate = stepped(limit // 64 + limit * 7 // 8 * rates[c.pri] // whole)
+            rate = stepped(limit // 64 + int(limit * 7 / 8 * rates[c.pri] / whole))
             tree[class_id(vf.vfid, c.pri)] = Class(
                 parent=_VF + vf.vfid,
                 rate=max(_STEP, rate),
                 ceil=limit,
-                quantum=max(_MIN_QUANTUM, _MAX_QUANTUM * rates[c.pri] // heaviest),
-                priority=_priority(c),
+                quantum=quantum[0, c.pri],
+                priority=ranks[c.pri],
             )
     return dict(sorted(tree.items()))
 
@@ -264,7 +270,7 @@ def read(netlink: Netlink, index: int) -> tuple[dict[int, Class], dict[int, int]
             rate=c.rate,
             ceil=c.ceil,
             quantum=c.quantum if leaf else 0,
-            priority=c.priority if leaf else _PRIORITY_SHARED,
+            priority=c.priority if leaf else 0,
         )
         if leaf:
             drops[c.classid] = c.drops

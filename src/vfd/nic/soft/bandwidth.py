@@ -39,7 +39,7 @@ def fill(
     if wanted > total:
         floors = {key: floor * total / wanted for key, floor in floors.items()}
     held: dict[_Key, float] = {}
-    while True:
+    while floors:
         free = sum(weight for key, weight in weights.items() if key not in held)
         unit = max(0.0, total - sum(held.values())) / free if free else 0.0
         if most is not None:
@@ -52,6 +52,9 @@ def fill(
         if not below:
             return {key: held.get(key, unit * weight) for key, weight in weights.items()}
         held |= below
+    unit = total / (sum(weights.values()) or 1.0)
+    unit = unit if most is None else min(unit, most)
+    return {key: unit * weight for key, weight in weights.items()}
 
 
 def of_classes(pf: PfPolicy, link_bps: int, floors: Mapping[int, float]) -> dict[int, float]:
@@ -116,6 +119,7 @@ def quanta(
         room = max(GSO * ratio, most * rates[pri] / heaviest)
         top = min(wanted, room, most)
         largest = max(weights[pri].values())
+        unit = top / largest
         for vfid, share in weights[pri].items():
-            found[pri, vfid] = max(GSO, round(top * share / largest))
+            found[pri, vfid] = max(GSO, round(unit * share))
     return found

@@ -113,7 +113,8 @@ def classes(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
     if not nic.vfs:
         return {}
     known = {c.pri: c for c in traffic_classes(pf)}
-    floors = guarantees(nic, link_bps)
+    shares = shares_of_classes(nic)
+    floors = guarantees(nic, shares, link_bps)
     owned = bandwidth.of_classes(pf, link_bps, {c: sum(vfs.values()) for c, vfs in floors.items()})
     rates = {pri: max(trickle(link_bps), stepped(int(bps))) for pri, bps in owned.items()}
     tree = {LINK: Class(HANDLE, link_bps, link_bps, quantum=0)}
@@ -126,37 +127,32 @@ def classes(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
     for pri, c in known.items():
         ceil = max(trickle(link_bps), stepped(link_bps * c.max_bw // 100))
         tree[_CLASS + pri] = Class(above[pri], min(rates[pri], ceil), ceil, quantum=0)
-    shares = shares_of_classes(nic)
-    quantum = bandwidth.quanta(shares, rates, link_bps)
     ranks, last = _ranks(pf)
-    assured = {
-        pri: bandwidth.fill(rates[pri], floors[pri], shares[pri], most=rates[pri] / 100)
-        for pri in known
-    }
-    for vf in nic.vfs:
-        for pri in known:
-            upper = tree[_CLASS + pri]
-            ceil = min(upper.ceil, stepped(vf.rate.on(link_bps)) or upper.ceil)
-            rate = max(trickle(link_bps), stepped(int(assured[pri].get(vf.vfid, 0))))
-            tree[class_id(vf.vfid, pri)] = Class(
-                parent=_CLASS + pri,
-                rate=min(rate, ceil),
-                ceil=ceil,
-                quantum=quantum.get((pri, vf.vfid), bandwidth.GSO),
-                priority=ranks[pri] if shares[pri].get(vf.vfid) else last,
+    quantum = bandwidth.quanta(shares, rates, link_bps)
+    least, limits = trickle(link_bps), {vf.vfid: stepped(vf.rate.on(link_bps)) for vf in nic.vfs}
+    for pri in known:
+        parent, ceil = _CLASS + pri, tree[_CLASS + pri].ceil
+        assured = bandwidth.fill(rates[pri], floors[pri], shares[pri], most=rates[pri] / 100)
+        for vfid, limit in limits.items():
+            bps = assured.get(vfid)
+            most = min(ceil, limit or ceil)
+            tree[class_id(vfid, pri)] = Class(
+                parent,
+                rate=min(most, max(least, int(bps) // _STEP * _STEP) if bps else least),
+                ceil=most,
+                quantum=quantum[pri, vfid] if bps else bandwidth.GSO,
+                priority=ranks[pri] if bps else last,
             )
     return tree
 
 
-def guarantees(nic: NicPolicy, link_bps: int) -> dict[int, dict[int, int]]:
+def guarantees(
+    nic: NicPolicy, shares: Mapping[int, Mapping[int, float]], link_bps: int
+) -> dict[int, dict[int, int]]:
     """By class and vfid: what a VF is guaranteed in each class that it has a share of."""
-    shares = shares_of_classes(nic)
+    stated = {vf.vfid: bps for vf in nic.vfs if (bps := vf.min_rate.on(link_bps))}
     return {
-        pri: {
-            vf.vfid: bps
-            for vf in nic.vfs
-            if vf.vfid in having and (bps := vf.min_rate.on(link_bps))
-        }
+        pri: {vfid: bps for vfid, bps in stated.items() if vfid in having}
         for pri, having in shares.items()
     }
 

@@ -34,6 +34,7 @@ STRANGERS = ("02:ff:00:00:00:01", "02:ff:00:00:00:02")
 ODD_SOURCES = ("00:00:00:00:00:00", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff")
 IP_HEADERS = {b"\x08\x00": 34, b"\x86\xdd": 54}
 """Shortest frames of these types that BPF_PROG_TEST_RUN takes on new kernels."""
+TYPES = (b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\xb5", b"\x91\x00", b"\0\x2e")
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
@@ -194,9 +195,7 @@ def random_frame(rng: Random, world: World, longest: int) -> tuple[int, bytes]:
         elif depth == 0 and port == -1 and chance(rng, 50):
             tpid = world.nic.pf.tpid
         frame += tpid.to_bytes(2, "big") + _tci(rng, vid)
-    frame += rng.choice(
-        (b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\xb5", b"\x91\x00", b"\0\x2e", b"\x88\x08")
-    )
+    frame += b"\x88\x08" if chance(rng, 8) else rng.choice(TYPES)
     frame += Random(rng.getrandbits(16)).randbytes(_payload(rng, longest))
     if chance(rng, 8):
         frame = frame[: rng.randrange(14, min(len(frame), 40) + 1)]
@@ -209,7 +208,7 @@ def _veils(rng: Random, world: World, vf: VfPolicy | None) -> bytes:
     """Often priority tags, one or two of any TPID, for the tags behind them to hide under; most of
     all of a kind that the VF may send."""
     veils = b""
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 0, 1, 2))):
         tpid = rng.choice((C_TAG, S_TAG, world.nic.pf.tpid))
         if vf is not None and chance(rng, 50):
             tpid = C_TAG if vf.access_vid else vf.tpid(world.nic.pf.tpid)

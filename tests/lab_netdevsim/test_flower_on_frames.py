@@ -118,7 +118,7 @@ def test_rules_in_the_kernel_do_with_frames_what_the_model_does(wires: Wires) ->
             checked += 1
             passed += bool(expected)
     assert checked == 300
-    assert passed > 60
+    assert passed > 50
 
 
 def test_what_a_vf_is_sent_above_its_limit_is_dropped_and_floods_are_not(wires: Wires) -> None:

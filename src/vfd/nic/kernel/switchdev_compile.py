@@ -62,7 +62,7 @@ _TPIDS = (C_TAG, S_TAG)
 
 # Prefs. Of the tag chain and the switch: tagged before untagged, since the latter is "all else".
 GATE = 1
-_MAC_CONTROL = {MAC_CONTROL: 2, C_TAG: 3, S_TAG: 4}
+_MAC_CONTROL = {MAC_CONTROL: 5, C_TAG: 6, S_TAG: 7}
 _SOURCE, _SOURCE_ODD, _SOURCE_REST = 10, 11, 12
 _VEILED, _OTHER_TPID, _VID, _NO_VID, _ANY_VID, _UNTAGGED = 19, 20, 21, 22, 23, 50
 _S_TAGGED = 10

@@ -17,10 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tools.nics_proofs import MODELLED_BY, PROVEN_BY
 
 from vfd.nic.kernel import intel, mlx, switchdev
+from vfd.nic.kernel.capabilities import of_frames
 from vfd.nic.kernel.devlink_rate import DevlinkRate
 from vfd.nic.kernel.drivers import DRIVERS, Driver
 from vfd.nic.kernel.rtnl import Rtnetlink
-from vfd.nic.protocol import Capability, Support
+from vfd.nic.protocol import BESIDE, Capability, Support
 from vfd.policy.values import C_TAG, S_TAG, VfRules
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "nics.md"
@@ -152,6 +153,11 @@ KNOWN_LIMITS = """
   anew.
 * **Rates with classes** on the X710: the driver ignores a VF's rate then; `rate` is written to the
   VF's `max_tc_tx_rate` of every class, and holds in each.
+* **MAC control frames** (PAUSE, PFC) of guests and **veiled tags** (a tag behind a priority tag)
+  are refused by the contract, whatever a policy says. The table has where that is known; – is "not
+  known", and `iplex caps` says what follows.
+* **PCP**: a port VLAN has one priority, `pcp`, which is that of every frame, whatever priority tag
+  its guest sends. In switchdev mode a guest's priority tag has its own.
 * **MTU** is the guest's choice on all of them: the drivers hold it to the NIC's largest frame
   (igb_set_vf_rlpml, ixgbe_set_vf_lpe, ice_vc_get_max_frame_size), and none lets the host set it.
 * **Files of the vendors' interfaces that are not used**, and why: [decisions.md](decisions.md).
@@ -225,7 +231,18 @@ def table() -> Iterable[str]:
             for family, column in zip(FAMILIES, columns, strict=True)
         )
         yield f"| `{attribute}` | {cells} |"
+    for rule in BESIDE:
+        cells = " | ".join(_beside(family, rule) for family in FAMILIES)
+        yield f"| {rule.replace('_', ' ')} | {cells} |"
     yield f"| counters per VF | {' | '.join(_counters(family) for family in FAMILIES)} |"
+
+
+def _beside(family: Family, rule: str) -> str:
+    if family.facts is None:
+        return "–"
+    found = of_frames({"vlans": offers(family)["vlans"]}, family.facts)[rule]
+    by = found.by if found.by != "the driver" else "driver"
+    return "–" if found.support is Support.ABSENT else f"{_MARKS[DOCUMENTED]} {by} ~"
 
 
 def _counters(family: Family) -> str:
@@ -294,6 +311,8 @@ def _sources(family: Family, facts: Driver) -> Iterable[str]:
         yield "* `vm_mac` reaches the guest when its VF driver binds again"
     if not family.switchdev:
         yield from (f"* {note}" for note in facts.notes)
+        if facts.mac_control:
+            yield f"* MAC control frames are dropped {facts.mac_control}"
     yield f"* Source of `rtnl` and `hwmode`: kernel 6.12, {facts.source}"
     if family.vendor:
         yield f"* Source of `sysfs`: {family.vendor[1]}"

@@ -16,6 +16,7 @@ _MLX, _PFS = "tests/kernel/test_mlx.py", "tests/kernel/test_modelled_pfs.py"
 
 _READ_BACK = f"{_IGB}::test_iplex_adds_a_vf_which_reads_back_as_asked"
 _SERVICE = f"{_LEGACY}::test_a_service_tag_is_802_1ad_to_the_kernel"
+_PCP = f"{_LEGACY}::test_a_priority_is_set_read_back_and_put_back"
 _RATES = f"{_LEGACY}::test_rates_and_link_state_are_set"
 _ASKED = f"{_FLOWER}::test_what_was_asked_is_read_back"
 _RANDOM = f"{_FLOWER}::test_random_policies_are_read_back"
@@ -41,12 +42,13 @@ PROVEN_BY: Mapping[tuple[str, str], str] = {
         *("vlans", "strip_ctag", "vm_mac", "mac_anti_spoof", "rate", "trust"),
     ),
     **_each("netdevsim", _SERVICE, "strip_stag", "tpid"),
+    **_each("netdevsim", _PCP, "pcp"),
     **_each("netdevsim", _RATES, "vlans", "strip_ctag", "rate", "min_rate", "link_status", "trust"),
     **_each(
         "netdevsim switchdev",
         _ASKED,
         *("vlans", "macs", "mirror", "storm_limit", "rate", "min_rate", "max_rx_rate", "vm_mac"),
-        *("enable_loopback", "tpid"),
+        *("enable_loopback", "tpid", "pcp"),
     ),
     **_each(
         "netdevsim switchdev",

@@ -104,6 +104,7 @@ def _random_vf(rng: Random, vfid: int, vfs: int, macs: list[str]) -> VfPolicy:
             "macs": tuple(macs.pop() for _ in range(rng.choice((0, 0, 1, 2)))),
             "mac_anti_spoof": chance(rng, 80),
             "vlan_anti_spoof": chance(rng, 80),
+            "pcp": rng.choice((0, 0, rng.randrange(8))),
             "allow_bcast": chance(rng, 80),
             "allow_mcast": chance(rng, 60),
             "allow_un_ucast": chance(rng, 40),

@@ -178,6 +178,7 @@ policies = st.builds(
     vlans=st.lists(st.integers(1, 4094), min_size=1, max_size=8, unique=True).map(tuple),
     strip_stag=flag,
     allow_untagged=flag,
+    pcp=st.integers(0, 7),
     vm_mac=st.none() | unicast,
     macs=st.lists(unicast, max_size=3, unique=True).map(tuple),
     mac_anti_spoof=flag,

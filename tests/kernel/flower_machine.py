@@ -66,8 +66,8 @@ class Machine:
                     case Redirect(to):
                         out.append((to, bytes(frame)))
                         break
-                    case Push(tpid, vid):
-                        frame = frame.push(Tag(tpid, vid))
+                    case Push(tpid, vid, pcp):
+                        frame = frame.push(Tag(tpid, vid, pcp))
                     case Retag(tpid, vid):
                         outer = frame.outer
                         assert outer is not None

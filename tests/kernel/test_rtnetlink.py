@@ -12,7 +12,7 @@ from vfd.nic.kernel import counters
 from vfd.nic.kernel.drivers import driver_named
 from vfd.nic.kernel.rtnl import Rtnetlink
 from vfd.nic.kernel.rtnl_order import in_order
-from vfd.nic.kernel.surface import Assignment
+from vfd.nic.kernel.surface import Assignment, assign
 from vfd.nic.kernel.vfinfo import LINK_OFF, VfSettings
 from vfd.nic.protocol import NicError
 from vfd.policy.values import VfRules
@@ -65,6 +65,25 @@ def test_vfs_that_change_vlans_share_none_meanwhile(wanted: dict[int, int]) -> N
     assert netdev.messages == messages + 1
     assert {vfid: vfs.seen[vfid].vlan for vfid in wanted} == wanted
     assert {vf.link_state for vf in vfs.seen} == {0}
+
+
+def test_pcp_is_the_port_vlans_priority_both_ways() -> None:
+    vfs = PlainVfs([VfSeen(), VfSeen()])
+    surface, _ = surface_on("ice", vfs)
+    surface.write({0: access(10, pcp=5), 1: access(11)})
+    assert [(vf.vlan, vf.qos) for vf in vfs.seen] == [(10, 5), (11, 0)]
+    assert surface.read()[0] == surface.express(access(10, pcp=5))
+    vfs.seen[1].qos = 3  # somebody else's ip link set … qos 3
+    assert surface.read()[1]["pcp"] == 3
+    assert surface.read()[1]["strip_ctag"] is True
+    surface.write({0: access(10, pcp=1), 1: access(11)})
+    assert [(vf.vlan, vf.qos) for vf in vfs.seen] == [(10, 1), (11, 0)]
+
+
+def test_a_pcp_that_no_tag_would_have_asks_for_no_surface() -> None:
+    trunk = VfRules(vlans=[5, 6], pcp=3)
+    assert "pcp" not in assign(trunk, [])[1]
+    assert "pcp" in assign(VfRules(vlans=[5], strip_ctag=True, pcp=3), [])[1]
 
 
 def test_vfs_that_follow_each_other_keep_their_links() -> None:

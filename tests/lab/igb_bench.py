@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tests.packet.case import VFS, WIRE, Case
+from tests.packet.case import VFS, WIRE, Case, Send
 from tests.packet.frames import mac
 from tests.packet.ports import PacketPort
 
@@ -93,7 +93,8 @@ class IgbBench:
         checked = all(vf.mac_anti_spoof for policy in case.policies for vf in policy.vfs)
         if "tx.2" in case.proves and not checked:
             return "mac_anti_spoof: when it is off, this NIC checks no source address at all"
-        if "tag.pcp" in case.proves:
+        sent = [s.frame for s in case.steps if isinstance(s, Send) and s.port != WIRE]
+        if any(frame.tags and not frame.tags[0].vid for frame in sent):
             return f"strip_ctag: {vf_can['strip_ctag'].limit}"
         return None
 

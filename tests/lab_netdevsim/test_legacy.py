@@ -23,6 +23,26 @@ def test_a_service_tag_is_802_1ad_to_the_kernel(legacy: Simulated) -> None:
     assert legacy.observed() == legacy.expected()
 
 
+def test_a_priority_is_set_read_back_and_put_back(legacy: Simulated) -> None:
+    legacy.set(
+        legacy.vf(0, 5, strip_ctag=True, pcp=6),
+        legacy.vf(1, 300, strip_stag=True, pcp=1),
+        tpid=0x88A8,
+    )
+    (tag,) = legacy.ip_shows(0)["vlan_list"]
+    assert (tag["vlan"], tag["qos"]) == (5, 6)
+    (tag,) = legacy.ip_shows(1)["vlan_list"]
+    assert (tag["vlan"], tag["qos"], tag["protocol"]) == (300, 1, "802.1ad")
+    assert legacy.observed() == legacy.expected()
+    run("ip", "link", "set", legacy.netdev, "vf", "0", "vlan", "5", "qos", "2")
+    shown = legacy.observed()[0]
+    assert shown is not None
+    assert shown.pcp == 2
+    legacy.set(legacy.vf(0, 5, strip_ctag=True))
+    assert legacy.observed() == legacy.expected()
+    assert "qos" not in legacy.ip_shows(0)["vlan_list"][0]
+
+
 def test_rates_and_link_state_are_set(legacy: Simulated) -> None:
     legacy.set(
         legacy.vf(0, 5, strip_ctag=True, rate=Rate(bps=2 * 10**9), min_rate=Rate(bps=10**9)),

@@ -27,6 +27,7 @@ def _full(nic: Simulated) -> list[VfPolicy]:
             2,
             200,
             strip_stag=True,
+            pcp=5,
             max_rx_rate=Rate(bps=4 * 10**8),
             allow_un_ucast=True,
             mirror=(Mirror(target=3),),

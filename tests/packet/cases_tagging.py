@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .case import WIRE, Send, case, nic, passes, sends, vf
+from .case import WIRE, Become, Send, case, nic, passes, sends, vf
 from .frames import (
     ALL,
     ARP,
@@ -174,6 +174,73 @@ ACCESS_MODE = (
         leaves(from_vf(0, WORLD, c(0, pcp=7, dei=1), kind=IPV4), c(100, pcp=7, dei=1)),
         leaves(from_vf(0, WORLD, c(0)), c(100)),
         leaves(from_vf(0, WORLD), c(100)),
+    ),
+)
+
+PRIORITY = (
+    case(
+        "The VF's pcp is that of a tag that the NIC inserts before an untagged frame",
+        "tag.pcp",
+        nic(vf(0, vlans=(100,), strip_ctag=True, pcp=5)),
+        leaves(from_vf(0, WORLD), c(100, pcp=5)),
+        leaves(from_vf(0, ALL, kind=ARP), c(100, pcp=5)),
+        given(world(c(100, pcp=7))),
+    ),
+    case(
+        "A guest's priority tag has its own PCP, 0 too, whatever the VF's pcp is",
+        "tag.pcp",
+        nic(vf(0, vlans=(100,), strip_ctag=True, pcp=5)),
+        leaves(from_vf(0, WORLD, c(0, pcp=2, dei=1)), c(100, pcp=2, dei=1)),
+        leaves(from_vf(0, WORLD, c(0)), c(100)),
+        given(world(c(100, pcp=7))),
+    ),
+    case(
+        "Under service access the VF's pcp is the outer tag's alone, before a guest's tag too",
+        "tag.pcp, tag.service.tx",
+        nic(vf(0, vlans=(300,), strip_stag=True, pcp=6), tpid=AD),
+        leaves(from_vf(0, WORLD), s(300, pcp=6)),
+        leaves(from_vf(0, WORLD, c(5, pcp=1)), s(300, pcp=6), c(5, pcp=1)),
+        leaves(from_vf(0, WORLD, c(0, pcp=3), kind=IPV4), s(300, pcp=3)),
+    ),
+    case(
+        "The VF's pcp changes while it runs, and is on copies and on what other VFs are given",
+        "tag.pcp, tx.7",
+        nic(
+            vf(
+                0, vlans=(100,), strip_ctag=True, pcp=5, mirror=({"target": 2, "direction": "out"},)
+            ),
+            vf(1, vlans=(100,)),
+            vf(2, vlans=(7,)),
+            enable_loopback=True,
+        ),
+        sends(
+            0,
+            from_vf(0, mac(1)),
+            {1: from_vf(0, mac(1), c(100, pcp=5)), 2: from_vf(0, mac(1), c(100, pcp=5))},
+            mirrored=1,
+        ),
+        Become(
+            nic(
+                vf(0, vlans=(100,), strip_ctag=True, pcp=1),
+                vf(1, vlans=(100,)),
+                vf(2, vlans=(7,)),
+                enable_loopback=True,
+            )
+        ),
+        sends(0, from_vf(0, mac(1)), {1: from_vf(0, mac(1), c(100, pcp=1))}),
+        needs="wire",
+    ),
+    case(
+        "A VF that the NIC tags nothing for has no use for pcp: what it sends is as it was",
+        "tag.pcp, tag.trunk.tx, tag.several",
+        nic(
+            vf(0, vlans=(100,), allow_untagged=True, pcp=5),
+            vf(1, vlans=(100, 200), strip_ctag=True, allow_untagged=True, pcp=5),
+        ),
+        passes(0, from_vf(0, WORLD), WIRE),
+        passes(0, from_vf(0, WORLD, c(100)), WIRE),
+        passes(1, from_vf(1, WORLD), WIRE),
+        passes(1, from_vf(1, WORLD, c(200, pcp=1)), WIRE),
     ),
 )
 
@@ -434,4 +501,4 @@ VEILED = (
     ),
 )
 
-CASES = (*TRUNK, *ACCESS_MODE, *SERVICE_MODE, *SEVERAL, *VEILED)
+CASES = (*TRUNK, *ACCESS_MODE, *PRIORITY, *SERVICE_MODE, *SEVERAL, *VEILED)

@@ -249,8 +249,14 @@ def test_pcp_and_dei_of_an_inserted_tag_come_from_the_guests_priority_tag(
     assert leaves_with(model, (c(0),)) == (tag(100),)
 
 
-def test_pcp_of_an_inserted_tag_is_else_0() -> None:
+def test_pcp_of_an_inserted_tag_is_else_the_vfs() -> None:
     assert leaves_with(nic(service(0)), (c(7, pcp=6, dei=True),))[0] == s(100)
+    model = nic(service(0, pcp=4))
+    assert leaves_with(model, (c(7, pcp=6, dei=True),)) == (s(100, pcp=4), c(7, pcp=6, dei=True))
+    assert leaves_with(model, ()) == (s(100, pcp=4),)
+    assert leaves_with(model, (c(0, pcp=1),)) == (s(100, pcp=1),)
+    assert leaves_with(nic(access(0, pcp=7)), ()) == (c(100, pcp=7),)
+    assert leaves_with(nic(several(0, "strip_ctag", pcp=7)), (c(100),)) == (c(100),)
 
 
 # -- Veiled tags

@@ -192,7 +192,8 @@ class CapsAnswer(Answer):
     pf: str
     backend: str
     vf: list[CapabilityAnswer]
-    """By policy attribute of a VF, in the order of docs/configuration.md."""
+    """By policy attribute of a VF, in the order of docs/configuration.md; then `closed`, and the
+    rules that no attribute turns off: `mac_control`, `veiled_tags`."""
     pf_attributes: list[CapabilityAnswer]
     counters: list[str]
     absent_counters: list[str]
@@ -231,6 +232,8 @@ class Extended(Answer):
     vlans: list[int] | None = None
     tagging: Literal["trunk", "access", "service-access", "strip"] | None = None
     allow_untagged: bool | None = None
+    pcp: int | None = None
+    """Of tags that the NIC inserts."""
     macs: list[str] | None = None
     """Listed and granted, without the default one."""
     groups: list[str] | None = None

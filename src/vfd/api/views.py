@@ -19,7 +19,7 @@ from vfd.daemon.journal import Happening
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.request import Made
 from vfd.daemon.service import Service
-from vfd.nic.protocol import COUNTERS, PF_PORT, Capability, NicError, Support, VfState
+from vfd.nic.protocol import BESIDE, COUNTERS, PF_PORT, Capability, NicError, Support, VfState
 from vfd.plan.changes import Change, PfChange
 from vfd.plan.plan import field_values
 from vfd.policy.requests import Grants, in_words
@@ -147,6 +147,7 @@ def caps(managed: Managed) -> schema.CapsAnswer:
         vf=[
             *(_capability(f, known.vf.get(f)) for f in VfRules.model_fields),
             _capability("closed", known.closed),
+            *(_capability(rule, known.beside.get(rule)) for rule in BESIDE),
         ],
         pf_attributes=[
             _capability(f, known.pf.get(f))
@@ -298,6 +299,7 @@ def _extended(
             "vlans": list(rules.vlans),
             "tagging": _tagging(rules),
             "allow_untagged": rules.allow_untagged,
+            "pcp": rules.pcp,
             "macs": sorted(set(rules.macs) | grants.macs),
             "link_status": rules.link_status.value,
             "rate": rules.rate.bps or 0,

@@ -119,6 +119,7 @@ def _vlans(more: Mapping[str, Any]) -> list[str]:
         ranges(more["vlans"]) or "none",
         more.get("tagging") or "",
         "untagged too" if more.get("allow_untagged") else "",
+        f"pcp {more['pcp']}" if more.get("pcp") else "",
     ]
 
 

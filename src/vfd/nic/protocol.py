@@ -54,6 +54,11 @@ class Capability:
     """The PF attribute's one value on this NIC, where it can't be set."""
 
 
+BESIDE = ("mac_control", "veiled_tags")
+"""Rules that no attribute turns on or off: a guest's MAC control frames are refused, and a tag that
+a priority tag veils is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a NIC can enforce: one entry for each field of VfRules and PfPolicy it knows of.
@@ -74,6 +79,8 @@ class Capabilities:
     """Why the VFs have no counters, where they have none."""
     closed: Capability = Capability(Support.ENFORCED)
     """Whether a VF without a configuration is closed."""
+    beside: Mapping[str, Capability] = field(default_factory=dict)
+    """What docs/semantics.md asks of every NIC, whatever a policy says: BESIDE."""
     counter_limits: Mapping[str, str] = field(default_factory=dict)
     """Counter → in what it counts otherwise than docs/semantics.md says, in words."""
     count_takes_all: bool = False

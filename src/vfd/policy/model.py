@@ -224,10 +224,11 @@ class Model:
         """The frame as it goes on: with the NIC's tag in the access modes, else as it is.
 
         A priority tag is a tag without a VLAN: the NIC's tag takes its place, and its PCP and DEI.
+        Any other frame gets the VF's ``pcp``.
         """
         if vf.access_vid is None:
             return frame
-        tag = Tag(vf.tpid(self.pf.tpid), vf.access_vid)
+        tag = Tag(vf.tpid(self.pf.tpid), vf.access_vid, pcp=vf.pcp)
         if frame.outer is not None and frame.outer.is_priority:
             tag = Tag(tag.tpid, tag.vid, pcp=frame.outer.pcp, dei=frame.outer.dei)
             frame = frame.pop()

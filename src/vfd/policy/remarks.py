@@ -34,6 +34,8 @@ def _on_vf(vf: VfPolicy) -> Iterator[tuple[str, str | int | bool, str]]:
             " what it is given has lost its tag"
         )
         yield strip, True, rule
+    if vf.pcp and vf.access_vid is None:
+        yield "pcp", vf.pcp, "the NIC inserts no tag for this VF: it has no effect"
     for number, mirror in enumerate(vf.mirror):
         outside = [vid for vid in mirror.vlans if vid not in vf.vlans]
         if outside:

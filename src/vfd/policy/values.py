@@ -226,6 +226,9 @@ class VfRules(Value):
     given."""
     allow_untagged: Flag = False
     """Untagged frames pass, both ways."""
+    pcp: Priority = 0
+    """The PCP of a tag that the NIC inserts where the guest gave none: in the access modes, 0 … 7.
+    A guest's priority tag has its own."""
     vm_mac: UnicastMac | None = None
     """The VF's default MAC, forced on the guest; none: the NIC's own, which the guest may ask to
     change."""

@@ -72,6 +72,7 @@ class Abilities:
             max_macs=self._settings.max_macs,
             max_groups=MAX_GROUPS,
             closed=capabilities.of_closing(vf),
+            beside=capabilities.of_frames(vf, self._driver),
             count_takes_all=True,
             more_with_vfs=bool(self._driver.vendors) and not vfs,
             disturbing=disturbing(pf),

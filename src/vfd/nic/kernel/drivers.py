@@ -58,6 +58,9 @@ class Driver:
     """After the PF was down and up, VFs show a link and pass nothing until they were, too."""
     rate_needs_link: bool = False
     """A rate is refused while the link is down."""
+    mac_control: str = ""
+    """By what the driver drops its guests' MAC control frames, and with what limit; empty: it isn't
+    known that it does."""
     vendors: str = ""
     """The vendor's own version of the driver, where that offers a sysfs interface, which is there
     only while there are VFs."""
@@ -90,6 +93,8 @@ DRIVERS = {
         rate_needs_link=True,
         bridge_modes=True,
         rates=Rates(least=11, when="on a link of 10 Gbit/s that is up"),
+        mac_control="on the X550 and later, while spoof check is on; by the EtherType, so perhaps"
+        " not under a guest's own tags (ixgbe_ndo_set_vf_spoofchk)",
         notes=(
             (
                 "a rate only on a link of 10 Gbit/s that is up, and above 10 Mbit/s"
@@ -103,6 +108,8 @@ DRIVERS = {
         "drivers/net/ethernet/intel/i40e/i40e_virtchnl_pf.c",
         vendors="Intel's out-of-tree i40e",
         rates=Rates(step=50, least=50),
+        mac_control="by the EtherType, so perhaps not under a guest's own tags"
+        " (i40e_add_filter_to_drop_tx_flow_control_frames)",
         bridge_modes=True,
         notes=(
             (
@@ -122,6 +129,8 @@ DRIVERS = {
         vlan_tpids=(C_TAG, S_TAG),
         min_tx_rate=True,
         bridge_modes=True,
+        mac_control="by the EtherType, so perhaps not under a guest's own tags; not in safe mode"
+        " (ice_vsi_setup)",
         notes=(
             (
                 "802.1ad only where the device is in double VLAN mode"

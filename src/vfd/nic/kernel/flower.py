@@ -60,6 +60,7 @@ class Redirect:
 class Push:
     tpid: int
     vid: int
+    pcp: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ _OK, _SHOT, _PIPE, _STOLEN = 0, 2, 3, 4
 _GOTO, _CHAIN_MASK = 0x20000000, 0x0FFFFFFF
 _EGRESS_REDIR, _EGRESS_MIRROR = 1, 2
 _POP, _PUSH, _MODIFY = 1, 2, 3
+_PUSH_PRIORITY = 6
 _TBF, _RATE_TABLE, _RESULT, _RATE64, _PKTRATE64, _PKTBURST64 = 1, 2, 5, 8, 10, 11
 _POLICE = struct.Struct("=IiIII12s12xiiI")
 """struct tc_police: index, action, limit, burst, mtu, rate, peakrate, refcnt, bindcnt, capab."""
@@ -301,8 +302,9 @@ def _action(action: Action, ports: Mapping[int, int]) -> tuple[bytes, ...]:
         case Redirect(port):
             mirred = _GENERIC.pack(0, 0, _STOLEN, 0, 0) + _i32(_EGRESS_REDIR) + _i32(ports[port])
             return of("mirred", attr(_PARMS, mirred))
-        case Push(tpid, vid):
-            return vlan(_PUSH, *_vlan_tag(tpid, vid))
+        case Push(tpid, vid, pcp):
+            priority = [attr(_PUSH_PRIORITY, bytes((pcp,)))] if pcp else []
+            return vlan(_PUSH, *_vlan_tag(tpid, vid), *priority)
         case Retag(tpid, vid):
             return vlan(_MODIFY, *_vlan_tag(tpid, vid))
         case Pop():
@@ -392,7 +394,7 @@ def _parse_vlan(what: int, options: Attrs) -> Action | None:
     vid = struct.unpack("=H", options.get(3, b"\0\0")[:2])[0]
     tpid = int.from_bytes(options.get(4, b"\x81\x00")[:2], "big")
     if what == _PUSH:
-        return Push(tpid, vid)
+        return Push(tpid, vid, options.get(_PUSH_PRIORITY, b"\0")[0])
     return Retag(tpid, vid) if what == _MODIFY else None
 
 

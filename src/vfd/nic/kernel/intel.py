@@ -80,7 +80,7 @@ def offers(files: Iterable[str] = OPTIONAL_FILES) -> Mapping[str, Capability]:
     """What the interface enforces with these of the optional files."""
     enforced = Capability(Support.ENFORCED, by=NAME)
     trunk = Capability(Support.LIMITED, by=NAME, limit="at least one VLAN, none inserted")
-    found = dict.fromkeys(TAGGING - {"vlan_anti_spoof"}, trunk)
+    found = dict.fromkeys(TAGGING - {"vlan_anti_spoof", "pcp"}, trunk)
     found |= dict.fromkeys(("macs", "allow_mcast", "allow_un_ucast"), enforced)
     found["mirror"] = Capability(
         Support.LIMITED, by=NAME, limit="one target for each direction, all VLANs"

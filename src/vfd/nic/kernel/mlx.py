@@ -26,7 +26,7 @@ UNTAGGED = 0
 
 
 OFFERS: Mapping[str, Capability] = dict.fromkeys(
-    TAGGING - {"strip_stag", "strip_ctag"},
+    TAGGING - {"strip_stag", "strip_ctag", "pcp"},
     Capability(Support.LIMITED, by=NAME, limit="C-tags that the guest tags itself (VGT+)"),
 )
 """What VGT+ enforces."""

@@ -96,6 +96,7 @@ class Rtnetlink:
                 if getattr(rules, attribute):
                     lacks(attribute, "stripping without inserting is not offered: name one VLAN")
             lacks("allow_untagged", trunk)
+            lacks("pcp", trunk)
         elif rules.strip_stag and S_TAG not in self._driver.vlan_tpids:
             lacks("strip_stag", _C_TAGS_ONLY, _AS_CUSTOMER)
         elif rules.strip_stag and self._pf_tpid != S_TAG:
@@ -205,7 +206,7 @@ class Rtnetlink:
         # A closed VF loses whatever MAC it had; an open one keeps what its guest chose.
         taken = vfid is not None and (rules is None or self._forced.get(vfid) is not None)
         mac = ZERO_MAC if taken and not _keeps_mac(assigned) else None
-        vlan, tpid, on, trust, status = 0, C_TAG, True, False, LinkStatus.AUTO
+        vlan, qos, tpid, on, trust, status = 0, 0, C_TAG, True, False, LinkStatus.AUTO
         maximum = minimum = NONE
         if rules is None:
             status = LinkStatus.OFF
@@ -215,6 +216,7 @@ class Rtnetlink:
             if "vlans" in mine and rules.access_vid is not None:
                 service = rules.strip_stag and "strip_stag" in mine
                 vlan, tpid = rules.access_vid, S_TAG if service else C_TAG
+                qos = rules.pcp
             on = rules.mac_anti_spoof if "mac_anti_spoof" in mine else not self._no_check(rules)
             trust = rules.trust if "trust" in mine else False
             maximum = rules.rate if "rate" in mine else NONE
@@ -223,6 +225,7 @@ class Rtnetlink:
         return VfSettings(
             mac=mac,
             vlan=vlan,
+            qos=qos,
             tpid=tpid,
             spoofchk=on if has.spoofchk else None,
             trust=trust if has.trust else None,
@@ -264,12 +267,14 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
     access = Capability(
         Support.LIMITED,
         by=Rtnetlink.name,
-        limit="one VLAN that the NIC inserts and strips, with priority 0",
+        limit="one VLAN that the NIC inserts and strips, with the priority that pcp says whatever"
+        " the guest asks for",
     )
     offers = {
         "vm_mac": enforced,
         "vlans": access,
         "strip_ctag": access,
+        "pcp": access,
         "allow_untagged": Capability(
             Support.LIMITED, by=Rtnetlink.name, limit="refused in access modes only"
         ),
@@ -336,9 +341,9 @@ def _shown(settings: VfSettings, driver: Driver) -> Shown:
     shown: dict[str, Any] = {
         "vm_mac": None if settings.mac in (None, ZERO_MAC) else settings.mac,
         "vlans": (settings.vlan,) if settings.vlan else (),
-        "strip_stag": bool(settings.vlan) and settings.tpid == S_TAG and not settings.qos,
-        # With a priority it is somebody else's port VLAN: ours have none.
-        "strip_ctag": bool(settings.vlan) and settings.tpid == C_TAG and not settings.qos,
+        "strip_stag": bool(settings.vlan) and settings.tpid == S_TAG,
+        "strip_ctag": bool(settings.vlan) and settings.tpid == C_TAG,
+        "pcp": settings.qos if settings.vlan else 0,
         "rate": Rate(bps=settings.max_tx_mbps * MBPS),
         "min_rate": Rate(bps=settings.min_tx_mbps * MBPS),
     }

@@ -19,7 +19,9 @@ from vfd.policy.values import GuestMacs, LinkStatus, PfPolicy, VfRules
 Shown = Mapping[str, Any]
 """Attributes of VfRules, as a surface shows them."""
 
-TAGGING = frozenset({"vlans", "strip_stag", "strip_ctag", "allow_untagged", "vlan_anti_spoof"})
+TAGGING = frozenset(
+    {"vlans", "strip_stag", "strip_ctag", "allow_untagged", "vlan_anti_spoof", "pcp"}
+)
 """What decides together how a VF's frames are tagged: one surface takes all of it, since two
 that both touch a VF's VLANs undo each other's work."""
 
@@ -126,6 +128,7 @@ NEEDS_NOBODY: Mapping[str, Callable[[Any], bool]] = {
     "strip_stag": lambda on: not on,
     "strip_ctag": lambda on: not on,
     "allow_untagged": bool,
+    "pcp": lambda pcp: not pcp,
     "vm_mac": lambda mac: mac is None,
     "macs": lambda macs: not macs,
     "mac_anti_spoof": lambda on: not on,
@@ -151,6 +154,7 @@ NEEDS_NOBODY: Mapping[str, Callable[[Any], bool]] = {
 CONSEQUENCES: Mapping[str, str] = {
     "vlans": "this guest can send any VLAN",
     "allow_untagged": "this guest can send and receive untagged frames",
+    "pcp": "this guest's frames leave with priority 0",
     "strip_stag": "no service tag is pushed: this guest's frames leave as it sends them",
     "strip_ctag": "no tag is inserted: this guest's frames leave as it sends them",
     "vm_mac": "this guest chooses its own MAC",
@@ -184,6 +188,7 @@ PROVIDERS: Mapping[str, str] = {
     "strip_stag": f"switchdev mode, a driver with 802.1ad (ice, bnxt_en) or {_SOFT}",
     "strip_ctag": f"switchdev mode or {_SOFT}",
     "allow_untagged": _LIST,
+    "pcp": f"a NIC whose driver has VF operations, switchdev mode or {_SOFT}",
     "vm_mac": f"a NIC whose driver has VF operations, or {_SOFT}",
     "macs": _FILTER,
     "mac_anti_spoof": f"switchdev mode, a driver with spoof check or {_SOFT}",
@@ -233,10 +238,17 @@ def assign(
     lacking = [
         attribute
         for attribute in VfRules.model_fields
-        if attribute not in mine and not NEEDS_NOBODY[attribute](getattr(rules, attribute))
+        if attribute not in mine and not needs_nobody(attribute, rules)
     ]
     short = [surface.shortfalls(rules) for surface in surfaces] if lacking else []
     return taken, {attribute: _why_not(attribute, short) for attribute in lacking}
+
+
+def needs_nobody(attribute: str, rules: VfRules) -> bool:
+    """Whether the attribute's value holds although no surface enforces it."""
+    if attribute == "pcp" and rules.access_vid is None:
+        return True  # no tag is inserted
+    return NEEDS_NOBODY[attribute](getattr(rules, attribute))
 
 
 def takers(surfaces: Sequence[Surface]) -> Callable[[VfRules], Mapping[str, frozenset[str]]]:

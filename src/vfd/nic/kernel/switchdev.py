@@ -31,7 +31,7 @@ from vfd.policy.values import LinkStatus, NicPolicy, PfPolicy, VfPolicy, VfRules
 
 NAME = "switchdev"
 _OFFERS = (
-    "vlans", "strip_stag", "strip_ctag", "allow_untagged", "vlan_anti_spoof",
+    "vlans", "strip_stag", "strip_ctag", "allow_untagged", "pcp", "vlan_anti_spoof",
     "macs", "mac_anti_spoof", "allow_bcast", "allow_mcast", "allow_un_ucast",
     "mirror", "storm_limit", "max_rx_rate",
 )  # fmt: skip

@@ -186,13 +186,14 @@ def _tag(nic: Eswitch, vfid: int) -> Rules:
 
     if rules.access_vid is not None:
         vid = rules.access_vid
+        push = Push(kind, vid, rules.pcp)
         veiled = () if rules.strip_stag else _TPIDS
         return {
             **{at(_VEILED, C_TAG, 0, second): out for second in veiled},
             at(_OTHER_TPID, S_TAG): out,
             at(_NO_VID, C_TAG, 0): (Retag(kind, vid), *on),
-            at(_ANY_VID, C_TAG): (Push(kind, vid), *on) if rules.strip_stag else out,
-            at(_UNTAGGED): (Push(kind, vid), *on),
+            at(_ANY_VID, C_TAG): (push, *on) if rules.strip_stag else out,
+            at(_UNTAGGED): (push, *on),
         }
     table: Rules = {at(_OTHER_TPID, S_TAG if kind == C_TAG else C_TAG): out}
     if rules.vlan_anti_spoof:

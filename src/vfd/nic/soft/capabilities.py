@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vfd.nic.protocol import COUNTERS, Capabilities, Capability, Support
+from vfd.nic.protocol import BESIDE, COUNTERS, Capabilities, Capability, Support
 from vfd.nic.soft.layout import MIRRORS
 from vfd.policy.values import (
     MAX_GROUPS,
@@ -26,6 +26,7 @@ _VF = {
     "strip_stag": _EBPF,
     "strip_ctag": _EBPF,
     "allow_untagged": _EBPF,
+    "pcp": _EBPF,
     "vm_mac": _EBPF,
     "macs": _EBPF,
     "mac_anti_spoof": _EBPF,
@@ -109,6 +110,7 @@ def capabilities(pf: PfPolicy) -> Capabilities:
         max_macs=MAX_MACS,
         max_groups=MAX_GROUPS,
         max_mirrors=MIRRORS,
+        beside=dict.fromkeys(BESIDE, _EBPF),
         counter_limits=dict.fromkeys(("rate_dropped", "tx_dropped"), _IN_BUFFERS)
         if pf.guest == "veth"
         else {},

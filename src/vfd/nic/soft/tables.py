@@ -219,6 +219,7 @@ def open_port(
         (layout.PORT_RX_MIRROR, bool(copied - {Direction.OUT})),
         (layout.PORT_RX_LIMITED, bool(vf.max_rx_rate)),
     )
+    port.flags |= vf.pcp << layout.PORT_PCP_SHIFT
     port.mtu = mtu_of(pf, vf, grants)
     port.tpid = vf.tpid(pf.tpid)
     port.vid = vf.access_vid or 0
@@ -426,6 +427,7 @@ def _decode_rules(port: VebPort, macs: tuple[tuple[str, int], ...]) -> VfRules:
         strip_stag=on(layout.PORT_SERVICE),
         strip_ctag=said(layout.SAID_STRIP_CTAG),
         allow_untagged=on(layout.PORT_UNTAGGED),
+        pcp=port.flags >> layout.PORT_PCP_SHIFT,
         vm_mac=next((mac for mac, why in macs if why & layout.MAC_FORCED), None),
         macs=tuple(sorted(mac for mac, why in macs if why & layout.MAC_LISTED)),
         mac_anti_spoof=on(layout.PORT_MAC_SPOOFCHK),

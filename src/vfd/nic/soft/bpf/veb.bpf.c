@@ -156,16 +156,20 @@ static __always_inline __u32 vlan_after(const struct frame *f, const struct veb_
 	return vf->vid | (vf->tpid == ETH_P_8021AD ? VEB_STAG : 0);
 }
 
+/* PCP and DEI of the tag that Tx inserts, where a tag has them. */
+static __always_inline __u32 priority_of(const struct frame *f, const struct veb_port *vf)
+{
+	return is_priority(f) ? f->tci & 0xf000 : vf->flags >> PORT_PCP_SHIFT << 13;
+}
+
 /* Does what check_tag found acceptable. A priority tag gives its place, PCP and DEI. */
 static __always_inline int insert_tag(struct __sk_buff *skb, struct frame *f,
 				      const struct veb_port *vf, __u32 vlan)
 {
-	__u32 tci = vf->vid;
+	__u32 tci = vf->vid | priority_of(f, vf);
 
-	if (is_priority(f)) {
-		tci |= f->tci & 0xf000;
+	if (is_priority(f))
 		pop_tag(skb, f);
-	}
 	if (bpf_skb_vlan_push(skb, bpf_htons(vf->tpid), tci))
 		return -1;
 	f->bytes += TAG_LEN * f->packets;
@@ -240,9 +244,9 @@ enum stage { FRESH, LIMITED, SHAPED };
 static __always_inline int to_shaper(struct __sk_buff *skb, const struct frame *f,
 				     const struct veb_port *vf, enum stage stage)
 {
-	__u32 pcp = vf->flags & PORT_INSERT && !is_priority(f) ? 0 : f->tci >> 13 & 7;
+	__u32 tci = vf->flags & PORT_INSERT ? priority_of(f, vf) : f->tci;
 
-	skb->priority = vf->classid[pcp & 7];
+	skb->priority = vf->classid[tci >> 13 & 7];
 	if (stage == FRESH && vf->limiter) {
 		skb->mark = LIMITED_MARK | f->from;
 		return queue(skb, f, vf->limiter);

@@ -57,6 +57,7 @@
 #define PORT_RX_MIRROR		(1u << 17)	/* some mirror has MIRROR_IN */
 #define PORT_CONFIGURED		(1u << 18)	/* the VF has a configuration (or: this is a wire) */
 #define PORT_RX_LIMITED		(1u << 19)	/* its queue may have no room: look whether it had */
+#define PORT_PCP_SHIFT		29		/* bits 29 … 31: PCP of a tag that Tx inserts */
 
 /* veb_port.said: what only the control plane acts on, kept where it is enforced so that a new
  * daemon finds it with the rest. */

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 
 from vfd.api.app import make_app
+from vfd.api.turns import Turns
 from vfd.config.main_file import MainConfig, ParsedMain
 from vfd.daemon.files import Files
 from vfd.daemon.journal import Journal
 from vfd.daemon.runner import Daemon
 from vfd.daemon.service import Service
+from vfd.daemon.sockets import Groups
 from vfd.daemon.zero import Zero
 
 PLACE = Path(__file__).parents[1] / "src/vfd/api/openapi.json"
@@ -21,7 +23,7 @@ async def _description() -> str:
     main, journal = MainConfig(), Journal()
     service = Service(Files(Path("vfd.cfg"), main), main, journal, Zero(Path("zero")), "")
     daemon = Daemon(service, journal, lambda: ParsedMain(main, ()), lambda _: None)
-    app = make_app(daemon, None)
+    app = make_app(daemon, Groups(), Turns(asyncio.get_running_loop()))
     return json.dumps(app.openapi(), indent=1, ensure_ascii=False) + "\n"
 
 

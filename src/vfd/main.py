@@ -12,7 +12,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,14 +24,15 @@ from vfd.cli import streams
 from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, shown
 from vfd.config.main_file import MainConfig, ParsedMain, parse_main
-from vfd.daemon import exclusive, logs, pidfile, privileges
-from vfd.daemon.exclusive import InUseError, Lock
+from vfd.daemon import logs, pidfile, privileges, sockets
+from vfd.daemon.exclusive import InUseError
 from vfd.daemon.files import Files
 from vfd.daemon.folders import make_folder
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify
 from vfd.daemon.runner import Daemon
 from vfd.daemon.service import Service
+from vfd.daemon.sockets import Groups, Sockets
 from vfd.daemon.zero import Zero
 from vfd.policy.shown import plural, printable
 
@@ -174,9 +174,9 @@ def main(
         log.warning("%s", warning)
     path = socket_path or Path(settings.socket)
     holder = f"pid {os.getpid()}, configuration {config.resolve()}"
-    group = exclusive.group_id()
+    groups = sockets.groups()
     try:
-        sock, lock = exclusive.listen(path, group, holder)
+        listening = Sockets(path, groups, holder)
     except (InUseError, OSError) as error:
         # the system's own words don't say what for
         what = f"socket {path} can't be made: " if getattr(error, "filename", None) else ""
@@ -190,10 +190,10 @@ def main(
             f" correct its path in {config}",
             err=True,
         )
-        _clean_up(path, lock)
+        listening.close()
         sys.exit(EXIT_CONFIG)
-    if group is None:
-        log.warning("no group %s on this host: only root can use %s", exclusive.GROUP, path)
+    if groups.changers is None:
+        log.warning("no group %s on this host: only root can use %s", sockets.CHANGERS, path)
     for missing in privileges.drop():
         log.warning("without %s the daemon can't: %s", missing.name, privileges.KEPT[missing])
     files = Files(config.resolve(), settings)
@@ -203,12 +203,12 @@ def main(
         journal.emit("warning", told, level="warning")
     service = Service(files, settings, journal, Zero(path.with_suffix(".zero")), holder)
     try:
-        asyncio.run(_serve(service, journal, sock, group, config, log_as))
+        asyncio.run(_serve(service, journal, listening, groups, config, log_as))
     except InUseError as error:
         click.echo(f"vfd: {error}", err=True)
         sys.exit(EXIT_IN_USE)
     finally:
-        _clean_up(path, lock)
+        listening.close()
     # A NIC call that hangs in the writing thread must not hold up the exit.
     logging.shutdown()
     os._exit(0)
@@ -275,8 +275,8 @@ def _on_this_host(nics: Sequence[PfPolicy], file: str, found: Findings) -> None:
 async def _serve(
     service: Service,
     journal: Journal,
-    sock: socket.socket,
-    group: int | None,
+    listening: Sockets,
+    groups: Groups,
     config: Path,
     log_as: Callable[[MainConfig], None],
 ) -> None:
@@ -290,17 +290,15 @@ async def _serve(
     with pidfile.written(Path(service.main.pid_fname), service.holder):
         # The NICs enforce and the socket takes connections, which are answered in a moment.
         notify(READY="1", STATUS=daemon.status())
-        await _answer(daemon, sock, group, stop)
+        await _answer(daemon, listening, groups, stop)
 
 
-async def _answer(
-    daemon: Daemon, sock: socket.socket, group: int | None, stop: asyncio.Event
-) -> None:
+async def _answer(daemon: Daemon, listening: Sockets, groups: Groups, stop: asyncio.Event) -> None:
     """Serves the API until ``stop``."""
     # In another thread: guests are answered meanwhile.
     loop = asyncio.get_running_loop()
-    server = await loop.run_in_executor(None, _server, daemon, group)
-    serving = asyncio.create_task(server.run_on(sock))
+    server = await loop.run_in_executor(None, _server, daemon, groups, loop)
+    serving = asyncio.create_task(server.run_on(listening, daemon.journal))
     gc.freeze()
     gc.enable()
     daemon.journal.emit("ready", f"vfd {vfd.__version__}: {daemon.status()}")
@@ -315,20 +313,14 @@ async def _answer(
         pass  # a client that doesn't read: its connection ends with the process
 
 
-def _server(daemon: Daemon, group: int | None) -> Server:
+def _server(daemon: Daemon, groups: Groups, loop: asyncio.AbstractEventLoop) -> Server:
     """The HTTP library takes longer to load than all NICs to adopt: it is loaded here."""
     from vfd.api.app import make_app
     from vfd.api.server import Server
+    from vfd.api.turns import Turns
 
-    return Server(make_app(daemon, group))
-
-
-def _clean_up(socket_path: Path, lock: Lock) -> None:
-    try:
-        socket_path.unlink(missing_ok=True)
-    except OSError:
-        pass
-    lock.close()
+    turns = Turns(loop)
+    return Server(make_app(daemon, groups, turns), turns)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import pytest
 from tests.daemon.conftest import make_vfd as make_vfd
 from tests.daemon.harness import Vfd, wait_for
 
+from vfd.api.entrance import MAX_PER_USER
 from vfd.api.gate import BODY_SECONDS
 from vfd.api.schema import MAX_BODY
-from vfd.api.server import HEADER_SECONDS, MAX_PER_USER
+from vfd.api.server import HEADER_SECONDS
 
 HEAD = b"POST /v1/vfs HTTP/1.1\r\nhost: vfd\r\ncontent-type: application/json\r\n"
 

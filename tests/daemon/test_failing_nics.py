@@ -393,7 +393,7 @@ def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(
     service: Service,
 ) -> None:
     now = 0.0
-    service.flood = Flood(lambda: now)
+    service.flood = Flood(clock=lambda: now)
     add(service, "noisy", 0)
     add(service, "quiet", 1)
     [managed] = service.nics.values()

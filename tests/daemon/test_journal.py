@@ -15,7 +15,7 @@ def ticks(journal: Journal, count: int) -> None:
 
 def all_of(listener: Listener) -> list[Happening]:
     async def read() -> list[Happening]:
-        return [event async for event in listener.events()]
+        return [event async for some in listener.events() for event in some]
 
     listener.end()
     return asyncio.run(read())

@@ -16,9 +16,9 @@ import pytest
 
 from vfd.config.main_file import ParsedMain
 from vfd.daemon import runner
-from vfd.daemon.exclusive import GROUP
 from vfd.daemon.privileges import KEPT
 from vfd.daemon.service import Service
+from vfd.daemon.sockets import CHANGERS, READERS
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd/vfd.service"
@@ -54,7 +54,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_group_of_the_socket_is_what_sysusers_makes(tmp_path: Path) -> None:
+def test_the_groups_of_the_sockets_are_what_sysusers_makes(tmp_path: Path) -> None:
     """The file that is shipped, run by systemd's own program for a host in a folder."""
     if shutil.which("systemd-sysusers") is None:
         pytest.skip("needs systemd-sysusers")
@@ -62,7 +62,7 @@ def test_the_group_of_the_socket_is_what_sysusers_makes(tmp_path: Path) -> None:
     command = ["systemd-sysusers", f"--root={tmp_path}", str(ROOT / "systemd/vfd.sysusers")]
     subprocess.run(command, check=True, capture_output=True)
     made = (tmp_path / "etc/group").read_text().splitlines()
-    assert [line.split(":")[0] for line in made] == [GROUP]
+    assert [line.split(":")[0] for line in made] == [CHANGERS, READERS]
 
 
 def test_a_nic_that_takes_its_time_is_waited_for_and_one_that_hangs_is_not(

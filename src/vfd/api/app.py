@@ -18,13 +18,16 @@ from starlette.exceptions import HTTPException
 import vfd
 from vfd.api import errors, schema, views
 from vfd.api.gate import Gate
-from vfd.api.peers import Peer
+from vfd.api.peers import Peer, who_may
+from vfd.api.roles import role_of
+from vfd.api.turns import Turns
 from vfd.config.main_file import alarm
 from vfd.daemon import pfs as pf_requests
-from vfd.daemon.journal import Listener
+from vfd.daemon.journal import Happening, Listener
 from vfd.daemon.logs import set_level
 from vfd.daemon.request import Source
 from vfd.daemon.runner import Daemon
+from vfd.daemon.sockets import Groups
 
 log = logging.getLogger("vfd.api")
 
@@ -34,8 +37,10 @@ VfName = Annotated[
 ]
 DESCRIPTION = """What each virtual function of this host's NICs may send, receive and ask for.
 
-Served on a Unix socket to root and the group vfd. Every error is an `Error` object
-(application/problem+json) that names each broken rule. A change is done when the NIC shows it.
+Served on Unix sockets to root and two groups: members of `vfd` may change and ask, those of
+`vfd-read` only ask. `x-vfd-role` says of each operation what it takes, `change` or `read`. Every
+error is an `Error` object (application/problem+json) that names each broken rule. A change is done
+when the NIC shows it.
 """
 
 
@@ -64,13 +69,21 @@ def _number(text: str) -> float | int:
 
 
 class _Route(APIRoute):
-    """A mistyped parameter must not pass for one that is not given."""
+    """Who may not is refused, before what is sent is looked at. A mistyped parameter must not pass
+    for one that is not given."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        role = role_of(more["operation_id"])
+        super().__init__(*args, **{**more, "openapi_extra": {"x-vfd-role": role.name.lower()}})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        role = role_of(self.operation_id or "")
         known = {parameter.alias for parameter in self.dependant.query_params}
 
         async def strict(request: Request) -> Response:
+            if request.state.role < role:
+                raise HTTPException(403, f"uid {_peer(request).uid} may ask only: {who_may(role)}")
             given = request.query_params
             if unknown := given.keys() - known:
                 raise RequestValidationError(
@@ -100,8 +113,8 @@ def _source(body: schema.VfBody) -> Source:
     return Source(body.file, body.name, body.config, body.move)
 
 
-def make_app(daemon: Daemon, group: int | None) -> FastAPI:
-    """The application. ``group``: the gid whose members may use it beside root."""
+def make_app(daemon: Daemon, groups: Groups, turns: Turns) -> FastAPI:
+    """The application. ``groups``: whose members may use it beside root."""
     app = FastAPI(
         title="vfd",
         version=vfd.__version__,
@@ -122,8 +135,8 @@ def make_app(daemon: Daemon, group: int | None) -> FastAPI:
     _pf_routes(app, daemon)
     _vf_routes(app, daemon)
     _table_routes(app, daemon)
-    _event_routes(app, daemon)
-    app.add_middleware(Gate, group=group)
+    _event_routes(app, daemon, turns)
+    app.add_middleware(Gate, groups=groups)
     return app
 
 
@@ -369,7 +382,7 @@ def _table_routes(app: FastAPI, daemon: Daemon) -> None:
         return _json(schema.Done(detail="counters start at zero"))
 
 
-def _event_routes(app: FastAPI, daemon: Daemon) -> None:
+def _event_routes(app: FastAPI, daemon: Daemon, turns: Turns) -> None:
     journal = daemon.journal
 
     @app.get(
@@ -400,19 +413,27 @@ def _event_routes(app: FastAPI, daemon: Daemon) -> None:
         sse = "text/event-stream" in request.headers.get("accept", "")
         listener = journal.listen(since)
         return StreamingResponse(
-            _stream(daemon, listener, sse),
+            _stream(daemon, listener, sse, turns, _peer(request)),
             media_type="text/event-stream" if sse else "application/x-ndjson",
             headers={"cache-control": "no-store"},
         )
 
 
-async def _stream(daemon: Daemon, listener: Listener, sse: bool) -> AsyncIterator[str]:
+async def _stream(
+    daemon: Daemon, listener: Listener, sse: bool, turns: Turns, peer: Peer
+) -> AsyncIterator[str]:
     try:
-        async for one in listener.events():
-            line = views.event(one).model_dump_json()
-            yield f"id: {one.seq}\nevent: {one.kind}\ndata: {line}\n\n" if sse else f"{line}\n"
+        async for some in listener.events():
+            if not peer.trusted:
+                await turns.turn(peer.uid)
+            yield "".join(_line(one, sse) for one in some)
     finally:
         daemon.journal.forget(listener)
+
+
+def _line(one: Happening, sse: bool) -> str:
+    line = views.event(one).model_dump_json()
+    return f"id: {one.seq}\nevent: {one.kind}\ndata: {line}\n\n" if sse else f"{line}\n"
 
 
 def _peer(request: Request) -> Peer:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from http.client import (
     HTTPConnection,
@@ -21,6 +23,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 DEFAULT_SOCKET = "/run/vfd/vfd.sock"
+ROOTS, READERS = ".root", ".read"
+"""What the path of root's own socket ends in, and that of those who may only ask."""
 ANSWER_TIMEOUT = 120.0
 """Seconds. Generous: a NIC may take its time to create VFs, and giving up changes nothing."""
 
@@ -134,19 +138,36 @@ class Client:
             connection.close()
 
     def _connect(self, timeout: float) -> HTTPConnection:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(timeout)
-        try:
-            sock.connect(self.path)
-        except PermissionError:
-            sock.close()
-            raise _forbidden(self.path) from None
-        except OSError as error:
-            sock.close()
-            raise _no_daemon(self.path, error) from None
         connection = HTTPConnection("localhost", timeout=timeout)
-        connection.sock = sock
+        connection.sock = self._dial(time.monotonic() + timeout)
+        connection.sock.settimeout(timeout)
         return connection
+
+    def _dial(self, until: float) -> socket.socket:
+        """At the socket that is for this user: root and readers have their own, where nobody
+        else's connections wait before theirs. A daemon may have the one for all only."""
+        if os.geteuid() == 0:
+            try:
+                return _connected(self.path + ROOTS, until)
+            except OSError:
+                pass
+        try:
+            return _connected(self.path, until)
+        except PermissionError:
+            try:
+                return _connected(self.path + READERS, until)
+            except OSError:
+                raise _forbidden(self.path) from None
+        except BlockingIOError:
+            raise NoDaemonError(
+                self.path,
+                f"it took no connection within {self.timeout:g} s: others' connections fill its"
+                " queue, or it hangs",
+                "It runs: don't start another. Its log (`journalctl -u vfd`) says who asks without"
+                " end, or what it waits for; try again, or as root.",
+            ) from None
+        except OSError as error:
+            raise _no_daemon(self.path, error) from None
 
     def _send(
         self,
@@ -223,6 +244,21 @@ class Client:
         )
 
 
+def _connected(path: str, until: float) -> socket.socket:
+    """Waits in the kernel while the daemon's queue is full. Raises OSError, and BlockingIOError
+    where it still is after that time: a socket with a time-out of Python's own would not wait."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        left = max(until - time.monotonic(), 0.001)
+        wait = struct.pack("ll", int(left), int(left % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 def target(path: str, query: Mapping[str, Any] | None = None) -> str:
     """The request target: ``path`` quoted but for its slashes, and the query without Nones."""
     pairs = {
@@ -250,9 +286,10 @@ def _forbidden(path: str) -> ApiError:
         "type": "forbidden",
         "title": "this user may not use the API",
         "status": 403,
-        "detail": f"{path}: permission denied: root and the members of the group vfd may ask",
-        "hint": f"Join the group with `usermod -aG vfd {os.environ.get('USER') or 'USER'}` and log"
-        " in again, or use sudo.",
+        "detail": f"{path}: permission denied: root and the members of the groups vfd and"
+        " vfd-read may ask",
+        "hint": f"Join the group with `usermod -aG vfd {os.environ.get('USER') or 'USER'}` (or"
+        " vfd-read, whose members may not change anything) and log in again, or use sudo.",
         "problems": [],
         "exit": 3,
     }

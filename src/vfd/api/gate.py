@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from starlette.exceptions import HTTPException
 
 from vfd.api import schema
-from vfd.api.peers import Peer
+from vfd.api.peers import Peer, Role, who_may
+from vfd.daemon.flood import Flood
+from vfd.daemon.sockets import Groups
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,15 +21,18 @@ log = logging.getLogger("vfd.api")
 
 BODY_SECONDS = 10.0
 """In which a request's body must have come."""
+LONGEST = 300
+"""Characters of a path in the log."""
 _TOO_LARGE = f"a request's body has at most {schema.MAX_BODY} bytes"
 
 
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, group: int | None) -> None:
+    def __init__(self, app: ASGIApp, groups: Groups) -> None:
         self.app = app
-        self.group = group
+        self.groups = groups
+        self._flood = Flood()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,29 +48,34 @@ class Gate:
             await send(message)
 
         try:
-            if not peer.may_use(self.group):
-                who = f"uid {peer.uid} is neither root nor a member of the group vfd"
-                await _refuse(noting, 403, "forbidden", f"{who}: ask root to add it", 3)
+            role = scope["state"]["role"] = peer.role(self.groups)
+            if role is Role.NONE:
+                told = f"uid {peer.uid} may not: {who_may(Role.READ)}. Ask root to add it to one"
+                await _refuse(noting, 403, "forbidden", told, 3)
             elif _declared(scope) > schema.MAX_BODY:
                 await _refuse(noting, 413, "too-large", _TOO_LARGE, 2)
             else:
                 await self.app(scope, _Limited(receive), noting)
         finally:
-            log.log(
-                _level(scope["method"], status),
-                "%s %s %d",
-                scope["method"],
-                scope["path"],
-                status,
-                extra={
-                    "fields": {
-                        "uid": peer.uid,
-                        "gid": peer.gid,
-                        "pid": peer.pid,
-                        "ms": round((time.perf_counter() - began) * 1000, 1),
-                    }
-                },
-            )
+            self._note(scope, peer, status, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, peer: Peer, status: int, seconds: float) -> None:
+        """A line for the log; of a user who asks without end 200, then one in 5 s."""
+        level = _level(scope["method"], status)
+        if not log.isEnabledFor(level):
+            return
+        untold = None if peer.trusted else self._flood.untold((peer.uid, level))
+        if untold is None and not peer.trusted:
+            return
+        fields = {
+            "uid": peer.uid,
+            "gid": peer.gid,
+            "pid": peer.pid,
+            "ms": round(seconds * 1000, 1),
+            **({"untold": untold} if untold else {}),
+        }
+        path = scope["path"] if len(scope["path"]) <= LONGEST else f"{scope['path'][:LONGEST]}…"
+        log.log(level, "%s %s %d", scope["method"], path, status, extra={"fields": fields})
 
 
 def _level(method: str, status: int) -> int:

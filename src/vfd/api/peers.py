@@ -1,4 +1,5 @@
-"""Who asks: the credentials that the kernel keeps of a Unix socket's other end."""
+"""Who asks: the credentials that the kernel keeps of a Unix socket's other end, and the role that
+they give."""
 
 from __future__ import annotations
 
@@ -6,11 +7,22 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
+
+from vfd.daemon.sockets import CHANGERS, READERS, Groups
 
 _SO_PEERGROUPS = 59
 """asm-generic/socket.h; Python's socket module doesn't name it."""
 _MAX_GROUPS = 65536
 """NGROUPS_MAX, linux/limits.h."""
+
+
+class Role(IntEnum):
+    """What a user may do; each may do what those before it may."""
+
+    NONE = 0
+    READ = 1
+    CHANGE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +35,25 @@ class Peer:
     groups: frozenset[int] = frozenset()
     """Its supplementary groups."""
 
-    def may_use(self, group: int | None) -> bool:
-        """Root, the daemon's own user, and members of ``group`` may use the API."""
-        if self.uid in (0, os.geteuid()):
-            return True
+    @property
+    def trusted(self) -> bool:
+        """Root, or the daemon's own user: whoever is that can do to the daemon what it likes."""
+        return self.uid in (0, os.geteuid())
+
+    def role(self, groups: Groups) -> Role:
+        if self.trusted or self._is_in(groups.changers):
+            return Role.CHANGE
+        return Role.READ if self._is_in(groups.readers) else Role.NONE
+
+    def _is_in(self, group: int | None) -> bool:
         return group is not None and (group == self.gid or group in self.groups)
+
+
+def who_may(role: Role) -> str:
+    """Whom a refusal names."""
+    if role is Role.CHANGE:
+        return f"root and the members of the group {CHANGERS} may change"
+    return f"root and the members of the groups {CHANGERS} and {READERS} may ask"
 
 
 def peer_of(sock: socket.socket) -> Peer:

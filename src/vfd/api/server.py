@@ -1,4 +1,5 @@
-"""uvicorn in the daemon's own event loop: no lifespan, no signal handlers, no ticking."""
+"""uvicorn in the daemon's own event loop: no lifespan, no signal handlers, no ticking, and its own
+way of letting connections in."""
 
 from __future__ import annotations
 
@@ -13,50 +14,67 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from vfd.api.peers import peer_of
+from vfd.api import errors
+from vfd.api.entrance import Entrance
+from vfd.api.minding import Minding
+from vfd.api.peers import Peer
+from vfd.api.turns import Turns
+from vfd.daemon.journal import Journal
+from vfd.daemon.sockets import Sockets
 
-log = logging.getLogger("vfd.api")
-
-
-MAX_CONNECTIONS = 256
-"""Open at once, but for root's. Clients of the API are an operator and a handful of programs."""
-MAX_PER_USER = 64
-"""Of them one user's, so that no member of the group can keep root out."""
 HEADER_SECONDS = 10.0
 """From a request's first byte, or the connection's begin, to the end of its header."""
 
+# Whoever sends what is no HTTP is answered; a line in the log for each would be theirs to write.
+logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
 
 class _Connection(H11Protocol):
-    """Tells the application who is at the other end, and lasts only while that one is at it."""
+    """Tells the application who is at the other end, reads when it is that user's turn, and lasts
+    only while that one is at it."""
 
-    _uid: int | None = None
-    _deadline: asyncio.TimerHandle | None = None
+    def __init__(self, peer: Peer, entrance: Entrance, turns: Turns, **more: Any) -> None:
+        super().__init__(**more)
+        self._peer = peer
+        self._entrance = entrance
+        self._turns = turns
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        open_now = self.server_state.connections
-        try:
-            peer = peer_of(transport.get_extra_info("socket"))
-        except OSError:
-            transport.abort()  # nobody that the kernel can name
-            return
-        self._uid = peer.uid
-        theirs = sum(1 for c in open_now if isinstance(c, _Connection) and c._uid == peer.uid)
-        if theirs > MAX_PER_USER or (peer.uid and len(open_now) > MAX_CONNECTIONS):
-            log.warning("uid %d (pid %d) has too many connections", peer.uid, peer.pid)
-            transport.abort()
-            return
-        self.app_state = {**self.app_state, "peer": peer}
+        self.app_state = {"peer": self._peer}
         self._mind_the_time()
 
     def data_received(self, data: bytes) -> None:
+        if not self._peer.trusted:
+            self.transport.pause_reading()
+            self._turns.take(self._peer.uid, self._read_on)
         super().data_received(data)
         self._mind_the_time()
 
+    def _read_on(self) -> None:
+        if not self.transport.is_closing() and not self.flow.read_paused:
+            self.transport.resume_reading()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._entrance.left(self._peer)
         if self._deadline is not None:
             self._deadline.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP at all gets the same kind of answer as all else that is wrong."""
+        answer = errors.answer(
+            400, f"{msg} It is no request of HTTP/1.1, or its header is too long"
+        )
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _mind_the_time(self) -> None:
         """A header that doesn't end holds a connection no longer than HEADER_SECONDS."""
@@ -71,7 +89,7 @@ class _Connection(H11Protocol):
 class Server(uvicorn.Server):
     """Serves until ``finish``. uvicorn's own loop wakes ten times a second; this one never does."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, turns: Turns) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -80,7 +98,7 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
-                log_level="warning",
+                log_level="error",
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
@@ -89,11 +107,18 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=1,
             )
         )
+        self._turns = turns
         self._finish = asyncio.Event()
+        self._beginning: set[asyncio.Task[Any]] = set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        del sockets  # connections come from the entrance
+        self.servers = []
+        self.started = True
 
     async def main_loop(self) -> None:
         self.server_state.default_headers = self.config.encoded_headers
@@ -103,5 +128,29 @@ class Server(uvicorn.Server):
         self.should_exit = True
         self._finish.set()
 
-    async def run_on(self, sock: socket.socket) -> None:
-        await self.serve(sockets=[sock])
+    async def run_on(self, sockets: Sockets, journal: Journal) -> None:
+        """On these sockets; what becomes of them is told as events."""
+        entrance = Entrance(lambda sock, peer: self._begin(sock, peer, entrance), self._turns)
+        minding = Minding(sockets, entrance, journal)
+        try:
+            await self.serve()
+        finally:
+            minding.end()
+
+    def _begin(self, sock: socket.socket, peer: Peer, entrance: Entrance) -> None:
+        loop = asyncio.get_running_loop()
+
+        def connection() -> _Connection:
+            return _Connection(
+                peer,
+                entrance,
+                self._turns,
+                config=self.config,
+                server_state=self.server_state,
+                app_state={},
+                _loop=loop,
+            )
+
+        task = loop.create_task(loop.connect_accepted_socket(connection, sock))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import grp
 import os
-import socket
 import stat
 from hashlib import sha256
 from pathlib import Path
@@ -17,8 +14,6 @@ from vfd.daemon.folders import make_folder
 LOCKS = Path("/run/vfd/locks")
 """One file for each NIC and pid file that a daemon on this host holds. Root's alone: flock(2) asks
 no more than a descriptor, so whoever can read a lock's file can hold the lock."""
-GROUP = "vfd"
-BACKLOG = 128
 
 
 class InUseError(Exception):
@@ -30,7 +25,7 @@ class Lock:
 
     def __init__(self, path: Path, what: str, holder: str) -> None:
         make_folder(path.parent)
-        self._path = path
+        self.path = path
         try:
             self._take()
         except BlockingIOError:
@@ -49,19 +44,26 @@ class Lock:
         """Raises BlockingIOError where another has it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         while True:
-            self.fd = os.open(self._path, flags, 0o600)
+            self.fd = os.open(self.path, flags, 0o600)
             os.fchmod(self.fd, 0o600)
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(self.fd).st_nlink:
                 return
             os.close(self.fd)  # its holder removed it after we had opened it: lock the next one
 
+    def is_in_place(self) -> bool:
+        """Whether who comes next finds it: somebody may have removed its file."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
+        except OSError:
+            return False
+
     def close(self, *, remove: bool = False) -> None:
         """``remove``: what was locked is no more. The file goes while it is locked, so that who
         locks it later finds that it is none any more, and makes another."""
         if self.fd >= 0:
             if remove:
-                self._path.unlink(missing_ok=True)
+                self.path.unlink(missing_ok=True)
             os.close(self.fd)
             self.fd = -1
 
@@ -103,63 +105,3 @@ def _make_roots_own(folder: Path) -> None:
             )
     if stat.S_IMODE(about.st_mode) != 0o700:
         folder.chmod(0o700)
-
-
-def group_id() -> int | None:
-    """The gid of the group that may use the API; None: the host has no such group."""
-    try:
-        return grp.getgrnam(GROUP).gr_gid
-    except KeyError:
-        return None
-
-
-def listen(path: Path, gid: int | None, holder: str) -> tuple[socket.socket, Lock]:
-    """A listening socket at ``path``, 0660, root's and the group's, replacing a dead daemon's.
-
-    It appears at once with its permissions: bound beside ``path``, then renamed. Raises InUseError
-    where a live one is there or something that is no socket, OSError where it can't be made.
-    """
-    make_folder(path.parent)
-    lock = Lock(path.with_name(path.name + ".lock"), f"socket {path}", holder)
-    try:
-        _refuse_if_taken(path)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.unlink(missing_ok=True)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            previous = os.umask(0o177)
-            try:
-                sock.bind(str(fresh))
-            finally:
-                os.umask(previous)
-            if gid is not None:
-                os.chown(fresh, -1, gid)
-                fresh.chmod(0o660)
-            sock.listen(BACKLOG)
-            sock.setblocking(False)
-            fresh.rename(path)
-        except OSError:
-            sock.close()
-            fresh.unlink(missing_ok=True)
-            raise
-    except BaseException:
-        lock.close()
-        raise
-    return sock, lock
-
-
-def _refuse_if_taken(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise InUseError(f"{path} exists and is no socket: move it away, or choose another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except OSError as error:
-            if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
-                return  # nobody listens: a dead daemon left it
-        raise InUseError(f"socket {path} is in use by another program: choose another path")

@@ -1,4 +1,5 @@
-"""A guest that asks without end fills neither the log's disk nor the list of events."""
+"""Whoever asks without end, a guest or a user, fills neither the log's disk nor the list of
+events."""
 
 from __future__ import annotations
 
@@ -22,15 +23,16 @@ class _Asker:
 class Flood:
     """Who has been told of how often."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, burst: int = BURST, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = burst
         self._clock = clock
         self._askers: dict[Hashable, _Asker] = {}
 
     def untold(self, who: Hashable) -> int | None:
         """How many requests were not told before this one; None: this one isn't told either."""
         now = self._clock()
-        asker = self._askers.setdefault(who, _Asker(BURST, now))
-        asker.left = min(BURST, asker.left + (now - asker.since) / EVERY)
+        asker = self._askers.setdefault(who, _Asker(self._burst, now))
+        asker.left = min(self._burst, asker.left + (now - asker.since) / EVERY)
         asker.since = now
         if asker.left < 1:
             asker.untold += 1

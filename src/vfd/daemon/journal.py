@@ -18,6 +18,9 @@ KEPT = 4096
 """Events that ``since`` can still reach."""
 BACKLOG = 1024
 """Events that a slow reader may fall behind before it is dropped."""
+AT_ONCE = 16
+"""Events that a reader is told together: a backlog is worked off in steps, between which others
+have their turn."""
 
 Level = Literal["info", "warning", "error"]
 
@@ -141,10 +144,11 @@ class Listener:
         self._ended = True
         self._more.set()
 
-    async def events(self) -> AsyncIterator[Happening]:
+    async def events(self) -> AsyncIterator[list[Happening]]:
+        """What has come meanwhile, up to AT_ONCE at a time."""
         while True:
             while self.queue:
-                yield self.queue.popleft()
+                yield [self.queue.popleft() for _ in range(min(AT_ONCE, len(self.queue)))]
             if self._ended:
                 return
             self._more.clear()

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from vfd.config.errors import ConfigError, Problem, Readable, not_told, shown
 from vfd.config.main_file import MainConfig
@@ -337,12 +338,17 @@ class Service:
         return made
 
     def tell(self, made: Made, kind: str) -> None:
+        """Who asks for the same again and again fills no log: see Flood."""
+        untold = self.flood.untold((kind, made.pf, made.vfid))
+        if untold is None:
+            return
         changed = {f for c in made.changes if isinstance(c, VfChange) for f in c.fields}
         fields = sorted(changed | {field for field, _, _ in made.callbacks})
         text = f"VF {made.vfid} of {made.pf} is {kind}"
         if kind == "updated":
             text += f": {', '.join(fields) or 'nothing differed'}"
-        self.journal.emit(kind, text, pf=made.pf, vfid=made.vfid, name=made.name)
+        more: dict[str, Any] = {"untold": untold} if untold else {}
+        self.journal.emit(kind, text, pf=made.pf, vfid=made.vfid, name=made.name, **more)
         for warning in made.warnings:
             self.journal.emit(
                 "warning", warning, level="warning", pf=made.pf, vfid=made.vfid, name=made.name

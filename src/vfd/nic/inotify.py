@@ -8,7 +8,8 @@ import os
 import struct
 from pathlib import Path
 
-MODIFY, MOVED_FROM, DELETE = 0x2, 0x40, 0x200
+MODIFY, MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
+DELETE_SELF, MOVE_SELF = 0x400, 0x800
 _OVERFLOW, _ONLYDIR = 0x4000, 0x01000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _EVENT = struct.Struct("=iIII")

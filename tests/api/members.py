@@ -1,0 +1,61 @@
+"""A daemon on a host whose /etc/group has the two groups, and processes of other users."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.daemon.harness import Vfd
+
+CHANGERS, READERS = 64999, 64998
+"""Gids that no host gives to anybody."""
+
+
+def with_groups(vfd: Vfd, folder: Path) -> None:
+    """Has the daemon see ``vfd`` and ``vfd-read`` in an /etc/group of its own, in a mount namespace
+    that ends with it. To be called before it starts."""
+    group = folder / "group"
+    host = [line for line in Path("/etc/group").read_text().splitlines() if line[:3] != "vfd"]
+    ours = [f"vfd:x:{CHANGERS}:", f"vfd-read:x:{READERS}:", ""]
+    group.write_text("\n".join([*host, *ours]))
+    vfd.wrap = (
+        "setsid",  # a service and its users have CPU shares of their own (autogroups, as cgroups)
+        # a slave lets go of what is unmounted outside, as by the test that runs beside it
+        *("unshare", "--mount", "--propagation", "slave", "sh", "-c"),
+        *('mount --bind "$1" /etc/group && shift && exec "$@"', "sh", str(group)),
+    )
+
+
+def run_as(uid: int, gid: int, code: str, *arguments: str, many: int = 1) -> subprocess.Popen[str]:
+    """Python code in processes of this user and the next ones, in a session of theirs: they share
+    the CPUs with others as the users of a host do."""
+    become = f"""
+import json, os, socket, sys, time
+os.setgroups([])
+os.setgid({gid})
+for number in range({many}):
+    if os.fork() == 0:
+        os.setuid({uid} + number)
+        break
+else:
+    for _ in range({many}):
+        os.wait()
+    sys.exit()
+"""
+    return subprocess.Popen(
+        [sys.executable, "-S", "-c", become + code, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(processes: subprocess.Popen[str]) -> str:
+    """Kills them; what they printed."""
+    os.killpg(processes.pid, signal.SIGKILL)
+    return processes.communicate()[0]

@@ -59,10 +59,17 @@ class VfOperations(Protocol):
 
 @dataclass(slots=True)
 class PlainVfs:
-    """A driver that takes everything and keeps it. ``refuses``: words of calls that fail."""
+    """A driver that takes everything and keeps it.
+
+    ``refuses``: words of calls that fail. ``breaks``: by VF, the call from which on it refuses all.
+    ``ignores``: first words of calls that have no effect; ``spoils``: what is done in their place.
+    """
 
     seen: list[VfSeen]
     refuses: dict[tuple[str, ...], int] = field(default_factory=dict)
+    breaks: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    ignores: set[str] = field(default_factory=set)
+    spoils: dict[str, tuple[str, ...]] = field(default_factory=dict)
     calls: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
 
     def vfs(self) -> Sequence[VfSeen]:
@@ -72,8 +79,13 @@ class PlainVfs:
         self.calls.append((vfid, words))
         if number := self.refuses.get(words, self.refuses.get(words[:1], 0)):
             raise OSError(number, errno.errorcode[number])
+        if self.breaks.get(vfid) in (words, ()):
+            self.breaks[vfid] = ()
+            raise OSError(errno.EBUSY, "EBUSY")
+        if words[0] in self.ignores:
+            return
         vf = self.seen[vfid]
-        match words:
+        match self.spoils.get(words[0], words):
             case ("mac", mac):
                 vf.mac = mac
             case ("vlan", vid, qos, proto):

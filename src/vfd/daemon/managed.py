@@ -429,6 +429,10 @@ class Managed:
                 raise NicError("there is no earlier state")
             nic.apply(before.desired, back)
             self.seen = nic.observe()
+            touched = {steps.vfid_of(change) for change in changes}
+            left = [c for c in self.changes(before, self.seen) if steps.vfid_of(c) in touched]
+            if left:
+                raise NicError(steps.differences(left))
         except NicError as second:
             self.condition, self.detail = Condition.DRIFTED, f"{error}; undoing it failed: {second}"
             raise NicError(f"{error}. It could not be undone: {second}") from error

@@ -14,7 +14,7 @@ from vfd.nic.kernel.events import EventSource, Heard, Notice
 from vfd.nic.kernel.guests import HeldNetdevs, guests_of, is_up, state_of
 from vfd.nic.kernel.health import told
 from vfd.nic.kernel.link import await_rtnl
-from vfd.nic.kernel.parts import merged, without_rates, write_rules
+from vfd.nic.kernel.parts import merged, put_back, without_rates, write_rules
 from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.surface import (
@@ -200,7 +200,13 @@ class KernelNic:
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
         self._drifted = None
-        steps = {c.vfid: (c.before, c.after) for c in changes if isinstance(c, VfChange)}
+        steps: Steps = {}
+        for change in changes:
+            if isinstance(
+                change, VfChange
+            ):  # of a VF that goes in two steps, from before the first
+                first = steps.get(change.vfid, (change.before,))[0]
+                steps[change.vfid] = first, change.after
         pf = next((c for c in changes if isinstance(c, PfChange)), None)
         if pf is None:
             write_rules(self._surfaces, self._can.assigned, steps)
@@ -244,6 +250,8 @@ class KernelNic:
                     self._take_up()
                     self._write_new(before, was_up=was_up)
                     self._settings.bind_vfs(old)
+                else:
+                    put_back(self._surfaces, self._can.assigned, before)
             except NicError as second:
                 raise type(second)(f"{error}. Undoing it failed: {second}") from error
             raise

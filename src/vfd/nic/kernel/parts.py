@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from vfd.nic.kernel.surface import TAGGING, Assignment, Shown, Surface, takers
-from vfd.nic.protocol import NicError
+from vfd.nic.protocol import NicError, NicGoneError
 from vfd.policy.rate import NONE
 from vfd.policy.values import LinkStatus, VfRules
 
@@ -52,13 +52,38 @@ def write_rules(
         for surface in surfaces:
             if rest:
                 surface.write({vfid: new[surface.name] for vfid, new in rest.items()})
+    except NicGoneError:
+        raise
     except NicError as error:
         try:
-            for surface in surfaces:
-                surface.write({v: assigned(old)[surface.name] for v, (old, _) in changes.items()})
+            put_back(surfaces, assigned, {vfid: old for vfid, (old, _) in changes.items()})
         except NicError as second:
             raise type(second)(f"{error}. Undoing it failed: {second}") from error
         raise
+
+
+def put_back(
+    surfaces: Sequence[Surface],
+    assigned: Callable[[VfRules | None], Parts],
+    rules: Mapping[int, VfRules | None],
+) -> None:
+    """Makes VFs have the rules that they had; one that takes them no more keeps none of the others
+    from them. Raises NicError that names it."""
+    failed: list[str] = []
+    for surface in surfaces:
+        wanted = {vfid: assigned(old)[surface.name] for vfid, old in rules.items()}
+        try:
+            surface.write(wanted)
+        except NicGoneError:
+            raise
+        except NicError:
+            for vfid, old in wanted.items():
+                try:
+                    surface.write({vfid: old})
+                except NicError as error:
+                    failed.append(f"VF {vfid}: {error}")
+    if failed:
+        raise NicError("; ".join(failed))
 
 
 def without_rates(rules: VfRules | None) -> VfRules | None:

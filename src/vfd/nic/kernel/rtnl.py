@@ -18,6 +18,7 @@ from vfd.nic.kernel.link import read_link
 from vfd.nic.kernel.rtnl_order import in_order
 from vfd.nic.kernel.surface import Assignment, Shown
 from vfd.nic.kernel.vfinfo import (
+    NO_MAC,
     RTM_SETLINK,
     VfSettings,
     set_vfs,
@@ -27,7 +28,6 @@ from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
 from vfd.policy.rate import NONE, Rate
 from vfd.policy.values import C_TAG, S_TAG, LinkStatus, PfPolicy, VfRules
 
-ZERO_MAC = "00:00:00:00:00:00"
 MBPS = 10**6
 _C_TAGS_ONLY = "this driver inserts 802.1Q tags only (EPROTONOSUPPORT for 802.1ad)"
 _AS_CUSTOMER = "the VLAN's tag is a customer tag, and the guest can't send tags of its own"
@@ -179,33 +179,54 @@ class Rtnetlink:
             self._send({vfid: (before[vfid], settings) for vfid, settings in after.items()})
         except NicGoneError:
             raise
-        except NicError:
-            now = self.settings()
-            self._send(
-                {
-                    vfid: (now[vfid], self._as_before(vfid, now[vfid], before[vfid]))
-                    for vfid in after.keys() & now.keys()
-                }
-            )
+        except NicError as error:
+            if failed := self._put_back(before, after):
+                raise NicError(f"{error}. Undoing it failed: {'; '.join(failed)}") from error
             raise
         for vfid, settings in after.items():
             if _keeps_mac(wanted[vfid]):
                 continue
-            self._forced[vfid] = None if settings.mac in (None, ZERO_MAC) else settings.mac
+            self._forced[vfid] = None if settings.mac in (None, NO_MAC) else settings.mac
+
+    def _put_back(self, before: Mapping[int, VfSettings], vfids: Collection[int]) -> list[str]:
+        """The kernel stops at the first VF whose setting is refused. One that can't be put back
+        keeps no other from it: why not, for each such VF."""
+
+        def back(vfids: Collection[int]) -> None:
+            now = self.settings()
+            self._send(
+                {v: (now[v], self._as_before(v, now[v], before[v])) for v in vfids if v in now}
+            )
+
+        try:
+            back(vfids)
+        except NicGoneError:
+            raise
+        except NicError:
+            failed = []
+            for vfid in sorted(vfids):
+                try:
+                    back([vfid])
+                except NicGoneError:
+                    raise
+                except NicError as error:
+                    failed.append(str(error))
+            return failed
+        return []
 
     def _as_before(self, vfid: int, now: VfSettings, before: VfSettings) -> VfSettings:
         """What to put back. A MAC that the guest chose is not forced on it: igb would then let it
         choose no other (IGB_VF_FLAG_PF_SET_MAC). It is free to choose again."""
         if vfid not in self._forced or self._forced[vfid] is not None:
             return before
-        return replace(before, mac=None if now.mac == before.mac else ZERO_MAC)
+        return replace(before, mac=None if now.mac == before.mac else NO_MAC)
 
     def _settings(self, vfid: int | None, assigned: Assignment) -> VfSettings:
         """What is assigned, in rtnetlink's terms; neutral where nothing is."""
         has, rules, mine = self._driver, assigned.rules, assigned.attributes
         # A closed VF loses whatever MAC it had; an open one keeps what its guest chose.
         taken = vfid is not None and (rules is None or self._forced.get(vfid) is not None)
-        mac = ZERO_MAC if taken and not _keeps_mac(assigned) else None
+        mac = NO_MAC if taken and not _keeps_mac(assigned) else None
         vlan, qos, tpid, on, trust, status = 0, 0, C_TAG, True, False, LinkStatus.AUTO
         maximum = minimum = NONE
         if rules is None:
@@ -339,7 +360,7 @@ def _mbps(rate: Rate, step: int) -> int:
 def _shown(settings: VfSettings, driver: Driver) -> Shown:
     """Settings as attributes of VfRules; a closed VF (link off) as such."""
     shown: dict[str, Any] = {
-        "vm_mac": None if settings.mac in (None, ZERO_MAC) else settings.mac,
+        "vm_mac": None if settings.mac in (None, NO_MAC) else settings.mac,
         "vlans": (settings.vlan,) if settings.vlan else (),
         "strip_stag": bool(settings.vlan) and settings.tpid == S_TAG,
         "strip_ctag": bool(settings.vlan) and settings.tpid == C_TAG,

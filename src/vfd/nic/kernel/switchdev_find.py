@@ -10,12 +10,13 @@ from vfd.nic.kernel.devlink import Devlink
 from vfd.nic.kernel.devlink_rate import DevlinkRate
 from vfd.nic.kernel.drivers import Driver
 from vfd.nic.kernel.flower_netlink import Tc
-from vfd.nic.kernel.rtnl import ZERO_MAC, Rtnetlink
+from vfd.nic.kernel.rtnl import Rtnetlink
 from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.surface import PfSurface, Surface
 from vfd.nic.kernel.switchdev import SwitchdevSurface
 from vfd.nic.kernel.switchdev_netdevs import Netdevs
 from vfd.nic.kernel.switchdev_record import recorded
+from vfd.nic.kernel.vfinfo import NO_MAC
 from vfd.nic.netlink import Netlink, NetlinkError
 from vfd.nic.protocol import PF_PORT, NicError
 from vfd.policy.values import PfPolicy
@@ -60,7 +61,7 @@ def find_eswitch(
 
     def own_macs() -> Mapping[int, str]:
         macs = {vfid: settings.mac for vfid, settings in rtnetlink.settings().items()}
-        return {vfid: mac for vfid, mac in macs.items() if mac not in (None, ZERO_MAC)}
+        return {vfid: mac for vfid, mac in macs.items() if mac not in (None, NO_MAC)}
 
     switchdev = SwitchdevSurface(
         Tc(netlink),

@@ -26,6 +26,9 @@ UNKNOWN = 0xFFFFFFFF
 LINK_OFF = 2
 """IFLA_VF_LINK_STATE_DISABLE."""
 
+NO_MAC = "00:00:00:00:00:00"
+"""A VF's MAC where none is forced, and none was chosen."""
+
 _LONGEST_LIST = 0xFFFF - 4
 """Bytes of entries in one IFLA_VFINFO_LIST, whose length has 16 bits."""
 _VF_INFO, _VF_VLAN_INFO = 1, 1

@@ -99,7 +99,7 @@ def test_link_status_of_an_open_vf_is_as_asked(legacy: Simulated) -> None:
 
 def test_a_parameter_of_devlink_limits_the_macs_of_a_vf(legacy: Simulated) -> None:
     assert legacy.nic.capabilities.max_macs == 32  # netdevsim's own number
-    assert legacy.nic.capabilities.pf["max_macs"].by == "devlink"
+    assert legacy.nic.capabilities.device["max_macs"].by == "devlink"
     device = f"netdevsim/{legacy.name}"
     run("devlink", "dev", "param", "set", device, "name", "max_macs", "value", "5",
         "cmode", "driverinit")  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from tests.lab.daemon import LabDaemon, until
@@ -160,3 +163,12 @@ def test_a_change_of_the_mode_is_followed_and_what_it_cannot_do_is_closed_until_
     assert "switchdev mode" in running.vfd.told(seen, "back")
     until("an open VF", lambda: running.vfd.row(running.nic.name, VF)["state"] == "ok")
     assert replace(running, index=_representor(running.nic)).found()
+
+
+def test_iplex_caps_shows_the_parameters_of_devlink(running: Running) -> None:
+    command = [str(Path(sys.executable).with_name("iplex")), "--socket", str(running.vfd.socket)]
+    said = run(*command, "caps", running.nic.name)
+    [line] = [line for line in said.splitlines() if line.split()[:1] == ["max_macs"]]
+    assert "32 unicast MACs" in line
+    [shown] = json.loads(run(*command, "--json", "caps", running.nic.name))["device"]
+    assert (shown["attribute"], shown["by"]) == ("max_macs", "devlink")

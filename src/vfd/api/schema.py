@@ -195,6 +195,9 @@ class CapsAnswer(Answer):
     """By policy attribute of a VF, in the order of docs/configuration.md; then `closed`, and the
     rules that no attribute turns off: `mac_control`, `veiled_tags`."""
     pf_attributes: list[CapabilityAnswer]
+    device: list[CapabilityAnswer] = []
+    """What the device or its driver is set to beside any policy, by its own name: private flags,
+    parameters of devlink. Only those that decide what VFs can do."""
     counters: list[str]
     absent_counters: list[str]
     counter_limits: dict[str, str]

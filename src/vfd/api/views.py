@@ -154,6 +154,7 @@ def caps(managed: Managed) -> schema.CapsAnswer:
             for f in PfPolicy.model_fields
             if f not in ("id", "backend", "strict", "default_mtu")
         ],
+        device=[_capability(name, found) for name, found in sorted(known.device.items())],
         counters=[c for c in COUNTERS if c in known.counters],
         absent_counters=[c for c in COUNTERS if c not in known.counters],
         counter_limits={c: known.counter_limits[c] for c in COUNTERS if c in known.counter_limits},

@@ -58,7 +58,13 @@ def caps(pf: str) -> None:
         paint(f"{answer['pf']}  {answer['backend']}", "bold cyan", colour),
         f"  at most {limits}",
     ]
-    for title, key in (("VF attributes", "vf"), ("PF attributes", "pf_attributes")):
+    for title, key in (
+        ("VF attributes", "vf"),
+        ("PF attributes", "pf_attributes"),
+        ("Flags and parameters of the device", "device"),
+    ):
+        if not answer.get(key):
+            continue
         lines.append(paint(f"  {title}", "bold", colour))
         size = max((len(c["attribute"]) for c in answer[key]), default=0)
         lines += ["    " + _capability(c, size, colour) for c in answer[key]]

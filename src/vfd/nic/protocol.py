@@ -83,6 +83,9 @@ class Capabilities:
     """What docs/semantics.md asks of every NIC, whatever a policy says: BESIDE."""
     counter_limits: Mapping[str, str] = field(default_factory=dict)
     """Counter → in what it counts otherwise than docs/semantics.md says, in words."""
+    device: Mapping[str, Capability] = field(default_factory=dict)
+    """What the device or its driver is set to beside any policy and that decides what VFs can do,
+    by its own name: a driver's flag, a parameter of the device."""
     count_takes_all: bool = False
     """A change of the number of VFs takes every VF from its guest for a moment, not only those
     that go. ``apply`` refuses it while guests hold any, but with ``PfChange.force``."""

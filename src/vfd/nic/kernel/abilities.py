@@ -73,6 +73,7 @@ class Abilities:
             max_groups=MAX_GROUPS,
             closed=capabilities.of_closing(vf),
             beside=capabilities.of_frames(vf, self._driver),
+            device=self._settings.device(),
             count_takes_all=True,
             more_with_vfs=bool(self._driver.vendors) and not vfs,
             disturbing=disturbing(pf),

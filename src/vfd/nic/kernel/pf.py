@@ -98,14 +98,16 @@ class PfSettings:
             "mtu": Capability(Support.ENFORCED, by="rtnetlink"),
             "promiscuous": Capability(Support.ENFORCED, by="rtnetlink"),
             **_ABSENT,
-            **flag_capabilities(self._index),
-            **param_capabilities(self._params),
             **{
                 attribute: capability
                 for surface in reversed(self._surfaces)
                 for attribute, capability in surface.pf_capabilities().items()
             },
         }
+
+    def device(self) -> Mapping[str, Capability]:
+        """The driver's private flags and the device's parameters that decide what VFs can do."""
+        return {**flag_capabilities(self._index), **param_capabilities(self._params)}
 
     def observe(self, wanted: PfPolicy, *, counted: int | None = None) -> PfPolicy:
         """``wanted`` with what the PF shows in place of what can be set on it.

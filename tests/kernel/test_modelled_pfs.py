@@ -7,6 +7,7 @@ import errno
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -476,3 +477,31 @@ def test_a_kill_between_making_vfs_and_binding_them_leaves_the_hosts_drivers_on(
     monkeypatch.setattr("vfd.nic.kernel.pf.bind_idle", lambda *_: None)
     with daemon_on(device, tmp_path, monkeypatch, vfs=4, vf_driver="vfio-pci"):
         assert autoprobe.read_text().strip() == "1"
+
+
+@pytest.mark.parametrize(
+    ("untold", "word", "stated"),
+    [
+        (VfSeen(trust=None), "trust", {"trust": True}),
+        (VfSeen(spoofchk=None), "spoofchk", {"mac_anti_spoof": True}),
+    ],
+)
+def test_what_a_driver_does_not_tell_is_not_counted_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    untold: VfSeen,
+    word: str,
+    stated: dict[str, bool],
+) -> None:
+    """ndo_get_vf_config leaves it out: there is no such operation, or none to be read back."""
+    vfs = PlainVfs([replace(untold) for _ in range(2)])
+    vfs.refuses[(word,)] = errno.EOPNOTSUPP
+    with (
+        plain_pf("some_driver", vfs) as device,
+        daemon_on(device, tmp_path, monkeypatch) as (service, managed),
+    ):
+        assert (managed.condition, managed.detail) == (Condition.OK, "")
+        add(service, "a", vfid=0, vlans=[5], strip_ctag=True)
+        assert vfs.seen[0].vlan == 5
+        with pytest.raises(RefusedError, match=next(iter(stated))):
+            add(service, "b", vfid=1, vlans=[6], strip_ctag=True, **stated)

@@ -37,8 +37,9 @@ class VfSeen:
     vlan: int = 0
     qos: int = 0
     proto: str = "802.1Q"
-    spoofchk: bool = True
-    trust: bool = False
+    spoofchk: bool | None = True
+    trust: bool | None = False
+    """Of both, None: the driver leaves ``ifla_vf_info`` as the kernel made it, which is -1."""
     link_state: int = 0
     minimum: int = 0
     maximum: int = 0
@@ -233,10 +234,10 @@ def _info(vfid: int, vf: VfSeen, *, stats: bool) -> bytes:
         attr(2, three.pack(vfid, vf.vlan, vf.qos)),
         attr(6, three.pack(vfid, vf.minimum, vf.maximum)),
         attr(3, two.pack(vfid, vf.maximum)),
-        attr(4, two.pack(vfid, vf.spoofchk)),
+        attr(4, two.pack(vfid, _told(vf.spoofchk))),
         attr(5, two.pack(vfid, vf.link_state)),
         attr(7, two.pack(vfid, 0)),
-        attr(9, two.pack(vfid, vf.trust)),
+        attr(9, two.pack(vfid, _told(vf.trust))),
         nest(12, attr(1, struct.pack("=III2s2x", vfid, vf.vlan, vf.qos, proto))),
     ]
     if stats:
@@ -245,6 +246,10 @@ def _info(vfid: int, vf: VfSeen, *, stats: bool) -> bytes:
         each = (attr(k, struct.pack("=Q", v)) for k, v in zip(kinds, values, strict=True))
         parts.append(nest(8, *each))
     return nest(1, *parts)
+
+
+def _told(value: bool | None) -> int:
+    return 0xFFFFFFFF if value is None else value
 
 
 def _torn_if_too_long(infos: bytes) -> bytes:

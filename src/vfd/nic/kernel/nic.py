@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -51,6 +52,8 @@ from vfd.policy.values import (
     VfPolicy,
     VfRules,
 )
+
+log = logging.getLogger("vfd.nic")
 
 Steps = dict[int, tuple[VfRules | None, VfRules | None]]
 """By vfid: the rules before and after; None: closed."""
@@ -195,7 +198,10 @@ class KernelNic:
         self._configured = forced_by(policies)
         self._tell_surfaces()
         self._seen, self._drifted, self._merged = None, None, {}
-        self._worn.adopt(self._device, self._driver, self._observe_rules(), self._configured)
+        rules = self._observe_rules()
+        bound = self._worn.adopt(self._device, self._driver, rules, self._configured)
+        closed = self._can.express(None)[1]
+        self._shut_again([vfid for vfid in bound if rules[vfid] == closed])
 
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
@@ -215,7 +221,8 @@ class KernelNic:
         self._pf = desired.pf
         self._expect(steps, pf)
         had, self._configured = self._configured.keys(), forced_by(desired.vfs)
-        self._worn.follow(self._device, self._driver, desired, steps, had)
+        bound = self._worn.follow(self._device, self._driver, desired, steps, had)
+        self._shut_again(bound - self._configured.keys())
 
     def _apply_with_pf(self, desired: NicPolicy, pf: PfChange, steps: Steps) -> Steps:
         """The PF's settings, then the rules of the VFs, which are new ones where their number
@@ -305,7 +312,15 @@ class KernelNic:
     def revoke(self, vfid: int) -> None:
         """The PF driver takes a guest's own MACs and groups back when its VF is reset."""
         for device in self._device.vfs([vfid]):
-            self._worn.let_go(device)
+            if self._worn.let_go(device) and vfid not in self._configured:
+                self._shut_again([vfid])
+
+    def _shut_again(self, closed: Collection[int]) -> None:
+        """igbvf tells the PF of its random MAC when it binds, which a closed VF has not."""
+        try:
+            write_rules(self._surfaces, self._can.assigned, dict.fromkeys(closed, (None, None)))
+        except NicError as error:
+            log.warning("%s: VF %s: %s", self._device.address, sorted(closed), error)
 
     def counters(self) -> Counters:
         more = [surface.counters() for surface in self._more()]

@@ -7,6 +7,7 @@ driver refuses. A refused message is therefore undone by one with the old settin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -53,7 +54,9 @@ class Rtnetlink:
     ) -> None:
         self._netlink = netlink
         self._index = index
-        self._driver = driver
+        self._driver = self._facts = driver
+        self._untold: frozenset[str] | None = None
+        """What of spoof check and trust the driver told of no VF; None: there was none."""
         self._pf_tpid = pf_tpid
         self._shown_tpid = shown_tpid
         self._known: dict[VfSettings, Shown] = {}
@@ -70,7 +73,19 @@ class Rtnetlink:
                 self._forced[vfid] = settings.mac if settings.mac in theirs else None
 
     def look(self) -> None:
-        """What a driver takes is known beforehand."""
+        """What a driver takes is known beforehand, but for what it doesn't tell of its VFs: that
+        can't be read back, and it may have no such operation (ndo_get_vf_config leaves it out)."""
+        if self._untold is None:
+            with contextlib.suppress(NicError):  # whoever reads the VFs meets it, too
+                self.settings()
+        untold = self._untold or ()
+        driver = replace(
+            self._facts,
+            spoofchk=self._facts.spoofchk and "spoofchk" not in untold,
+            trust=self._facts.trust and "trust" not in untold,
+        )
+        if driver != self._driver:
+            self._driver, self._known = driver, {}
 
     def capabilities(self) -> Mapping[str, Capability]:
         return _offers(self._driver)
@@ -155,6 +170,12 @@ class Rtnetlink:
             return replace(settings, **hidden) if hidden else settings
 
         told = read_link(self._netlink, self._index).vfs
+        if told:
+            self._untold = frozenset(
+                name
+                for name in ("spoofchk", "trust")
+                if all(getattr(settings, name) is None for settings in told.values())
+            )
         return {vfid: seen(vfid, settings) for vfid, settings in told.items()}
 
     def pf_capabilities(self) -> Mapping[str, Capability]:

@@ -84,14 +84,18 @@ class Wardrobe:
         driver: Driver,
         shown: Mapping[int, VfRules | None],
         configured: Collection[int],
-    ) -> None:
-        """What was cut short. A VF without a configuration closes, if it isn't closed."""
+    ) -> frozenset[int]:
+        """Finishes what was cut short; a VF without a configuration closes, if it isn't closed.
+        Returns those that were bound anew."""
+        bound: set[int] = set()
         for vf in pf.vfs():
             rules = shown.get(vf.vfid)
             is_open = vf.vfid in configured or (rules and rules.vm_mac)
             after = rules if is_open else None
-            if is_foreign(worn_by(vf), VfRules(), after, driver, had_tenant=False):
-                self.change(vf, after.vm_mac if after else None)
+            is_one = is_foreign(worn_by(vf), VfRules(), after, driver, had_tenant=False)
+            if is_one and self.change(vf, after.vm_mac if after else None):
+                bound.add(vf.vfid)
+        return frozenset(bound)
 
     def follow(
         self,
@@ -100,51 +104,57 @@ class Wardrobe:
         desired: NicPolicy,
         steps: Mapping[int, tuple[VfRules | None, VfRules | None]],
         configured: Collection[int],
-    ) -> None:
-        """VFs went from rules to rules. ``configured``: those that had a configuration before."""
+    ) -> frozenset[int]:
+        """VFs went from rules to rules. ``configured``: those that had a configuration before.
+        Returns those that were bound anew."""
+        bound: set[int] = set()
         for vf in pf.vfs(steps):
             old, new = steps[vf.vfid]
             had_tenant = vf.vfid in configured
-            if is_foreign(worn_by(vf), old, new, driver, had_tenant=had_tenant):
-                self.change(vf, new.vm_mac if new else None)
+            is_one = is_foreign(worn_by(vf), old, new, driver, had_tenant=had_tenant)
+            if is_one and self.change(vf, new.vm_mac if new else None):
+                bound.add(vf.vfid)
         taken = frozenset[str]().union(*(owned(new) - owned(old) for old, new in steps.values()))
-        if not taken:
-            return
         forced = {vf.vfid: vf.vm_mac for vf in desired.vfs}
-        for vf in pf.vfs():
-            if vf.vfid not in steps and worn_by(vf).mac in taken:
-                self.change(vf, forced.get(vf.vfid))
+        for vf in pf.vfs() if taken else ():
+            is_one = vf.vfid not in steps and worn_by(vf).mac in taken
+            if is_one and self.change(vf, forced.get(vf.vfid)):
+                bound.add(vf.vfid)
+        return frozenset(bound)
 
-    def change(self, vf: VfDevice, forced: str | None) -> None:
-        """The VF's netdev is to wear ``forced``, or none that was anybody's."""
+    def change(self, vf: VfDevice, forced: str | None) -> bool:
+        """The VF's netdev is to wear ``forced``, or none that was anybody's. Whether the VF was
+        bound anew."""
         self._left.pop(vf.vfid, None)
         if not is_on_netdev(vf):
-            return  # a driver that gives it a netdev asks for the MAC then
+            return False  # a driver that gives it a netdev asks for the MAC then
         if vf.netdev and not is_up(vf.netdev):
-            _bind_anew(vf)
-        else:
-            self._left[vf.vfid] = forced
-            log.info("%s keeps the MAC that it has until its guest lets go", vf.address)
+            return _bind_anew(vf)
+        self._left[vf.vfid] = forced
+        log.info("%s keeps the MAC that it has until its guest lets go", vf.address)
+        return False
 
-    def let_go(self, vf: VfDevice) -> None:
-        """The VF's guest is gone."""
+    def let_go(self, vf: VfDevice) -> bool:
+        """The VF's guest is gone. Whether the VF was bound anew."""
         if vf.vfid not in self._left or (vf.netdev and is_up(vf.netdev)):
-            return
+            return False
         forced = self._left[vf.vfid]
         if forced is not None and worn_by(vf).mac == forced:
             del self._left[vf.vfid]
-        else:
-            self.change(vf, forced)
+            return False
+        return self.change(vf, forced)
 
     def bound(self, vfid: int) -> None:
         """Some driver bound the VF: it has asked for its MAC."""
         self._left.pop(vfid, None)
 
 
-def _bind_anew(vf: VfDevice) -> None:
+def _bind_anew(vf: VfDevice) -> bool:
     driver = DRIVERS / vf.driver
     try:
         write_patiently(driver / "unbind", vf.address)
         write_patiently(driver / "bind", vf.address)
     except NicError as error:
         log.warning("%s keeps a MAC that isn't its own any more: %s", vf.address, error)
+        return False
+    return True

@@ -96,7 +96,8 @@ def _adopt(service: Service, nics: Iterable[Managed], good: Iterable[Configured]
             claims[home.id].append(one.policy)
     for pf_id, policies in claims.items():
         try:
-            service.nics[pf_id].adopt(policies)
+            service.nics[pf_id].working().adopt(policies)
+            service.nics[pf_id].look()
         except NicError as error:  # converging meets it, too, and tells
             log.warning("%s: %s", pf_id, error)
 

@@ -154,11 +154,6 @@ class Managed:
             raise NicError(f"{self.pf.id} isn't working: {self.detail}")
         return self.nic
 
-    def adopt(self, policies: Collection[VfPolicy]) -> None:
-        """Tells the NIC what configurations there are, and looks again. Raises NicError."""
-        self.working().adopt(policies)
-        self.look()
-
     # What is asked
 
     def link_bps(self) -> int | None:

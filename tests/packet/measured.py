@@ -309,13 +309,14 @@ RATES = (
         seconds=1.3,
     ),
     Measured(
-        "A guarantee holds in the one class that a VF sends in, whatever the others send in all",
+        "A guarantee holds in the one class that a VF sends in, beside min_bw of all others",
         ("rates.together",),
         nic(
             wide(0, queues=shares(45)),
             wide(1, queues=shares(5), min_rate="25Mbps"),
             link_speed="100Mbps",
             enable_qos=True,
+            tclasses=tuple(TrafficClass(pri=n, min_bw=25) for n in range(4)),
         ),
         loads=(
             *(offered(0, 40, f"PCP {pcp}", pcp=pcp) for pcp in (0, 2, 4, 6)),
@@ -323,6 +324,25 @@ RATES = (
         ),
         bounds=(part(1, 25), *(part(0, 25, f"PCP {pcp}") for pcp in (2, 4, 6))),
         seconds=1.3,
+    ),
+    Measured(
+        "Where classes state no bandwidth, a guarantee is one for all that a VF sends",
+        ("rates.together",),
+        nic(
+            wide(0),
+            wide(1, min_rate="60Mbps"),
+            link_speed="100Mbps",
+            enable_qos=True,
+        ),
+        loads=(
+            *(offered(0, 30, f"PCP {pcp}", pcp=pcp) for pcp in (0, 2, 4, 6)),
+            offered(1, 45, "low"),
+            offered(1, 45, "high", pcp=6),
+        ),
+        # of the other 40 three quarters are VF 0's (1 of 4 VFs is guaranteed 60 for its part), and
+        # the last 10 go round among six queues
+        bounds=(part(1, 31.7, "low"), part(1, 31.7, "high")),
+        seconds=1.6,
     ),
     Measured(
         "With 8 classes each PCP is a class of its own",

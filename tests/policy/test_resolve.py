@@ -70,7 +70,13 @@ def test_shares_of_the_whole_link_that_round_up_are_not_told_as_scaled() -> None
 
 @pytest.mark.parametrize(
     ("min_bw", "kept"),
-    [((20, 20, 20, 40), 0.2), ((0, 0, 0, 0), 0.25), ((10, 10, 10, 20), 0.25), ((0, 0, 0, 70), 0.1)],
+    [
+        ((20, 20, 20, 40), 0.2),
+        ((0, 0, 0, 0), 0.6),
+        ((0, 1, 0, 0), 0.25),
+        ((10, 10, 10, 20), 0.25),
+        ((0, 0, 0, 70), 0.1),
+    ],
 )
 def test_guarantees_that_classes_leave_no_room_for_are_scaled(
     min_bw: tuple[int, ...], kept: float

@@ -238,12 +238,24 @@ def test_guarantees_of_vfs_that_share_no_class_may_come_to_the_whole_link() -> N
         others = [{"priority": tc, "share": 0} for tc in range(4) if tc != own]
         return vf(vfid, queues=others, **fields)
 
+    least: dict[str, Any] = {
+        "enable_qos": True,
+        "tclasses": [{"pri": n, "min_bw": 1} for n in range(4)],
+    }
     vfs = [of_class(n, n, min_rate="25%") for n in range(4)]
-    assert broken(*vfs, enable_qos=True) == []
-    assert broken(vf(0, min_rate="26%"), enable_qos=True) == [("vm0", "min_rate", None)]
-    assert broken(of_class(0, 0, min_rate="100%"), enable_qos=True) == []
-    both = of_class(0, 0, min_rate="60%"), of_class(1, 0, min_rate="50%")
-    assert broken(*both, enable_qos=True) == [("vm1", "min_rate", "vm0")]
+    assert broken(*vfs, **least) == []
+    assert broken(vf(0, min_rate="26%"), **least) == [("vm0", "min_rate", None)]
+    assert broken(of_class(0, 0, min_rate="97%"), **least) == []
+    both = of_class(0, 0, min_rate="60%"), of_class(1, 0, min_rate="38%")
+    assert broken(*both, **least) == [("vm1", "min_rate", "vm0")]
+
+
+def test_where_classes_state_no_bandwidth_guarantees_may_come_to_the_whole_link() -> None:
+    for classes in ([], [{"pri": n, "lsp": n == 3, "bsp": n == 2} for n in range(4)]):
+        pf = {"enable_qos": True, "tclasses": classes, "bw_grps": {"a": [1, 2]}}
+        assert broken(vf(0, min_rate="60%"), vf(1, min_rate="40%"), **pf) == []
+        both = vf(0, min_rate="60%"), vf(1, min_rate="41%")
+        assert broken(*both, **pf) == [("vm1", "min_rate", "vm0")]
 
 
 def test_a_class_needs_no_more_than_its_max_bw_for_guarantees() -> None:
@@ -257,7 +269,9 @@ def test_a_class_needs_no_more_than_its_max_bw_for_guarantees() -> None:
 
 def test_a_guarantee_is_remarked_that_its_vf_has_not_in_every_class() -> None:
     whole, none = share(1, 100, priority=0), vf(2, min_rate="10%")
-    (remark,) = remarks(nic(whole, none, enable_qos=True), link_bps=LINK)
+    assert remarks(nic(whole, none, enable_qos=True), link_bps=LINK) == ()
+    classes = [{"pri": n, "min_bw": 1} for n in range(4)]
+    (remark,) = remarks(nic(whole, none, enable_qos=True, tclasses=classes), link_bps=LINK)
     assert (remark.vf, remark.field) == ("vm2", "min_rate")
     assert "class 0" in remark.rule
 

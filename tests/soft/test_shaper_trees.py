@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vfd.nic.soft import rtnl, shaper
 from vfd.nic.soft.shaper import HANDLE, LINK, Class, Tree
-from vfd.nic.soft.tables import class_id
+from vfd.nic.soft.tables import class_id, is_pooled
 from vfd.policy.resolve import resolve
 from vfd.policy.values import BandwidthGroup, NicPolicy, PfPolicy, TrafficClass, VfPolicy
 
@@ -123,7 +123,7 @@ def test_nobody_has_less_than_guaranteed_and_all_together_no_more_than_the_link(
         for n, least in enumerate(min_bw)
     ]
     vfs = [
-        {"min_rate": data.draw(st.floats(0, 0.1)), "queues": [{"priority": 0, "share": share}]}
+        {"min_rate": data.draw(st.floats(0, 1)), "queues": [{"priority": 0, "share": share}]}
         for share in data.draw(st.lists(st.integers(1, 10), min_size=1, max_size=8))
     ]
     groups = {"a": [0, 1], "b": [2]} if data.draw(st.booleans()) else {}
@@ -131,14 +131,21 @@ def test_nobody_has_less_than_guaranteed_and_all_together_no_more_than_the_link(
     policy = resolved(*vfs, **pf)
     near, _ = shaper.trees(policy, SPEED)
     trickles = len(near) * shaper.trickle(SPEED) + 8 * len(near)
-    leaves = {v: [near[class_id(v, n)] for n in range(count)] for v in range(len(vfs))}
+    pooled = [is_pooled(policy.pf, vf) for vf in policy.vfs]
+    leaves = {
+        v: [near[class_id(v, n, pooled=pooled[v])] for n in range(count)] for v in range(len(vfs))
+    }
     for classid, c in near.items():
         below = sum(one.rate for one in children(near, classid))
         assert below <= c.rate + trickles, "what is anybody's own is no more than there is"
     for n, least in enumerate(min_bw):
-        assert near[near[class_id(0, n)].parent].rate >= least * SPEED // 100 - 16
+        if least:
+            assert near[near[class_id(0, n)].parent].rate >= least * SPEED // 100 - 16
     wanted = sum(vf.min_rate.on(SPEED) for vf in policy.vfs)
     for vf in policy.vfs:
+        if pooled[vf.vfid]:
+            assert near[leaves[vf.vfid][0].parent].rate >= vf.min_rate.on(SPEED) - 8
+            continue
         for n, leaf in enumerate(leaves[vf.vfid]):
             room = min(1.0, SPEED * classes[n]["max_bw"] / 100 / (wanted or 1))
             assert leaf.rate >= vf.min_rate.on(SPEED) * room - 16
@@ -170,15 +177,40 @@ def test_a_share_of_nothing_is_served_when_nobody_else_wants_anything() -> None:
     assert near[class_id(0, 0)].rate == shaper.trickle(SPEED)
 
 
-def test_a_guarantee_is_there_in_each_class() -> None:
+def test_a_guarantee_is_there_in_each_class_that_states_its_bandwidth() -> None:
     near, _ = trees(
         {"min_rate": "200Mbps", "queues": [{"priority": 0, "share": 5}]},
         {"queues": [{"priority": 0, "share": 45}]},
         {},
         enable_qos=True,
+        tclasses=[{"pri": n, "min_bw": 25} for n in range(4)],
     )
     assert [near[class_id(0, pri)].rate for pri in range(4)] == [200 * MBIT] * 4
     assert near[class_id(1, 0)].rate == pytest.approx(50 * MBIT * 45 / 95, 0.01)
+
+
+def test_a_guarantee_is_one_for_all_classes_where_they_state_no_bandwidth() -> None:
+    shares = [[{"priority": 0, "share": share}] for share in (40, 60)]
+    vfs: list[dict[str, Any]] = [
+        {"min_rate": "600Mbps", "queues": shares[0]},
+        {"queues": shares[1]},
+    ]
+    near, far = trees(*vfs, enable_qos=True)
+    own = {near[class_id(0, pri, pooled=True)].parent for pri in range(4)}
+    assert len(own) == 1
+    assert near[own.pop()] == Class(LINK, 600 * MBIT, SPEED, quantum=0)
+    assert {shaper.vf_of_leaf(class_id(0, pri, pooled=True)) for pri in range(4)} == {0}
+    # a quarter of what is left, as far as it isn't the share of the one with the guarantee
+    assert near[class_id(1, 0)].rate == 60 * MBIT
+    quanta = [near[class_id(0, 0, pooled=True)].quantum, near[class_id(1, 0)].quantum]
+    assert quanta[0] / quanta[1] == pytest.approx(2 / 3, 0.01)
+    assert far == {}
+
+
+def test_a_vf_that_gets_a_guarantee_leaves_the_others_as_they_are() -> None:
+    before, _ = trees({}, {}, enable_qos=True)
+    after, _ = trees({"min_rate": "600Mbps"}, {}, enable_qos=True)
+    assert not shaper.moved(before, after)
 
 
 def _id(tree: Tree, wanted: Class) -> int:

@@ -1,8 +1,9 @@
 """What all guarantees of a PF together need of its link: docs/semantics.md, "Rates and traffic
 classes".
 
-A guest sends in whichever classes it likes, so with classes a guarantee has to be there in each
-of them that the VF has a share of, beside what the other classes are guaranteed (``min_bw``).
+A guest sends in whichever classes it likes. Where classes state how much of the link is theirs, a
+VF's guarantee has to be there in each class that the VF has a share of, beside what the
+other classes are guaranteed (``min_bw``), and within ``max_bw``. Where they don't, it is the VF's.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ Uses = Mapping[int, Collection[int]]
 """By class: the VFs that have a share of it. Of a PF without classes nothing."""
 
 
+def in_each_class(pf: PfPolicy) -> bool:
+    """Whether a guarantee has to be there in each class by itself."""
+    return pf.enable_qos and any(tc.min_bw or tc.max_bw < 100 for tc in pf.tclasses)
+
+
 def needed(pf: PfPolicy, link: float, parts: Mapping[int, float], uses: Uses) -> float:
     """How much of ``link`` the VFs' guarantees (``parts``, by vfid) need, in its unit; in a class
     no more than its ``max_bw``."""
+    if not in_each_class(pf):
+        return sum(parts.values())
     in_classes = 0.0
     for pri, least, most in _classes(pf, link, uses):
         part = sum(part for vfid, part in parts.items() if vfid in uses[pri])
@@ -28,6 +36,8 @@ def needed(pf: PfPolicy, link: float, parts: Mapping[int, float], uses: Uses) ->
 def scale(pf: PfPolicy, link: int, parts: Mapping[int, int], uses: Uses) -> tuple[int, int]:
     """The largest factor, at most 1, with which the guarantees fit the link: as a fraction."""
     found = min(link, sum(parts.values())), sum(parts.values()) or 1
+    if not in_each_class(pf):
+        return found if found[0] < found[1] else (1, 1)
     classes = [
         (least, sum(part for vfid, part in parts.items() if vfid in uses[pri]))
         for pri, least, _ in _classes(pf, link, uses)

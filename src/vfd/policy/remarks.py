@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vfd.policy.guarantees import needed, scale
+from vfd.policy.guarantees import in_each_class, needed, scale
 from vfd.policy.memo import by_identity
 from vfd.policy.rate import LEAST_BPS, bps_text
 from vfd.policy.resolve import SLACK, uses_of
@@ -82,7 +82,7 @@ def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...
             found.append(Broken("", f"tclasses[{number}].latency", True, rule))
     if link_bps and not pf.vf_oversubscription:
         found += _scaled(nic, link_bps)
-    if link_bps and pf.enable_qos:
+    if link_bps and in_each_class(pf):
         found += _not_in_every_class(nic, link_bps)
     configured = {vf.vfid for vf in nic.vfs}
     for vf in nic.vfs:
@@ -104,7 +104,7 @@ def _scaled(nic: NicPolicy, link_bps: int) -> Iterator[Broken]:
     wanted = needed(nic.pf, link_bps, parts, uses)
     if parts and wanted > link_bps * SLACK:
         room, whole = scale(nic.pf, link_bps, parts, uses)
-        beside = ", each beside min_bw of the other classes," if uses else ""
+        beside = ", each beside min_bw of the other classes," if in_each_class(nic.pf) else ""
         rule = (
             f"the guarantees of the PF's VFs{beside} add up to {wanted / link_bps:.4g} times the"
             f" link of {bps_text(link_bps)}: each is scaled by {room / whole:.4g}, until the link"

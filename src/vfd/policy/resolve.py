@@ -22,7 +22,7 @@ class Resolved:
     """Rates in bits per second, an MTU for every VF, shares in every class where classes are on."""
     scale: float = 1.0
     """What each guarantee (min_rate) was multiplied with: below 1 under oversubscription, and on a
-    link that has become too slow for them (with classes: for them and the classes' min_bw)."""
+    link that has become too slow for them (where classes state min_bw: for both)."""
     class_scale: Mapping[int, float] = field(default_factory=dict)
     """The same for the shares in each traffic class that was scaled."""
 

@@ -57,9 +57,12 @@ def fill(
     return {key: unit * weight for key, weight in weights.items()}
 
 
-def of_classes(pf: PfPolicy, link_bps: int, floors: Mapping[int, float]) -> dict[int, float]:
+def of_classes(
+    pf: PfPolicy, link_bps: int, floors: Mapping[int, float], reserved: int = 0
+) -> dict[int, float]:
     """Class → the bandwidth that is its own when all are busy, bits per second; together they are
-    at most the link. ``floors``: what VFs are guaranteed in a class, together.
+    at most the link but for what is ``reserved``. ``floors``: what VFs are guaranteed in a class,
+    together.
 
     Nobody has less than ``min_bw`` and the floor. What that leaves goes to the classes that are
     strict over the link, the larger ``pri`` first, then to the others in proportion to ``min_bw``,
@@ -72,7 +75,7 @@ def of_classes(pf: PfPolicy, link_bps: int, floors: Mapping[int, float]) -> dict
         for pri, c in classes.items()
     }
     owned: dict[int, float] = {}
-    left = link_bps - sum(least.values())
+    left = link_bps - reserved - sum(least.values())
     for pri in sorted((p for p, c in classes.items() if c.lsp), reverse=True):
         more = max(0.0, min(left, most[pri] - least[pri]))
         owned[pri] = least[pri] + more
@@ -81,7 +84,7 @@ def of_classes(pf: PfPolicy, link_bps: int, floors: Mapping[int, float]) -> dict
     spoken = sum(c.min_bw for c in shared)
     silent = sum(1 for c in shared if not c.min_bw) or 1
     weights = {c.pri: float(c.min_bw or max(0, 100 - spoken) / silent) for c in shared}
-    rest = link_bps - sum(owned.values())
+    rest = link_bps - reserved - sum(owned.values())
     filled = fill(rest, {c.pri: least[c.pri] for c in shared}, weights)
     owned |= {pri: min(bps, most[pri]) for pri, bps in filled.items()}
     for group in pf.bw_grps:

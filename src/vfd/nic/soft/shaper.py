@@ -2,9 +2,10 @@
 
 Without ``enable_qos`` the near end's tree has one leaf for each VF with a limit, and for all once
 one VF has a guarantee: link → VFs. With it: link → groups → classes → a leaf for each VF in each
-class; a VF's own limit is over all its classes, which that tree can't say, so VFs with one pass the
-far end's tree before: VF → its classes. Only VFs that need the shaper pay for it. Trees are pure
-values here; ``changes`` says how one becomes the other while traffic runs.
+class; where classes state no bandwidth, a VF with a guarantee is beside them: link → VF → its
+classes. A VF's own limit is over all its classes, which that tree can't say, so VFs with one pass
+the far end's tree before: VF → its classes. Only VFs that need the shaper pay for it. Trees are
+pure values here; ``changes`` says how one becomes the other while traffic runs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from vfd.nic.netlink import Message, Netlink
 from vfd.nic.soft import bandwidth, rtnl
 from vfd.nic.soft.bandwidth import traffic_classes
-from vfd.nic.soft.tables import class_id, needs_shaper
+from vfd.nic.soft.tables import class_id, is_pooled, needs_shaper
 from vfd.policy.values import NicPolicy, PfPolicy
 
 HANDLE = 1 << 16
@@ -57,7 +58,9 @@ Queue = tuple[int, int]
 
 def vf_of_leaf(classid: int) -> int | None:
     """The VF whose leaf a class is; None: it is no leaf."""
-    return (classid - _FIRST_LEAF) // 8 if classid >= _FIRST_LEAF else None
+    if classid < _FIRST_LEAF:
+        return None
+    return (classid - _FIRST_LEAF) % 0x1000 // 8
 
 
 def trees(nic: NicPolicy, link_bps: int) -> tuple[Tree, Tree]:
@@ -106,17 +109,27 @@ def limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
 
 
 def classes(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
-    """Link → groups → classes → VF leaves. Groups lend to each other through the link. A class that
-    is strict owns what nobody else is guaranteed, of the link or of its group, and is first where
-    more is lent; a guarantee comes before it all the same, as the lower level of the tree does."""
+    """Link → groups → classes → VF leaves; and link → VF → its leaves, where its guarantee is one
+    for all classes.
+
+    Groups lend to each other through the link. A class that is strict owns what nobody else is
+    guaranteed, of the link or of its group, and is first where more is lent; a guarantee comes
+    before it all the same, as the lower level of the tree does."""
     pf = nic.pf
     if not nic.vfs:
         return {}
     known = {c.pri: c for c in traffic_classes(pf)}
     shares = shares_of_classes(nic)
-    floors = guarantees(nic, shares, link_bps)
-    owned = bandwidth.of_classes(pf, link_bps, {c: sum(vfs.values()) for c, vfs in floors.items()})
-    rates = {pri: max(trickle(link_bps), stepped(int(bps))) for pri, bps in owned.items()}
+    pooled = {vf.vfid: stepped(vf.min_rate.on(link_bps)) for vf in nic.vfs if is_pooled(pf, vf)}
+    floors = {} if pooled else guarantees(nic, shares, link_bps)
+    together = {pri: sum(vfs.values()) for pri, vfs in floors.items()}
+    owned = bandwidth.of_classes(pf, link_bps, together, reserved=sum(pooled.values()))
+    # what its pooled VFs have of a class, they have by their guarantees
+    theirs = {pri: sum(of.get(vfid, 0.0) for vfid in pooled) / 100 for pri, of in shares.items()}
+    rates = {
+        pri: max(trickle(link_bps), stepped(int(bps * max(0.0, 1 - theirs[pri]))))
+        for pri, bps in owned.items()
+    }
     tree = {LINK: Class(HANDLE, link_bps, link_bps, quantum=0)}
     above = dict.fromkeys(known, LINK)
     for n, group in enumerate(pf.bw_grps):
@@ -127,21 +140,25 @@ def classes(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
     for pri, c in known.items():
         ceil = max(trickle(link_bps), stepped(link_bps * c.max_bw // 100))
         tree[_CLASS + pri] = Class(above[pri], min(rates[pri], ceil), ceil, quantum=0)
+    for vfid, bps in pooled.items():
+        tree[_VF + vfid] = Class(LINK, bps, link_bps, quantum=0)
     ranks, last = _ranks(pf)
-    quantum = bandwidth.quanta(shares, rates, link_bps)
+    quantum = bandwidth.quanta(shares, {pri: max(1.0, bps) for pri, bps in owned.items()}, link_bps)
     least, limits = trickle(link_bps), {vf.vfid: stepped(vf.rate.on(link_bps)) for vf in nic.vfs}
     for pri in known:
         parent, ceil = _CLASS + pri, tree[_CLASS + pri].ceil
-        assured = bandwidth.fill(rates[pri], floors[pri], shares[pri], most=rates[pri] / 100)
+        of_class = {v: share for v, share in shares[pri].items() if v not in pooled}
+        assured = bandwidth.fill(rates[pri], floors.get(pri, {}), of_class, most=owned[pri] / 100)
         for vfid, limit in limits.items():
-            bps = assured.get(vfid)
+            mine = assured.get(vfid)
             most = min(ceil, limit or ceil)
-            tree[class_id(vfid, pri)] = Class(
-                parent,
-                rate=min(most, max(least, int(bps) // _STEP * _STEP) if bps else least),
+            own = vfid in pooled
+            tree[class_id(vfid, pri, pooled=own)] = Class(
+                _VF + vfid if own else parent,
+                rate=min(most, max(least, int(mine) // _STEP * _STEP) if mine else least),
                 ceil=most,
-                quantum=quantum[pri, vfid] if bps else bandwidth.GSO,
-                priority=ranks[pri] if bps else last,
+                quantum=quantum.get((pri, vfid), bandwidth.GSO),
+                priority=ranks[pri] if vfid in shares[pri] else last,
             )
     return tree
 
@@ -200,7 +217,7 @@ def own_limits(nic: NicPolicy, link_bps: int) -> dict[int, Class]:
         for c in traffic_classes(nic.pf):
             # a leaf sends at its rate unasked, so all of them together are at most the limit
             rate = stepped(limit // 64 + int(limit * 7 / 8 * rates[c.pri] / whole))
-            tree[class_id(vf.vfid, c.pri)] = Class(
+            tree[class_id(vf.vfid, c.pri, pooled=is_pooled(nic.pf, vf))] = Class(
                 parent=_VF + vf.vfid,
                 rate=max(_STEP, rate),
                 ceil=limit,

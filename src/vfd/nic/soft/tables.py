@@ -23,6 +23,7 @@ from vfd.nic.protocol import NicError, UnsupportedError
 from vfd.nic.soft import layout
 from vfd.nic.soft.layout import VebMac, VebMirror, VebPort
 from vfd.policy.addresses import mac_bytes, mac_text
+from vfd.policy.guarantees import in_each_class
 from vfd.policy.mirrors import merged
 from vfd.policy.rate import NONE, Rate
 from vfd.policy.requests import Grants, mtu_of
@@ -137,9 +138,15 @@ def traffic_class(pf: PfPolicy, pcp: int) -> int:
     return pcp if len(pf.tclasses) == 8 else pcp // 2
 
 
-def class_id(vfid: int, tclass: int) -> int:
-    """The tc handle of the HTB class of a VF in one traffic class: 1:(0x1000 + 8 vfid + class)."""
-    return 0x1_0000 | 0x1000 + 8 * vfid + tclass
+def class_id(vfid: int, tclass: int, *, pooled: bool = False) -> int:
+    """The tc handle of the HTB class of a VF in one traffic class: 1:(0x1000 + 8 vfid + class), or
+    from 1:0x2000 on for one that hangs under its VF; so a VF can go from one to the other."""
+    return 0x1_0000 | (0x2000 if pooled else 0x1000) + 8 * vfid + tclass
+
+
+def is_pooled(pf: PfPolicy, vf: VfPolicy) -> bool:
+    """Whether a VF's guarantee is one for all its traffic classes."""
+    return pf.enable_qos and bool(vf.min_rate) and not in_each_class(pf)
 
 
 def needs_shaper(nic: NicPolicy) -> frozenset[int]:
@@ -227,7 +234,10 @@ def open_port(
         port.mac[:] = mac_bytes(mac)
     if shaper:
         port.shaper = shaper
-        port.classid[:] = [class_id(vf.vfid, traffic_class(pf, pcp)) for pcp in range(8)]
+        pooled = is_pooled(pf, vf)
+        port.classid[:] = [
+            class_id(vf.vfid, traffic_class(pf, pcp), pooled=pooled) for pcp in range(8)
+        ]
         port.limiter = limiter if pf.enable_qos and vf.rate else 0
     if vf.storm_limit:
         port.storm_ns = 10**9 // vf.storm_limit

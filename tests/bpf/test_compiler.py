@@ -5,18 +5,39 @@ from __future__ import annotations
 import time
 from random import Random
 
+import pytest
 from tests.bpf.randoms import MACS, World, changed, random_world
 
 from vfd.nic.soft.compiler import Compiled, compile_policy
 from vfd.nic.soft.tables import Iface, Tables, Wiring
 from vfd.policy.addresses import mac_bytes
 from vfd.policy.requests import Grants, owners
-from vfd.policy.values import NicPolicy, VfPolicy
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
 
 VFS = 6
 WALKS, STEPS = 60, 12
 FEW = MACS[:8]
 """So few that VFs contend for them."""
+
+
+@pytest.mark.measured
+def test_256_full_trunks_are_compiled_in_a_second_and_one_more_in_a_moment() -> None:
+    policies = [
+        VfPolicy.model_validate(
+            {"name": f"vm{vfid}", "pciid": "soft0", "vfid": vfid, "vlans": ["1-4094"]}
+        )
+        for vfid in range(256)
+    ]
+    pf = PfPolicy(id="soft0", vfs=256)
+    wiring = Wiring(vfs={vfid: Iface(100 + vfid) for vfid in range(256)}, wire=9)
+    start = time.perf_counter()
+    before = Compiled().then(NicPolicy(pf=pf, vfs=tuple(policies[:-1])), {}, wiring)
+    compiled = time.perf_counter()
+    after = before.then(NicPolicy(pf=pf, vfs=tuple(policies)), {}, wiring)
+    end = time.perf_counter()
+    assert after.tables == compile_policy(NicPolicy(pf=pf, vfs=tuple(policies)), {}, wiring)
+    assert compiled - start < 1
+    assert end - compiled < 0.1
 
 
 def test_tables_that_follow_changes_equal_tables_made_anew() -> None:

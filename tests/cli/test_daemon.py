@@ -252,6 +252,23 @@ def test_spoofed_frames_are_shown_until_cleared(daemon: Daemon, ask: Iplex, vm1:
     assert (cleared.code, spoofed()) == (0, 0)
 
 
+def test_a_full_trunk_is_shown_and_written_as_one_range(daemon: Daemon, ask: Iplex) -> None:
+    daemon.write("trunk", daemon.vf(3, vlans=["1-4094"], vm_mac="02:00:00:00:00:33"))
+    assert ask("add", "trunk").code == 0
+    block = ask("show", "trunk").out
+    assert re.search(r"vlans +1-4094  trunk", block), block
+    row = json.loads(ask("show", "extended", "--json").out)
+    (shown,) = [one for one in row["rows"] if one["name"] == "trunk"]
+    assert shown["extended"]["vlans"] == ["1-4094"]
+    answer = json.loads(ask("get", "trunk", "--json").out)
+    assert answer["in_force"]["vlans"] == ["1-4094"]
+    assert "4093" not in ask("get", "trunk").out
+    assert ask("mirror", daemon.pf, "3", "in", "7").code == 0  # its file is written anew
+    assert json.loads((daemon.config_dir / "trunk.json").read_text())["vlans"] == ["1-4094"]
+    assert "4093" not in ask("export").out
+    assert ask("delete", "trunk").code == 0
+
+
 def test_mirror_is_set_shown_and_ended(daemon: Daemon, ask: Iplex, vm1: str) -> None:
     daemon.write("probe", daemon.vf(7))
     assert ask("add", "probe").code == 0

@@ -318,6 +318,41 @@ SERVICE_MODE = (
     ),
 )
 
+FULL = (
+    case(
+        "A VF may be in all 4094 VLANs",
+        "tag.trunk.tx, tag.trunk.rx",
+        nic(
+            vf(0, vlans=("1-4094",)),
+            vf(1, vlans=("1-4094",), allow_un_ucast=True),
+            vf(2, vlans=(100,)),
+            enable_loopback=True,
+        ),
+        passes(0, from_vf(0, WORLD, c(1)), WIRE, 1),
+        passes(0, from_vf(0, mac(1), c(2048)), 1),
+        passes(0, from_vf(0, mac(1), c(4094)), 1),
+        sends(0, from_vf(0, WORLD, c(4095)), spoofed=1),
+        sends(0, from_vf(0, WORLD), dropped_untagged=1),
+        passes(WIRE, world(c(63)), 0),
+        passes(WIRE, world(c(4032)), 0),
+        passes(WIRE, frame(ALL, WORLD, c(4094)), 0, 1),
+        passes(WIRE, frame(ALL, WORLD, c(100)), 0, 1, 2),
+        needs="wire",
+    ),
+    case(
+        "A VF leaves its full trunk and comes back while it runs",
+        "tag.trunk.tx, tag.trunk.rx",
+        nic(vf(0, vlans=("1-4094",)), vf(1, vlans=(100,))),
+        passes(0, from_vf(0, WORLD, c(4000)), WIRE),
+        Become(nic(vf(0, vlans=("5-2000", 4094)), vf(1, vlans=(100,)))),
+        sends(0, from_vf(0, WORLD, c(4000)), spoofed=1),
+        sends(WIRE, world(c(4000)), at=FOREIGN),
+        passes(WIRE, world(c(2000)), 0),
+        Become(nic(vf(0, vlans=("1-4094",)), vf(1, vlans=(100,)))),
+        passes(WIRE, world(c(4000)), 0),
+    ),
+)
+
 SEVERAL = (
     case(
         "strip_ctag with several VIDs: the guest names the VID, and is given frames without it",
@@ -501,4 +536,4 @@ VEILED = (
     ),
 )
 
-CASES = (*TRUNK, *ACCESS_MODE, *PRIORITY, *SERVICE_MODE, *SEVERAL, *VEILED)
+CASES = (*TRUNK, *FULL, *ACCESS_MODE, *PRIORITY, *SERVICE_MODE, *SEVERAL, *VEILED)

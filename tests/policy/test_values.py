@@ -94,6 +94,26 @@ def test_the_rules_of_a_vf_are_its_policy_without_its_identity() -> None:
     assert not set(policy.rules.model_dump()) & {"name", "pciid", "vfid", "start_cb", "stop_cb"}
 
 
+@pytest.mark.parametrize(
+    ("vlans", "shown"),
+    [
+        (["1-4094"], ["1-4094"]),
+        ([10, 11], [10, 11]),
+        ([10, 11, 12, 20], ["10-12", 20]),
+        ([20, "1-3", 4, 9], [20, "1-4", 9]),
+        ([3, 2, 1], [3, 2, 1]),
+        ([], []),
+    ],
+)
+def test_runs_of_vlans_are_ranges_in_json_and_mean_the_same(
+    vlans: list[int | str], shown: list[int | str]
+) -> None:
+    rules = VfRules.model_validate({"vlans": vlans, "mirror": {"target": 1, "vlans": vlans}})
+    dumped = rules.model_dump(mode="json")
+    assert dumped["vlans"] == dumped["mirror"][0]["vlans"] == shown
+    assert VfRules.model_validate(dumped) == rules
+
+
 def test_a_policy_is_the_same_after_json() -> None:
     pf = PfPolicy.model_validate(
         {"id": "soft0", "bw_grps": {"a": [0]}, "tpid": "0x88a8", "link_speed": "10Gbps"}

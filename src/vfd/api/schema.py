@@ -223,8 +223,8 @@ class MirrorRow(Answer):
     direction: Literal["in", "out", "all"]
     target: int
     target_name: str
-    vlans: list[int]
-    """Only frames in these VLANs; empty: all."""
+    vlans: list[int | str]
+    """Only frames in these VLANs, runs as `"10-20"`; empty: all."""
 
 
 class Extended(Answer):
@@ -232,7 +232,8 @@ class Extended(Answer):
 
     guest: str | None = None
     held: bool | None = None
-    vlans: list[int] | None = None
+    vlans: list[int | str] | None = None
+    """Runs of three and more as `"10-20"`."""
     tagging: Literal["trunk", "access", "service-access", "strip"] | None = None
     allow_untagged: bool | None = None
     pcp: int | None = None

@@ -22,6 +22,7 @@ from vfd.daemon.service import Service
 from vfd.nic.protocol import BESIDE, COUNTERS, PF_PORT, Capability, NicError, Support, VfState
 from vfd.plan.changes import Change, PfChange
 from vfd.plan.plan import field_values
+from vfd.policy.addresses import vlan_ranges
 from vfd.policy.requests import Grants, in_words
 from vfd.policy.values import PfPolicy, VfRules
 
@@ -297,7 +298,7 @@ def _extended(
         return more
     return more.model_copy(
         update={
-            "vlans": list(rules.vlans),
+            "vlans": vlan_ranges(rules.vlans),
             "tagging": _tagging(rules),
             "allow_untagged": rules.allow_untagged,
             "pcp": rules.pcp,
@@ -329,7 +330,7 @@ def mirrors(managed: Managed) -> list[schema.MirrorRow]:
             direction=mirror.direction.value,
             target=mirror.target,
             target_name=name.get(mirror.target, ""),
-            vlans=list(mirror.vlans),
+            vlans=vlan_ranges(mirror.vlans),
         )
         for vfid, state in sorted(managed.seen.vfs.items() if managed.seen else ())
         for mirror in (state.rules.mirror if state.rules else ())

@@ -103,15 +103,20 @@ def speed(bps: object) -> str:
     return str(bps)
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """``0-3,7`` for 0, 1, 2, 3 and 7."""
+def ranges(numbers: Iterable[int | str]) -> str:
+    """``0-3,7`` for 0, 1, 2, 3 and 7; texts among them are ranges already."""
     parts: list[list[int]] = []
-    for n in sorted(set(numbers)):
+    for n in sorted({n for number in numbers for n in _span(number)}):
         if parts and n == parts[-1][1] + 1:
             parts[-1][1] = n
         else:
             parts.append([n, n])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def _span(number: int | str) -> range:
+    first, _, last = str(number).partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def hanging(label: str, parts: Iterable[str], width: int | None) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PlainSerializer,
     Strict,
     StringConstraints,
     WithJsonSchema,
@@ -108,6 +110,8 @@ def expand_vlans(value: Any) -> Any:
     """
     if not isinstance(value, list | tuple):
         return value
+    if len(value) <= 2 * MAX_VID and all(type(entry) is int for entry in value):
+        return value
     vids: list[Any] = []
     for entry in value:
         if len(vids) > 2 * MAX_VID:
@@ -129,6 +133,21 @@ def expand_vlans(value: Any) -> Any:
     return vids
 
 
+def vlan_ranges(vids: Iterable[int]) -> list[int | str]:
+    """The shortest list that ``expand_vlans`` writes out as these, in their order: runs of three
+    and more are ranges, ``[5, "10-12"]``."""
+    runs: list[list[int]] = []
+    for vid in vids:
+        if runs and vid == runs[-1][1] + 1:
+            runs[-1][1] = vid
+        else:
+            runs.append([vid, vid])
+    found: list[int | str] = []
+    for first, last in runs:
+        found += [f"{first}-{last}"] if last > first + 1 else range(first, last + 1)
+    return found
+
+
 _UNICAST_PATTERN = r"^\s*(?!00([:-]00){5})[0-9A-Fa-f][02468ACEace]([:-][0-9A-Fa-f]{2}){5}\s*$"
 
 Mac = Annotated[str, AfterValidator(canonical_mac)]
@@ -147,6 +166,7 @@ Vid = Annotated[int, Strict(), Field(ge=1, le=MAX_VID)]
 Vlans = Annotated[
     tuple[Vid, ...],
     BeforeValidator(expand_vlans),
+    PlainSerializer(vlan_ranges, return_type=list[int | str], when_used="json"),
     WithJsonSchema(
         {
             "title": "list of VIDs (1 … 4094) and ranges",
@@ -160,7 +180,7 @@ Vlans = Annotated[
         }
     ),
 ]
-"""VIDs in the order of the file; ranges as strings are written out."""
+"""VIDs in the order of the file; ranges as strings are written out, and made again in JSON."""
 
 Device = Annotated[
     str,

@@ -36,8 +36,9 @@ def _on_vf(vf: VfPolicy) -> Iterator[tuple[str, str | int | bool, str]]:
         yield strip, True, rule
     if vf.pcp and vf.access_vid is None:
         yield "pcp", vf.pcp, "the NIC inserts no tag for this VF: it has no effect"
+    own = frozenset(vf.vlans)
     for number, mirror in enumerate(vf.mirror):
-        outside = [vid for vid in mirror.vlans if vid not in vf.vlans]
+        outside = [vid for vid in mirror.vlans if vid not in own]
         if outside:
             rule = "the VF is not in it: no frame of it will be copied"
             yield f"mirror[{number}].vlans", outside[0], rule

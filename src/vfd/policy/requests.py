@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
-from vfd.policy.addresses import BROADCAST, canonical_mac, is_multicast, is_zero
+from vfd.policy.addresses import BROADCAST, canonical_mac, is_multicast, is_zero, vlan_ranges
 from vfd.policy.values import (
     GuestMacs,
     Limits,
@@ -302,7 +302,7 @@ def _decide_vlan(vf: VfPolicy, request: Request) -> Decision:
 
 
 def _listing(vlans: tuple[int, ...]) -> str:
-    return ", ".join(str(vid) for vid in vlans) or "which is empty"
+    return ", ".join(map(str, vlan_ranges(vlans))) or "which is empty"
 
 
 def _decide_mtu(pf: PfPolicy, request: Request) -> Decision:

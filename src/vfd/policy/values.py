@@ -24,7 +24,7 @@ from pydantic import (
     field_validator,
 )
 
-from vfd.policy.addresses import Device, DriverName, Netdev, UnicastMac, Vlans
+from vfd.policy.addresses import MAX_VID, Device, DriverName, Netdev, UnicastMac, Vlans
 from vfd.policy.names import Command, Name
 from vfd.policy.rate import NONE, PercentField, RateField, SpeedField
 
@@ -35,8 +35,8 @@ S_TAG = 0x88A8
 
 DEFAULT_MTU = 1500
 MAX_VFS = 256
-MAX_VLANS = 64
-"""Most VLANs in one VF's list where the NIC has no limit of its own."""
+MAX_VLANS = MAX_VID
+"""Most VLANs in one VF's list where the NIC has no limit of its own: all that there are."""
 MAX_MACS = 64
 """Most further MACs of one VF where the NIC has no limit of its own."""
 MAX_GROUPS = 64

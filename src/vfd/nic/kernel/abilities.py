@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vfd.nic.kernel import capabilities, counters
+from vfd.nic.kernel import capabilities, counters, switchdev
 from vfd.nic.kernel.drivers import Driver
 from vfd.nic.kernel.parts import assignments, merged
 from vfd.nic.kernel.pf import PfSettings, disturbing
@@ -68,7 +68,7 @@ class Abilities:
             counters=counted.union(*more),
             uncounted=why,
             max_vfs=self._device.total_vfs(),
-            max_vlans=MAX_VLANS,
+            max_vlans=switchdev.MAX_VLANS if vf["vlans"].by == switchdev.NAME else MAX_VLANS,
             max_macs=self._settings.max_macs,
             max_groups=MAX_GROUPS,
             closed=capabilities.of_closing(vf),

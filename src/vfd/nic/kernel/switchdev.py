@@ -30,6 +30,9 @@ from vfd.policy.requests import owners
 from vfd.policy.values import LinkStatus, NicPolicy, PfPolicy, VfPolicy, VfRules
 
 NAME = "switchdev"
+MAX_VLANS = 512
+"""Of one VF. Flower and most NICs would take more, but a VLAN of a VF is at least six rules, each
+of which is set by itself: 512 take about a second."""
 _OFFERS = (
     "vlans", "strip_stag", "strip_ctag", "allow_untagged", "pcp", "vlan_anti_spoof",
     "macs", "mac_anti_spoof", "allow_bcast", "allow_mcast", "allow_un_ucast",

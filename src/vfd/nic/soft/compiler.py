@@ -185,7 +185,7 @@ def _part(vfid: int, around: _Around, given: _Input, claims: _Claims) -> _Part |
         ),
         {mac_key(m): owned_mac(vf, has, m) for m in {mac, *vf.macs, *has.macs} if m and owns(m)},
         frozenset(mac_key(group, vfid + 1) for group in has.groups),
-        tuple(vlans_of(around.pf, vf)),
+        vlans_of(around.pf, vf),
         tuple(sets_of(vf, has)),
     )
 
@@ -206,13 +206,13 @@ def _merged(
         del ports[vfid + 1], ifaces[part.ifindex]
         for key in part.macs:
             del macs[key]
-        _without(members, part.members, vfid + 1)
-        _without(sets, part.sets, vfid + 1)
+    _without(members, _by_indexes((vfid + 1, part.members) for vfid, part in gone.items()))
+    _without(sets, _by_indexes((vfid + 1, part.sets) for vfid, part in gone.items()))
     for vfid, part in come.items():
         ports[vfid + 1], ifaces[part.ifindex] = part.port, vfid + 1
         macs.update(part.macs)
-        _with(members, part.members, vfid + 1)
-        _with(sets, part.sets, vfid + 1)
+    _with(members, _by_indexes((vfid + 1, part.members) for vfid, part in come.items()))
+    _with(sets, _by_indexes((vfid + 1, part.sets) for vfid, part in come.items()))
     groups = old.groups
     if any(part.groups for part in (*gone.values(), *come.values())):
         groups = groups.difference(*(part.groups for part in gone.values()))
@@ -227,14 +227,24 @@ def _merged(
     return Tables(ports, macs, groups, ifaces, members, sets, note)
 
 
-def _with(sets: dict[int, int], indexes: Iterable[int], port: int) -> None:
-    for index in indexes:
-        sets[index] = sets.get(index, 0) | 1 << port
+def _by_indexes(wanted: Iterable[tuple[int, tuple[int, ...]]]) -> Mapping[tuple[int, ...], int]:
+    """The ports that are in the same sets, together: 256 full trunks cost as much as one."""
+    ports: dict[tuple[int, ...], int] = {}
+    for port, indexes in wanted:
+        ports[indexes] = ports.get(indexes, 0) | 1 << port
+    return ports
 
 
-def _without(sets: dict[int, int], indexes: Iterable[int], port: int) -> None:
-    for index in indexes:
-        if left := sets.get(index, 0) & ~(1 << port):
-            sets[index] = left
-        else:
-            sets.pop(index, None)
+def _with(sets: dict[int, int], wanted: Mapping[tuple[int, ...], int]) -> None:
+    for indexes, ports in wanted.items():
+        for index in indexes:
+            sets[index] = sets.get(index, 0) | ports
+
+
+def _without(sets: dict[int, int], wanted: Mapping[tuple[int, ...], int]) -> None:
+    for indexes, ports in wanted.items():
+        for index in indexes:
+            if left := sets.get(index, 0) & ~ports:
+                sets[index] = left
+            else:
+                sets.pop(index, None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import sys
+from functools import lru_cache
 from typing import Literal
 
 ORDER: Literal["little", "big"] = sys.byteorder
@@ -145,9 +147,22 @@ COUNTER_WORDS = 16
 
 def vids_in(words: ctypes.Array[ctypes.c_uint64]) -> tuple[int, ...]:
     """The VIDs of a set, ascending."""
-    return tuple(
-        64 * at + bit for at, word in enumerate(words) if word for bit in bits_of(int(word))
-    )
+    return _vids_in(bytes(words))
+
+
+@lru_cache(maxsize=256)  # VFs that have many VLANs mostly have the same
+def _vids_in(raw: bytes) -> tuple[int, ...]:
+    words = struct.unpack("=64Q", raw)
+    return tuple(64 * at + bit for at, word in enumerate(words) if word for bit in bits_of(word))
+
+
+@lru_cache(maxsize=256)
+def vid_set(vids: tuple[int, ...]) -> ctypes.Array[ctypes.c_uint64]:
+    """The set of these VIDs; to be read only."""
+    words = [0] * 64
+    for vid in vids:
+        words[vid // 64] |= 1 << vid % 64
+    return VidSet(*words)
 
 
 def bits_of(word: int) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ Layout and meaning of every field: ``bpf/veb.h``; of the maps: ``bpf/maps.h``.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import struct
 from collections.abc import Iterable, Mapping
@@ -242,7 +241,7 @@ def open_port(
     if vf.storm_limit:
         port.storm_ns = 10**9 // vf.storm_limit
         port.storm_depth_ns = port.storm_ns * storm_burst(vf.storm_limit)
-    _add_vids(port.vlans, vf.vlans)
+    port.vlans = layout.vid_set(vf.vlans)
     _note(port, vf, grants)
     _fill_mirrors(port, vf, mirrors)
     return bytes(port)
@@ -294,7 +293,7 @@ def _fill_mirrors(port: VebPort, vf: VfPolicy, mirrors: tuple[Mirror, ...]) -> N
             (layout.MIRROR_OUT, mirror.direction is not Direction.IN),
             (layout.MIRROR_VLANS, bool(mirror.vlans)),
         )
-        _add_vids(entry.vlans, mirror.vlans)
+        entry.vlans = layout.vid_set(mirror.vlans)
 
 
 def owned_mac(vf: VfPolicy, grants: Grants, mac: str) -> bytes:
@@ -307,11 +306,16 @@ def owned_mac(vf: VfPolicy, grants: Grants, mac: str) -> bytes:
     return mac_key(mac, (vf.vfid + 1) | why)
 
 
-def vlans_of(pf: PfPolicy, vf: VfPolicy) -> list[int]:
+def vlans_of(pf: PfPolicy, vf: VfPolicy) -> tuple[int, ...]:
     """The VLANs that an open VF is in, numbered as in veb.h."""
     kind = layout.STAG if vf.tpid(pf.tpid) == S_TAG else 0
-    vlans = [kind | vid for vid in vf.vlans]
-    return [*vlans, kind, layout.UNTAGGED] if vf.allow_untagged else vlans
+    return _numbered(kind, vf.vlans, vf.allow_untagged)
+
+
+@lru_cache(maxsize=MAX_VFS)  # VFs that have many VLANs mostly have the same, and share one tuple
+def _numbered(kind: int, vids: tuple[int, ...], untagged: bool) -> tuple[int, ...]:
+    vlans = tuple(kind | vid for vid in vids)
+    return (*vlans, kind, layout.UNTAGGED) if untagged else vlans
 
 
 def sets_of(vf: VfPolicy, grants: Grants) -> list[int]:
@@ -322,11 +326,6 @@ def sets_of(vf: VfPolicy, grants: Grants) -> list[int]:
         (layout.SET_UCAST, vf.allow_un_ucast),
     )
     return [index for index, wants in wanted if wants]
-
-
-def _add_vids(words: ctypes.Array[ctypes.c_uint64], vids: Iterable[int]) -> None:
-    for vid in vids:
-        words[vid // 64] |= 1 << vid % 64
 
 
 def mac_key(mac: str, port: int = 0) -> bytes:

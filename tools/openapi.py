@@ -23,7 +23,7 @@ async def _description() -> str:
     main, journal = MainConfig(), Journal()
     service = Service(Files(Path("vfd.cfg"), main), main, journal, Zero(Path("zero")), "")
     daemon = Daemon(service, journal, lambda: ParsedMain(main, ()), lambda _: None)
-    app = make_app(daemon, Groups(), Turns(asyncio.get_running_loop()))
+    app = make_app(daemon, Groups(), Turns())
     return json.dumps(app.openapi(), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import vfd
+from vfd.api.turns import Turns
 from vfd.cli import streams
 from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, shown
@@ -297,7 +298,7 @@ async def _answer(daemon: Daemon, listening: Sockets, groups: Groups, stop: asyn
     """Serves the API until ``stop``."""
     # In another thread: guests are answered meanwhile.
     loop = asyncio.get_running_loop()
-    server = await loop.run_in_executor(None, _server, daemon, groups, loop)
+    server = await loop.run_in_executor(None, _server, daemon, groups, Turns())
     serving = asyncio.create_task(server.run_on(listening, daemon.journal))
     gc.freeze()
     gc.enable()
@@ -313,13 +314,11 @@ async def _answer(daemon: Daemon, listening: Sockets, groups: Groups, stop: asyn
         pass  # a client that doesn't read: its connection ends with the process
 
 
-def _server(daemon: Daemon, groups: Groups, loop: asyncio.AbstractEventLoop) -> Server:
+def _server(daemon: Daemon, groups: Groups, turns: Turns) -> Server:
     """The HTTP library takes longer to load than all NICs to adopt: it is loaded here."""
     from vfd.api.app import make_app
     from vfd.api.server import Server
-    from vfd.api.turns import Turns
 
-    turns = Turns(loop)
     return Server(make_app(daemon, groups, turns), turns)
 
 

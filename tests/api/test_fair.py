@@ -75,6 +75,17 @@ while True:
         except OSError: pass
         s.close()
 """,
+    "asks for the whole table": """
+while True:
+    s = dial()
+    if s:
+        send(s, b"GET /v1/show?extended=1 HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
+        s.settimeout(5)
+        try:
+            while s.recv(65536): pass
+        except OSError: pass
+        s.close()
+""",
     "asks for all events": """
 while True:
     s = dial()
@@ -163,4 +174,4 @@ def test_sixteen_members_do_not_keep_root_from_asking(vfd: Vfd, attack: str) -> 
     assert said == ""
     assert statistics.median(took) < 10 * alone, told
     assert used < 0.6, told
-    assert log < 50_000, told
+    assert log < 100_000, told

@@ -140,3 +140,14 @@ def test_who_removes_it_again_and_again_is_answered_once_a_second(vfd: Vfd) -> N
         remover.kill()
     assert 2 <= there_again(vfd) <= 5
     wait_for(lambda: answers(vfd))
+
+
+def test_a_path_may_be_as_long_as_a_sockets_can(
+    make_vfd: Callable[..., Vfd], tmp_path: Path
+) -> None:
+    name = "s" * (107 - len(str(tmp_path)) - 1)
+    vfd = make_vfd(pciids=[], socket=str(tmp_path / name))
+    vfd.socket = tmp_path / name
+    vfd.start()
+    assert Client(str(vfd.socket)).get("/v1/ready")["ready"]
+    vfd.stop()

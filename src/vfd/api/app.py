@@ -14,12 +14,13 @@ from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import vfd
 from vfd.api import errors, schema, views
 from vfd.api.gate import Gate
 from vfd.api.peers import Peer, who_may
-from vfd.api.roles import role_of
+from vfd.api.roles import may_wait, role_of
 from vfd.api.turns import Turns
 from vfd.config.main_file import alarm
 from vfd.daemon import pfs as pf_requests
@@ -70,7 +71,7 @@ def _number(text: str) -> float | int:
 
 class _Route(APIRoute):
     """Who may not is refused, before what is sent is looked at. A mistyped parameter must not pass
-    for one that is not given."""
+    for one that is not given. Requests of users other than root are answered in turn."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         role = role_of(more["operation_id"])
@@ -78,7 +79,7 @@ class _Route(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        role = role_of(self.operation_id or "")
+        role, waits = role_of(self.operation_id or ""), may_wait(self.operation_id or "")
         known = {parameter.alias for parameter in self.dependant.query_params}
 
         async def strict(request: Request) -> Response:
@@ -97,7 +98,15 @@ class _Route(APIRoute):
                         for name in sorted(unknown)
                     ]
                 )
-            return await handle(_StrictJson(request.scope, request.receive))
+            asked = _StrictJson(request.scope, request.receive)
+            if (peer := _peer(request)).trusted:
+                return await handle(asked)
+            try:
+                await asked.body()  # who takes his time to send it takes nobody else's
+            except ClientDisconnect:
+                return Response(status_code=400)  # which nobody reads
+            async with request.app.state.turns.at_work(peer.uid, may_wait=waits):
+                return await handle(asked)
 
         return strict
 
@@ -129,6 +138,7 @@ def make_app(daemon: Daemon, groups: Groups, turns: Turns) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.router.route_class = _Route
+    app.state.turns = turns
     errors.install(app)
     errors.describe(app)
     _daemon_routes(app, daemon)

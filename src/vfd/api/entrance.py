@@ -14,7 +14,6 @@ from collections.abc import Callable
 from vfd.api.peers import Peer, peer_of
 from vfd.api.turns import Turns
 from vfd.daemon.flood import Flood
-from vfd.daemon.sockets import BACKLOG
 
 log = logging.getLogger("vfd.api")
 
@@ -22,9 +21,9 @@ MAX_CONNECTIONS = 256
 """Open at once, but for root's. Clients of the API are an operator and a handful of programs."""
 MAX_PER_USER = 64
 """Of them one user's, or an equal part where there are many users."""
-PAUSE = 0.01
-"""Seconds between two looks into a queue that was full: accepting what is hung up at once must not
-take the whole CPU."""
+BATCH, PAUSE = 64, 0.02
+"""Connections that are taken from a queue at once, and the seconds until the next look where there
+were more: to accept and to close them, some 25 us each, must not take a whole CPU."""
 TOLD = 10
 """Refused connections of one user that the log tells one by one, at once."""
 NO_DESCRIPTORS = 1.0
@@ -63,7 +62,7 @@ class Entrance:
 
     def _accept(self, sock: socket.socket, *, last: bool = False) -> None:
         wait = PAUSE
-        for _ in range(BACKLOG):
+        for _ in range(BATCH):
             try:
                 connection, _ = sock.accept()
             except (BlockingIOError, ConnectionAbortedError):

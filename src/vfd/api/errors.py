@@ -21,12 +21,15 @@ from vfd.daemon.failures import (
     RefusedError,
     StorageError,
 )
+from vfd.daemon.flood import Flood
 from vfd.daemon.request import Source
 from vfd.daemon.service import Service
 from vfd.nic.protocol import NicError, UnsupportedError
 
 log = logging.getLogger("vfd.api")
 
+TOLD = 20
+"""Faults of vfd's own, of one kind, that are logged with their traceback at once."""
 MEDIA_TYPE = "application/problem+json"
 
 _TITLES = {
@@ -117,6 +120,7 @@ def answer(
 
 def install(app: FastAPI) -> None:
     """Has ``app`` answer every exception with an ``Error``."""
+    bugs = Flood(TOLD)
 
     @app.exception_handler(HTTPException)
     async def by_framework(request: Request, error: HTTPException) -> Response:
@@ -175,7 +179,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
-        log.error("%s %s", request.method, request.url.path, exc_info=error)
+        if (untold := bugs.untold(type(error).__name__)) is not None:
+            fields = {"untold": untold} if untold else {}
+            told = "%s %.300s", request.method, request.url.path
+            log.error(*told, exc_info=error, extra={"fields": fields})
         return answer(500, f"{type(error).__name__}: this is a bug in vfd; its log says more")
 
 

@@ -21,6 +21,8 @@ log = logging.getLogger("vfd.api")
 
 BODY_SECONDS = 10.0
 """In which a request's body must have come."""
+TOLD = 20
+"""Refused requests of one user that are logged one by one, at once."""
 LONGEST = 300
 """Characters of a path in the log."""
 _TOO_LARGE = f"a request's body has at most {schema.MAX_BODY} bytes"
@@ -33,6 +35,7 @@ class Gate:
         self.app = app
         self.groups = groups
         self._flood = Flood()
+        self._refused = Flood(TOLD)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,11 +63,13 @@ class Gate:
             self._note(scope, peer, status, time.perf_counter() - began)
 
     def _note(self, scope: Scope, peer: Peer, status: int, seconds: float) -> None:
-        """A line for the log; of a user who asks without end 200, then one in 5 s."""
+        """A line for the log; of a user who asks without end 200, then one in 5 s, and of requests
+        that are refused 20."""
         level = _level(scope["method"], status)
         if not log.isEnabledFor(level):
             return
-        untold = None if peer.trusted else self._flood.untold((peer.uid, level))
+        flood = self._refused if status >= 400 else self._flood
+        untold = None if peer.trusted else flood.untold((peer.uid, level))
         if untold is None and not peer.trusted:
             return
         fields = {

@@ -17,9 +17,16 @@ _CHANGE = (
     *("set_pf", "remove_pf"),
     *("verbose", "cpu_alarm"),
 )
+_MAY_WAIT = ("delete", "set_pf", "remove_pf")
+"""For a VF's ``stop_cb``."""
 _ROLES = {**dict.fromkeys(_READ, Role.READ), **dict.fromkeys(_CHANGE, Role.CHANGE)}
 
 
 def role_of(operation: str) -> Role:
     """The role that an operation takes, by its id in the description. Raises KeyError."""
     return _ROLES[operation]
+
+
+def may_wait(operation: str) -> bool:
+    """Whether it may take as long as a callback does."""
+    return operation in _MAY_WAIT

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import grp
 import os
+import secrets
 import socket
 import stat
 from dataclasses import dataclass
@@ -157,13 +158,15 @@ class Sockets:
 
 def _bind(path: Path, gid: int | None) -> _Bound:
     _refuse_if_taken(path)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
+    fresh = path.with_name(f".vfd-{secrets.token_hex(4)}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         previous = os.umask(0o177)
         try:
-            sock.bind(str(fresh))
+            sock.bind(
+                f"/proc/self/fd/{folder}/{fresh.name}"
+            )  # a socket's path is at most 107 bytes
         finally:
             os.umask(previous)
         if gid is not None:
@@ -177,6 +180,8 @@ def _bind(path: Path, gid: int | None) -> _Bound:
         sock.close()
         fresh.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(folder)
     return _Bound(sock, inode)
 
 

@@ -1,0 +1,99 @@
+"""Turns go round the users, and what they cost is spared."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from vfd.api.turns import AT_WORK, BURST, RATE, Turns
+
+
+def test_a_user_who_asks_once_comes_before_the_rest_of_who_asks_a_thousand_times() -> None:
+    async def run() -> list[int]:
+        turns, order = Turns(), list[int]()
+        for _ in range(1000):
+            turns.take(1, lambda: order.append(1))
+        turns.take(2, lambda: order.append(2))
+        await turns.turn(2)
+        return order
+
+    order = asyncio.run(run())
+    assert order.index(2) <= 1
+
+
+def test_there_are_so_many_turns_a_second_and_no_more() -> None:
+    async def run() -> int:
+        turns, count = Turns(), 0
+
+        def go() -> None:
+            nonlocal count
+            count += 1
+
+        for _ in range(10_000):
+            turns.take(1, go)
+        await asyncio.sleep(0.5)
+        return count
+
+    assert BURST <= asyncio.run(run()) <= BURST + 0.5 * RATE + 2
+
+
+def test_turns_that_take_long_leave_most_of_the_time_to_others() -> None:
+    async def run() -> int:
+        turns, count = Turns(), 0
+
+        def work() -> None:
+            nonlocal count
+            count += 1
+            end = time.thread_time() + 0.01
+            while time.thread_time() < end:
+                pass
+
+        await asyncio.sleep(0.05)
+        for _ in range(int(BURST)):
+            turns.take(1, lambda: None)
+        while turns._waiting:
+            await asyncio.sleep(0.01)
+        for _ in range(1000):
+            turns.take(1, work)
+        await asyncio.sleep(1)
+        return count
+
+    assert 5 <= asyncio.run(run()) <= 60  # of a hundred that there would be time for
+
+
+def test_few_requests_are_at_work_at_a_time_and_each_users_next_one_waits() -> None:
+    async def run() -> tuple[int, int]:
+        turns, now, most = Turns(), 0, 0
+        of_one = most_of_one = 0
+
+        async def request(uid: int) -> None:
+            nonlocal now, most, of_one, most_of_one
+            async with turns.at_work(uid, may_wait=False):
+                now, of_one = now + 1, of_one + (uid == 0)
+                most, most_of_one = max(most, now), max(most_of_one, of_one)
+                await asyncio.sleep(0.005)
+                now, of_one = now - 1, of_one - (uid == 0)
+
+        await asyncio.gather(*(request(n % 5) for n in range(20)))
+        return most, most_of_one
+
+    assert asyncio.run(run()) == (AT_WORK, 1)
+
+
+def test_who_waits_for_a_callback_keeps_nobody_waiting() -> None:
+    async def run() -> None:
+        turns = Turns()
+        waiting = asyncio.Event()
+
+        async def delete() -> None:
+            async with turns.at_work(1, may_wait=True):
+                await waiting.wait()
+
+        deleting = asyncio.gather(*(delete() for _ in range(5)))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(1), turns.at_work(1, may_wait=False):
+            pass
+        waiting.set()
+        await deleting
+
+    asyncio.run(run())

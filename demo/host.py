@@ -102,7 +102,7 @@ class Host:
 
     def policy(self, name: str, **fields: object) -> None:
         """Writes a VF's file, as an orchestrator does before it calls iplex."""
-        text = json.dumps({"pciid": NIC, **fields})
+        text = json.dumps({"pciid": NIC, "vm_mac": f"02:00:00:00:00:0{fields['vfid']}", **fields})
         console.print(f"    [dim]{name}.json: {text}[/dim]", soft_wrap=True)
         (self.policies / f"{name}.json").write_text(text)
 

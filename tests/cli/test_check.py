@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.cli.conftest import Iplex
 
-GOOD: dict[str, Any] = {"pciid": "0000:07:00.0", "vfid": 0, "vlans": [100]}
+GOOD: dict[str, Any] = {"pciid": "0000:07:00.0", "vfid": 0, "vlans": [100], "guest_macs": "listed"}
 
 
 def write(path: Path, content: object) -> Path:
@@ -82,6 +82,38 @@ def test_conflicts_between_files_of_a_folder_name_the_other_vf(
     assert problem.startswith(f'error {tmp_path}/c/z.json: vm_mac = "02:00:00:00:00:01"')
     assert " a " in problem
     assert summary == "1 problem in 1 of 3 files"
+
+
+def test_a_mac_listed_by_one_file_and_forced_by_another_is_a_conflict_that_names_both(
+    iplex: Iplex, tmp_path: Path
+) -> None:
+    macs = ["02:00:00:00:00:01", "02:00:00:00:00:02"]
+    lists = write(tmp_path / "lists.json", GOOD | {"macs": macs})
+    for mac, path in zip(macs, ("macs[0]", "macs[1]"), strict=True):
+        forces = write(tmp_path / "forces.json", GOOD | {"vm_mac": mac, "vfid": 1})
+        ended = iplex("check", str(lists), str(forces))
+        assert ended.code == 3
+        assert f'{forces}: vm_mac = "{mac}"' in ended.out
+        assert f"lists owns this one (its {path})" in ended.out
+
+
+def test_a_reserved_mac_is_told_where_the_main_configuration_is_named(
+    iplex: Iplex, tmp_path: Path
+) -> None:
+    pf = {"id": GOOD["pciid"], "reserved_macs": ["00-00-5E-00-01-00/40"]}
+    main = write(tmp_path / "vfd.cfg", {"pciids": [pf], "config_dir": str(tmp_path / "none")})
+    router = write(tmp_path / "vm1.json", GOOD | {"macs": ["00:00:5e:00:01:07"]})
+    ended = iplex("check", "--conf", str(main), str(router))
+    assert ended.code == 3
+    assert f'{router}: macs[0] = "00:00:5e:00:01:07": reserved_macs of' in ended.out
+    assert "00:00:5e:00:01:00/40" in ended.out
+    write(router, GOOD | {"macs": ["00:00:5e:00:01:07"], "trust": True})
+    assert iplex("check", "--conf", str(main), str(router)).code == 0
+    write(main, {"pciids": [{**pf, "reserved_macs": ["00:00:5e", "02::/64"]}]})
+    ended = iplex("check", str(main))
+    assert ended.code == 3, ended
+    assert "pciids[0].reserved_macs[0]" in ended.out
+    assert "pciids[0].reserved_macs[1]" in ended.out
 
 
 def test_a_conflict_names_the_field_as_its_file_spells_it(iplex: Iplex, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from vfd.config.errors import ConfigError
 from vfd.config.main_file import ParsedMain, parse_main
 from vfd.config.vf_file import ParsedVf, parse_vf
 from vfd.policy.rate import Rate
-from vfd.policy.values import Direction, LinkStatus
+from vfd.policy.values import Direction, GuestMacs, LinkStatus
 
 CORPUS = Path(__file__).parent / "corpus"
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,8 @@ def test_a_file_written_by_nova_is_read_without_a_word() -> None:
     assert parsed.warnings == ()
     assert parsed.policy.name == "Instance_admin-vm1/fbf55cdd-46cf-4fb5-8d74-d3b1a5e1a1d0"
     assert parsed.policy.macs == ("fa:16:3e:01:02:03",)
+    assert parsed.policy.forced_mac == "fa:16:3e:01:02:03"
+    assert parsed.policy.guest_macs is GuestMacs.LISTED
     assert parsed.policy.access_vid == 1072
     assert parsed.policy.start_cb == "/usr/local/bin/plug --vm 'the first' up"
 
@@ -66,7 +68,8 @@ def test_shares_may_be_text_and_the_last_comma_of_a_list_is_forgiven_with_a_warn
         (3, 10),
     ]
     assert parsed.policy.rate == Rate(share=0.25)
-    (warning,) = parsed.warnings
+    warning, _ = parsed.warnings
+    assert told(parsed) == {"", "guest_macs"}
     assert "comma" in warning.rule
     assert "line 9" in warning.rule
 
@@ -75,6 +78,9 @@ def test_mac_is_the_old_spelling_of_macs_and_forgotten_fields_are_told() -> None
     parsed = vf_file("one_mac.json")
     assert parsed.policy.vm_mac == "fa:16:3e:00:00:01"
     assert parsed.policy.macs == ("fa:16:3e:00:00:02",)
+    assert parsed.policy.forced_mac == "fa:16:3e:00:00:01"
+    text = '{"pciid": "s", "vfid": 0, "vlans": [1], "mac": "02:00:00:00:00:01"}'
+    assert parse_vf(text, file="x.json").policy.forced_mac == "02:00:00:00:00:01"
     assert told(parsed) == {"antispoof_mac"}
 
 
@@ -82,7 +88,7 @@ def test_where_both_spellings_are_there_todays_counts_and_the_other_is_told() ->
     text = '{"pciid": "s", "vfid": 0, "vlans": [1], "macs": [], "mac": "02:00:00:00:00:01"}'
     parsed = parse_vf(text, file="x.json")
     assert parsed.policy.macs == ()
-    assert told(parsed) == {"mac"}
+    assert told(parsed) == {"mac", "guest_macs"}
 
 
 def test_a_mirror_both_ways_is_one_of_all_and_a_mirror_that_is_off_is_none() -> None:
@@ -99,14 +105,14 @@ def test_words_may_have_capitals_and_blanks_and_an_empty_text_is_none() -> None:
     assert not {"vm_mac", "start_cb", "stop_cb"} & policy.model_fields_set
     assert policy.link_status is LinkStatus.AUTO
     assert [(one.target, one.direction) for one in policy.mirror] == [(4, Direction.ALL)]
-    assert parsed.warnings == ()
+    assert told(parsed) == {"guest_macs"}
 
 
 def test_a_mirror_that_vfd_never_read_is_told_and_has_no_effect() -> None:
     parsed = vf_file("nova_mirror.json")
     assert parsed.policy.mirror == ()
     assert parsed.policy.link_status is LinkStatus.ON
-    assert told(parsed) == {"mirror"}
+    assert told(parsed) == {"mirror", "guest_macs"}
 
 
 def test_a_first_configuration_as_a_package_brings_it_is_read() -> None:
@@ -388,7 +394,8 @@ def test_true_and_false_are_not_guessed(wrong: Any) -> None:
 
 def test_turning_off_anti_spoofing_is_told() -> None:
     text = (
-        '{"pciid": "s", "vfid": 0, "vlans": [1], "mac_anti_spoof": false, "vlan_anti_spoof": false}'
+        '{"pciid": "s", "vfid": 0, "vlans": [1], "mac_anti_spoof": false, "vlan_anti_spoof": false,'
+        ' "guest_macs": "none"}'
     )
     assert told(parse_vf(text, file="x")) == {"mac_anti_spoof", "vlan_anti_spoof"}
 

@@ -147,7 +147,7 @@ def test_a_file_that_becomes_bad_leaves_its_vf_as_it_was(vfd: Vfd, content: str 
     assert vfd.row(0)["state"] == "ok"
     assert vfd.row(0)["extended"]["vlans"] == [100]
     assert vfd.row(0)["warnings"]
-    vfd.put_file("vm1", vfd.vf(0, vlans=[5]))
+    vfd.put_file("vm1", vfd.vf(0, vlans=[5], guest_macs="listed"))
     vfd.reload()
     assert vfd.row(0)["extended"]["vlans"] == [5]
     assert vfd.row(0)["warnings"] == []

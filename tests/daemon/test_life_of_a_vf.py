@@ -88,17 +88,52 @@ def test_delete_keep_keeps_the_file_out_of_force(make_vfd: Callable[..., Vfd]) -
 
 
 def test_an_update_changes_only_what_differs(vfd: Vfd) -> None:
-    vfd.add("vm1", vfd.vf(0))
+    vfd.add("vm1", vfd.vf(0, vm_mac=MAC))
     status, made = vfd.ask(
-        "PUT", "/v1/vfs/vm1", {"config": vfd.vf(0, vlans=[100, 200], mac_anti_spoof=False)}
+        "PUT",
+        "/v1/vfs/vm1",
+        {"config": vfd.vf(0, vlans=[100, 200], mac_anti_spoof=False, vm_mac=MAC)},
     )
     assert status == 200, made
     [change] = made["changes"]
     assert {f["field"] for f in change["fields"]} == {"vlans", "mac_anti_spoof"}
     assert any("mac_anti_spoof" in w for w in vfd.row(0)["warnings"])
     assert json.loads((vfd.config_dir / "vm1.json").read_text())["vlans"] == [100, 200]
-    assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": vfd.vf(0, vlans=[100, 200])})[0] == 200
+    as_before = vfd.vf(0, vlans=[100, 200], vm_mac=MAC)
+    assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": as_before})[0] == 200
     assert vfd.row(0)["warnings"] == []
+
+
+def test_the_first_of_macs_is_forced_and_shown_and_the_file_stays_as_written(vfd: Vfd) -> None:
+    """AT&T's OpenStack writes the VF's MAC there, and there alone."""
+    second, third = "fa:16:3e:00:00:02", "fa:16:3e:00:00:03"
+    status, made = vfd.add("vm1", vfd.vf(0, macs=[MAC, second], link_status="off"))
+    assert status == 201, made
+    assert made["warnings"] == []
+    assert vfd.row(0)["mac"] == MAC
+
+    def shown() -> dict[str, Any]:
+        answer = vfd.get("/v1/vfs/vm1")
+        in_force = answer["in_force"]
+        [differs] = [d for d in answer["differences"] if d["field"] in ("vm_mac", "macs")]
+        assert (differs["field"], differs["in_force"]) == ("vm_mac", in_force["vm_mac"])
+        assert "first of macs" in differs["why"]
+        return {**answer["asked"], "in force": (in_force["vm_mac"], in_force["macs"])}
+
+    before = shown()
+    assert (before["macs"], before["in force"]) == ([MAC, second], (MAC, [second]))
+    assert "vm_mac" not in before
+    again = {"config": vfd.vf(0, macs=[second, third], link_status="off")}
+    status, made = vfd.ask("PUT", "/v1/vfs/vm1", again)
+    assert (status, {f["field"] for f in made["changes"][0]["fields"]}) == (200, {"vm_mac", "macs"})
+    assert json.loads((vfd.config_dir / "vm1.json").read_text())["macs"] == [second, third]
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    after = shown()
+    assert (after["macs"], after["in force"]) == ([second, third], (second, [third]))
+    assert vfd.row(0)["mac"] == second
+    [bad] = vfd.add("vm2", vfd.vf(1, vm_mac=third))[1]["problems"]
+    assert (bad["field"], bad["other"]) == ("vm_mac", "vm1")
 
 
 def test_a_plan_says_what_would_change_and_changes_nothing(vfd: Vfd) -> None:

@@ -54,6 +54,20 @@ def test_access_mode_is_rtnetlinks(igb: Rtnetlink) -> None:
     assert lacking == {}
 
 
+def test_a_guest_is_kept_to_its_macs_where_the_driver_refuses_it_others(igb: Rtnetlink) -> None:
+    """igb_set_vf_mac_filter: "requested MAC filter but is administratively denied"."""
+    forced = VfRules(vlans=(5,), strip_ctag=True, vm_mac="02:00:00:00:00:01")
+    assert "guest_macs" in assign(forced, [igb])[0]["rtnetlink"]
+    for rules in (
+        forced.model_copy(update={"trust": True}),
+        VfRules(vlans=(5,), strip_ctag=True, guest_macs="none"),
+    ):
+        lacking = assign(rules, [igb])[1]["guest_macs"]
+        assert "vm_mac is forced and trust is false" in lacking.reason
+    any_mac = VfRules(vlans=(5,), strip_ctag=True)
+    assert "guest_macs" not in assign(any_mac, [igb])[1]
+
+
 def test_a_vlan_list_is_lacking_and_says_what_would_provide_it(igb: Rtnetlink) -> None:
     _, lacking = assign(VfRules(vlans=(1, 2)), [igb])
     assert "switchdev" in lacking["vlans"].reason

@@ -9,6 +9,7 @@ from .case import WIRE, Ask, Become, Leave, case, nic, passes, sends, vf
 from .frames import ALL, GROUP, STRANGER, WORLD, c, frame, from_vf, mac, own
 
 K = RequestKind
+BEYOND = "02:00:00:00:02:10"
 SECOND = "02:00:00:00:01:10"
 THIRD = "02:00:00:00:01:11"
 FREE = vf(0, vlans=(100,), vm_mac=None)
@@ -54,7 +55,7 @@ MACS = (
     case(
         "A further MAC is granted by guest_macs any, to several, beside the default one",
         "ask.macs",
-        nic(vf(0, vlans=(100,))),
+        nic(vf(0, vlans=(100,), guest_macs=GuestMacs.ANY)),
         ask(K.ADD_MAC, True, mac=SECOND),
         ask(K.ADD_MAC, True, mac=THIRD),
         passes(0, frame(WORLD, SECOND, c(100)), WIRE),
@@ -72,6 +73,35 @@ MACS = (
         needs="mac_anti_spoof",
     ),
     case(
+        "Without guest_macs a guest whose MACs are stated is granted no others",
+        "ask.macs",
+        nic(vf(0, vlans=(100,), macs=(SECOND,))),
+        ask(K.ADD_MAC, True, mac=SECOND),
+        ask(K.ADD_MAC, False, mac=THIRD),
+        passes(0, frame(WORLD, SECOND, c(100)), WIRE),
+        sends(0, frame(WORLD, THIRD, c(100)), spoofed=1),
+        needs="mac_anti_spoof",
+    ),
+    case(
+        "A reserved MAC is granted to no guest, a trusted one neither",
+        "ask.mac, ask.macs",
+        nic(
+            vf(0, vlans=(100,), trust=True, vm_mac=None),
+            vf(1, vlans=(100,), guest_macs=GuestMacs.ANY),
+            enable_loopback=True,
+            reserved_macs=("02:00:00:00:01:00/40",),
+        ),
+        ask(K.DEFAULT_MAC, False, mac=SECOND),
+        ask(K.ADD_MAC, False, mac=SECOND),
+        ask(K.ADD_MAC, False, vfid=1, mac=SECOND),
+        ask(K.ADD_MAC, True, vfid=1, mac=BEYOND),
+        sends(0, frame(WORLD, SECOND, c(100)), spoofed=1),
+        sends(1, frame(WORLD, SECOND, c(100)), spoofed=1),
+        sends(WIRE, frame(SECOND, WORLD, c(100))),
+        passes(1, frame(WORLD, BEYOND, c(100)), WIRE),
+        needs="mailbox",
+    ),
+    case(
         "With guest_macs listed only the VF's macs are granted",
         "ask.macs",
         nic(vf(0, vlans=(100,), macs=(SECOND,), guest_macs=GuestMacs.LISTED)),
@@ -84,7 +114,11 @@ MACS = (
     case(
         "A further MAC that another VF owns is refused, though it was granted to that guest only",
         "ask.macs",
-        nic(vf(0, vlans=(100,)), vf(1, vlans=(100,)), enable_loopback=True),
+        nic(
+            vf(0, vlans=(100,), guest_macs=GuestMacs.ANY),
+            vf(1, vlans=(100,), guest_macs=GuestMacs.ANY),
+            enable_loopback=True,
+        ),
         ask(K.ADD_MAC, False, mac=mac(1)),
         ask(K.ADD_MAC, True, vfid=1, mac=SECOND),
         ask(K.ADD_MAC, False, mac=SECOND),
@@ -192,7 +226,7 @@ LAST = (
     case(
         "Grants are gone with the VF's configuration",
         "ask.last, deleted",
-        nic(vf(0, vlans=(100,), allow_mcast=False)),
+        nic(vf(0, vlans=(100,), allow_mcast=False, guest_macs=GuestMacs.ANY)),
         ask(K.ADD_MAC, True, mac=SECOND),
         ask(K.JOIN_GROUP, True, mac=GROUP),
         passes(0, frame(WORLD, SECOND, c(100)), WIRE),

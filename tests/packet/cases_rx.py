@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vfd.policy.requests import Request, RequestKind
-from vfd.policy.values import LinkStatus
+from vfd.policy.values import GuestMacs, LinkStatus
 
 from .case import WIRE, Ask, Become, case, nic, passes, sends, vf
 from .frames import (
@@ -121,7 +121,7 @@ CLASS = (
     case(
         "Each of the VF's MACs is its own: default, listed and granted",
         "rx.3.own",
-        nic(vf(0, vlans=(100,), macs=(SECOND,))),
+        nic(vf(0, vlans=(100,), macs=(SECOND,), guest_macs=GuestMacs.ANY)),
         passes(WIRE, world(mac(0), c(100)), 0),
         passes(WIRE, world(SECOND, c(100)), 0),
         Ask(Request(0, RequestKind.ADD_MAC, mac=STRANGER), True),

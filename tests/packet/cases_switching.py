@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vfd.policy.requests import Request, RequestKind
+from vfd.policy.values import GuestMacs
 
 from .case import WIRE, Ask, Become, case, nic, passes, sends, vf
 from .frames import (
@@ -76,7 +77,9 @@ TABLE = (
     case(
         "A MAC that was granted is found like the others, until it is given back",
         "sw.table, ask.macs",
-        LOOP,
+        nic(
+            vf(0, vlans=(100,)), vf(1, vlans=(100,), guest_macs=GuestMacs.ANY), enable_loopback=True
+        ),
         passes(0, from_vf(0, SECOND, c(100)), WIRE),
         Ask(Request(1, RequestKind.ADD_MAC, mac=SECOND), True),
         passes(0, from_vf(0, SECOND, c(100)), 1),

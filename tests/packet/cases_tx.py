@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vfd.policy.requests import Request, RequestKind
-from vfd.policy.values import LinkStatus
+from vfd.policy.values import GuestMacs, LinkStatus
 
 from .case import WIRE, Ask, Become, Link, Wire, case, nic, passes, sends, vf
 from .frames import (
@@ -29,6 +29,7 @@ from .frames import (
 
 ZERO = "00:00:00:00:00:00"
 SECOND = "02:00:00:00:01:10"
+THIRD = "02:00:00:00:01:11"
 """A further MAC of VF 0."""
 
 TRUNK = nic(vf(0, vlans=(100, 200)), vf(1, vlans=(100,)))
@@ -182,9 +183,24 @@ SOURCE = (
         needs="mac_anti_spoof",
     ),
     case(
+        "Without vm_mac the first of macs is the VF's default MAC, and the NIC's own is none of it",
+        "tx.3",
+        nic(
+            vf(0, vlans=(100,), vm_mac=None, macs=(SECOND, THIRD)),
+            vf(1, vlans=(100,)),
+            enable_loopback=True,
+        ),
+        passes(0, frame(WORLD, SECOND, c(100)), WIRE),
+        passes(0, frame(WORLD, THIRD, c(100)), WIRE),
+        sends(0, frame(WORLD, own(0), c(100)), spoofed=1),
+        passes(1, from_vf(1, SECOND, c(100)), 0),
+        passes(1, from_vf(1, THIRD, c(100)), 0),
+        needs="mac_anti_spoof",
+    ),
+    case(
         "A MAC that was granted is a source, and no longer once it is given back",
         "tx.3, ask.macs",
-        nic(vf(0, vlans=(100,))),
+        nic(vf(0, vlans=(100,), guest_macs=GuestMacs.ANY)),
         sends(0, frame(WORLD, SECOND, c(100)), spoofed=1),
         Ask(Request(0, RequestKind.ADD_MAC, mac=SECOND), True),
         passes(0, frame(WORLD, SECOND, c(100)), WIRE),

@@ -107,10 +107,21 @@ def test_tx_3_without_mac_anti_spoof_any_unicast_source_passes() -> None:
         ({"vm_mac": ROUTER}, Grants(), [ROUTER], [OWN[0]]),
         ({}, Grants(default_mac=ROUTER), [ROUTER], [OWN[0]]),
         ({"vm_mac": STRANGER}, Grants(default_mac=ROUTER), [STRANGER], [OWN[0], ROUTER]),
-        ({"macs": (ROUTER,)}, Grants(), [OWN[0], ROUTER], [STRANGER]),
+        ({"vm_mac": OWN[0], "macs": (ROUTER,)}, Grants(), [OWN[0], ROUTER], [STRANGER]),
+        ({"macs": (STRANGER, ROUTER)}, Grants(), [STRANGER, ROUTER], [OWN[0]]),
+        ({"macs": (STRANGER,)}, Grants(default_mac=ROUTER), [STRANGER], [OWN[0], ROUTER]),
         ({}, Grants(macs=frozenset({ROUTER})), [OWN[0], ROUTER], [STRANGER]),
     ],
-    ids=["own", "forced", "granted default", "forced over granted", "listed", "granted"],
+    ids=[
+        "own",
+        "forced",
+        "granted default",
+        "forced over granted",
+        "listed",
+        "first",
+        "first over granted",
+        "granted",
+    ],
 )
 def test_tx_3_a_vfs_macs_are_default_listed_and_granted(
     rules: dict[str, str], grants: Grants, owned: list[str], foreign: list[str]

@@ -21,6 +21,7 @@ from vfd.policy.values import GuestMacs, Limits, NicPolicy, PfPolicy, VfPolicy
 OWN = {n: f"02:00:00:00:00:{n:02x}" for n in range(4)}
 """VFs 0 and 1 are open, 2 and 3 closed."""
 NEW = "02:00:00:00:aa:01"
+FIRST, SECOND = "02:00:00:00:aa:02", "02:00:00:00:aa:03"
 GROUP = "01:00:5e:00:00:fb"
 KIND = RequestKind
 
@@ -152,9 +153,83 @@ def test_a_further_mac_is_granted_if_guest_macs_is_listed_and_it_is() -> None:
 
 
 def test_a_further_mac_is_refused_if_guest_macs_is_none() -> None:
-    decision = ask(nic(vf(guest_macs="none", macs=(NEW,))), Request(0, KIND.ADD_MAC, mac=NEW))
+    decision = ask(nic(vf(guest_macs="none")), Request(0, KIND.ADD_MAC, mac=NEW))
     assert not decision.granted
     assert "guest_macs" in decision.reason
+
+
+@pytest.mark.parametrize("rules", [{"vm_mac": FIRST}, {"macs": (FIRST, SECOND)}], ids=str)
+def test_without_guest_macs_a_guest_whose_macs_are_stated_is_granted_no_others(rules: Any) -> None:
+    decision = ask(nic(vf(**rules)), Request(0, KIND.ADD_MAC, mac=NEW))
+    assert not decision.granted
+    assert "listed" in decision.reason
+    assert ask(nic(vf()), Request(0, KIND.ADD_MAC, mac=NEW)).granted
+
+
+# -- What is so already
+
+
+@pytest.mark.parametrize("guest_macs", GuestMacs)
+@pytest.mark.parametrize("mac", [FIRST, SECOND])
+def test_a_mac_that_is_the_vfs_already_is_granted_as_a_further_one(
+    guest_macs: GuestMacs, mac: str
+) -> None:
+    policy = nic(vf(guest_macs=guest_macs, macs=(FIRST, SECOND)))
+    assert ask(policy, Request(0, KIND.ADD_MAC, mac=mac), limits=Limits(max_macs=1)).granted
+    has = {0: Grants(macs=frozenset({NEW}))}
+    assert ask(nic(vf(guest_macs=guest_macs)), Request(0, KIND.ADD_MAC, mac=NEW), has).granted
+
+
+def test_a_listed_mac_as_the_default_is_refused_with_what_passes_all_the_same() -> None:
+    refused = ask(nic(vf(macs=(FIRST, SECOND))), Request(0, KIND.DEFAULT_MAC, mac=SECOND))
+    assert not refused.granted
+    assert f"the first of macs forces {FIRST}" in refused.reason
+    assert "passes as a further one" in refused.reason
+    assert "passes" not in ask(nic(vf(macs=(FIRST,))), Request(0, KIND.DEFAULT_MAC, mac=NEW)).reason
+
+
+def test_a_group_that_the_guest_is_in_already_is_granted() -> None:
+    has = {0: Grants(groups=frozenset({GROUP}))}
+    assert ask(nic(vf(guest_groups=False)), Request(0, KIND.JOIN_GROUP, mac=GROUP), has).granted
+
+
+def test_a_refusal_says_what_reaches_the_guest_all_the_same() -> None:
+    join, filtered = Request(0, KIND.JOIN_GROUP, mac=GROUP), Request(0, KIND.VLAN, vid=100)
+    least = vf(guest_groups=False, guest_vlans=False)
+    assert "allow_mcast is true" in ask(nic(least), join).reason
+    deaf = vf(guest_groups=False, allow_mcast=False)
+    assert "allow_mcast" not in ask(nic(deaf), join).reason
+    assert "VLAN 100 all the same" in ask(nic(least), filtered).reason
+
+
+def test_a_filter_for_vid_0_is_granted_in_the_access_modes() -> None:
+    for strip in ("strip_ctag", "strip_stag"):
+        assert ask(nic(vf(**{strip: True})), Request(0, KIND.VLAN, vid=0)).granted
+
+
+# -- Reserved MACs
+
+
+@MAC_REQUESTS
+@pytest.mark.parametrize("trust", [True, False])
+def test_a_reserved_mac_is_granted_to_no_guest_and_the_entry_is_named(
+    kind: RequestKind, trust: bool
+) -> None:
+    policy = nic(vf(trust=trust, guest_macs="any"), reserved_macs=("00:00:5e:00:01:00/40",))
+    refused = ask(policy, Request(0, kind, mac="00:00:5e:00:01:0a"))
+    assert not refused.granted
+    assert "00:00:5e:00:01:00/40" in refused.reason
+    assert ask(policy, Request(0, kind, mac="00:00:5e:00:02:0a")).granted
+
+
+@MAC_REQUESTS
+@pytest.mark.parametrize("rules", [{"vm_mac": NEW}, {"macs": (NEW,)}, {}], ids=str)
+def test_a_reserved_mac_that_is_the_vfs_default_already_is_granted(
+    kind: RequestKind, rules: Any
+) -> None:
+    mine = NEW if rules else OWN[0]
+    policy = nic(vf(trust=True, **rules), reserved_macs=(mine,))
+    assert ask(policy, Request(0, kind, mac=mine)).granted
 
 
 @pytest.mark.parametrize("guest_macs", GuestMacs)
@@ -164,8 +239,8 @@ def test_the_default_mac_as_a_further_one_is_granted_always(guest_macs: GuestMac
 
 def test_further_macs_are_granted_up_to_the_nics_limit() -> None:
     listed = ("02:00:00:00:bb:01",)
-    has = {0: Grants(macs=frozenset({"02:00:00:00:bb:02", OWN[0]}))}
-    policy = nic(vf(macs=listed))
+    has = {0: Grants(macs=frozenset({"02:00:00:00:bb:02", FIRST}))}
+    policy = nic(vf(vm_mac=FIRST, macs=listed, guest_macs="any"))
     request = Request(0, KIND.ADD_MAC, mac=NEW)
     assert ask(policy, request, has, Limits(max_macs=3)).granted
     refused = ask(policy, request, has, Limits(max_macs=2))

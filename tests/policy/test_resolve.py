@@ -51,6 +51,28 @@ def test_a_vf_without_an_mtu_gets_the_smaller_of_the_default_and_the_pfs() -> No
     assert mtu(1500, 9000, mtu=4000) == 4000
 
 
+FIRST, SECOND = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+
+
+@pytest.mark.parametrize(
+    ("stated", "default", "further"),
+    [
+        ({"macs": [FIRST, SECOND]}, FIRST, (SECOND,)),
+        ({"macs": [FIRST]}, FIRST, ()),
+        ({"vm_mac": FIRST, "macs": [SECOND]}, FIRST, (SECOND,)),
+        ({}, None, ()),
+    ],
+)
+def test_without_vm_mac_the_first_of_macs_is_the_default(
+    stated: Any, default: str | None, further: tuple[str, ...]
+) -> None:
+    policy = nic(vf(**stated))
+    once = resolve(policy, LINK).nic
+    assert (once.vfs[0].vm_mac, once.vfs[0].macs) == (default, further)
+    assert resolve(once, LINK).nic.vfs[0].macs == further
+    assert policy.vfs[0].macs == tuple(stated.get("macs", ()))
+
+
 def test_guarantees_over_the_link_are_scaled_in_proportion_and_the_factor_is_told() -> None:
     wanted = nic(vf(1, min_rate=0.5), vf(2, min_rate="15Gbps"), vf_oversubscription=True)
     resolved = resolve(wanted, LINK)

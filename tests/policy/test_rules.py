@@ -15,9 +15,8 @@ LINK = 10**10
 
 
 def vf(vfid: int = 0, **fields: Any) -> VfPolicy:
-    return VfPolicy.model_validate(
-        {"name": f"vm{vfid}", "pciid": "soft0", "vfid": vfid, "vlans": [100], **fields}
-    )
+    rules = {"vlans": [100], "guest_macs": "listed", **fields}
+    return VfPolicy.model_validate({"name": f"vm{vfid}", "pciid": "soft0", "vfid": vfid, **rules})
 
 
 def nic(*vfs: VfPolicy, **pf: Any) -> NicPolicy:
@@ -152,6 +151,49 @@ def test_a_vfid_a_name_and_a_mac_have_one_vf() -> None:
         vf(2, vm_mac="02:00:00:00:00:02"),
         vf(3, macs=["02:00:00:00:00:03", "02:00:00:00:00:02"]),
     ) == [("vm2", "vm_mac", "vm1"), ("vm3", "macs[1]", "vm1")]
+
+
+def test_a_mac_of_two_vfs_is_told_with_both_and_the_field_that_has_it() -> None:
+    taken = "02:00:00:00:00:02"
+    one = only(vf(1, macs=["02:00:00:00:00:01", taken]), vf(2, vm_mac=taken))
+    assert (one.vf, one.field, one.value, one.other_vf) == ("vm2", "vm_mac", taken, "vm1")
+    assert "vm1" in one.rule
+    assert "macs[1]" in one.rule
+
+
+RESERVED = {"reserved_macs": ["00:00:5e:00:01:00/40", "02:00:00:00:00:01"]}
+
+
+def test_a_reserved_mac_is_in_no_vfs_file_and_the_entry_is_named() -> None:
+    found = check(
+        nic(vf(1, macs=["02:00:00:00:00:02", "00:00:5e:00:01:7f"]),
+            vf(2, vm_mac="02:00:00:00:00:01"), **RESERVED)
+    )  # fmt: skip
+    assert [(one.vf, one.field, one.value) for one in found] == [
+        ("vm1", "macs[1]", "00:00:5e:00:01:7f"),
+        ("vm2", "vm_mac", "02:00:00:00:00:01"),
+    ]
+    assert "00:00:5e:00:01:00/40" in found[0].rule
+    assert "02:00:00:00:00:01" in found[1].rule
+    assert broken(vf(1, vm_mac="00:00:5e:00:02:01"), **RESERVED) == []
+
+
+def test_a_trusted_vfs_file_may_state_a_reserved_mac() -> None:
+    assert broken(vf(1, macs=["00:00:5e:00:01:01"], trust=True), **RESERVED) == []
+
+
+def test_reserved_macs_are_listed_once_and_are_no_more_than_a_request_is_held_against() -> None:
+    assert broken(reserved_macs=["00:00:5e:00:01:00/40", "00-00-5E-00-01-FF/40"]) == [
+        ("", "reserved_macs", None)
+    ]
+    many = [f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}" for n in range(257)]
+    assert broken(reserved_macs=many[:256]) == []
+    assert broken(reserved_macs=many) == [("", "reserved_macs", None)]
+
+
+def test_reserving_what_no_vf_can_own_is_remarked() -> None:
+    entries = ["01:00:5e:00:00:00/24", "00:00:5e:00:01:00/40", "01:00:00:00:00:00/7"]
+    assert told(reserved_macs=entries) == {("", "reserved_macs[0]")}
 
 
 def test_names_are_unique_over_the_pfs_of_a_host() -> None:
@@ -340,6 +382,15 @@ def test_what_is_unsafe_or_has_no_effect_is_remarked_and_not_refused() -> None:
     assert told(share(1, 10), enable_qos=True) == set()
     classes = [{"pri": n, "latency": n == 3} for n in range(4)]
     assert told(tclasses=classes) == {("", "tclasses"), ("", "tclasses[3].latency")}
+
+
+def test_a_guest_that_may_claim_any_mac_is_remarked_stated_or_not() -> None:
+    assert told(VfPolicy(name="vm1", pciid="soft0", vfid=1, vlans=(100,))) == {
+        ("vm1", "guest_macs")
+    }
+    assert told(vf(1, guest_macs="any", vm_mac="02:00:00:00:00:01")) == {("vm1", "guest_macs")}
+    (remark,) = remarks(nic(vf(1, guest_macs="any")))
+    assert "gateway" in remark.rule
 
 
 def test_a_link_that_is_slower_than_any_is_remarked() -> None:

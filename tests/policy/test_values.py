@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from vfd.policy.addresses import canonical_device, canonical_mac, checked_netdev, is_pci_address
-from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
+from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules, reserving
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,61 @@ def test_the_defaults_let_a_guest_do_no_more_than_it_must() -> None:
     assert rules.vlan_anti_spoof
     assert (rules.trust, rules.allow_untagged, rules.allow_un_ucast) == (False, False, False)
     assert (rules.vlans, rules.macs, rules.mirror) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("stated", "means"),
+    [
+        ({}, "any"),
+        ({"vm_mac": "02:00:00:00:00:01"}, "listed"),
+        ({"macs": ["02:00:00:00:00:01"]}, "listed"),
+        ({"macs": []}, "any"),
+        ({"vm_mac": "02:00:00:00:00:01", "guest_macs": "any"}, "any"),
+        ({"guest_macs": "none"}, "none"),
+    ],
+)
+def test_guest_macs_follow_from_the_macs_that_are_stated(stated: Any, means: str) -> None:
+    policy = VfPolicy.model_validate({**BASE, **stated})
+    assert policy.guest_macs == policy.rules.guest_macs == means
+    assert ("guest_macs" in policy.model_fields_set) == ("guest_macs" in stated)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("00:00:5e:00:01:00/40", "00:00:5e:00:01:00/40"),
+        (" 00-00-5E-00-01-FF/040 ", "00:00:5e:00:01:00/40"),
+        ("02:ff:ff:ff:ff:ff/7", "02:00:00:00:00:00/7"),
+        ("02:00:00:00:00:0A", "02:00:00:00:00:0a"),
+        ("02:00:00:00:00:0a/48", "02:00:00:00:00:0a"),
+    ],
+)
+def test_reserved_macs_have_one_spelling(written: str, meant: str) -> None:
+    assert PfPolicy(id="soft0", reserved_macs=(written,)).reserved_macs == (meant,)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "/40", "02:00:00:00:00:00/0", "02:00:00:00:00:00/49", "02:00:00:00:00:00/", "02:00/16",
+     "02:00:00:00:00:00/4x", "02:00:00:00:00:00/00048", "02:00:00:00:00:00/-1", 5],
+)  # fmt: skip
+def test_what_is_no_prefix_of_macs_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValidationError):
+        PfPolicy.model_validate({"id": "soft0", "reserved_macs": [wrong]})
+
+
+@pytest.mark.parametrize(
+    ("mac", "entry"),
+    [
+        ("00:00:5e:00:01:ff", "00:00:5e:00:01:00/40"), ("00:00:5e:00:00:ff", None),
+        ("00:00:5e:00:02:00", None), ("02:00:00:00:00:01", "02:00:00:00:00:01"),
+        ("02:00:00:00:00:02", None), ("0a:00:00:00:00:01", "08:00:00:00:00:00/5"),
+        ("10:00:00:00:00:01", None),
+    ],
+)  # fmt: skip
+def test_a_mac_is_reserved_by_the_entry_that_it_begins_with(mac: str, entry: str | None) -> None:
+    entries = ("00:00:5e:00:01:00/40", "02:00:00:00:00:01", "08:00:00:00:00:00/5")
+    assert reserving(PfPolicy(id="soft0", reserved_macs=entries), mac) == entry
 
 
 def test_the_rules_of_a_vf_are_its_policy_without_its_identity() -> None:

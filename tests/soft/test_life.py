@@ -71,7 +71,14 @@ def test_what_is_observed_is_what_was_asked() -> None:
         vfs = (
             w.vf(0, vlans=[10, "20-25"], allow_untagged=False, vlan_anti_spoof=False),
             w.vf(1, vlans=[100], strip_stag=True, vm_mac="02:00:00:00:01:01", storm_limit=100),
-            w.vf(2, rate="100Mbps", max_rx_rate="50Mbps", macs=["02:00:00:00:02:02"], mtu=1400),
+            w.vf(
+                2,
+                rate="100Mbps",
+                max_rx_rate="50Mbps",
+                vm_mac="02:00:00:00:02:01",
+                macs=["02:00:00:00:02:02"],
+                mtu=1400,
+            ),
             w.vf(3, mirror=[{"target": 0, "direction": "in", "vlans": [7]}], link_status="off"),
         )
         w.apply(*vfs)

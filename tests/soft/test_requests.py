@@ -55,6 +55,48 @@ def test_a_changed_mac_is_used_only_when_it_is_granted(granted: bool) -> None:
         assert passes(w, before) is not granted
 
 
+def test_a_mac_that_is_reserved_after_it_was_granted_is_taken_back_and_refused_from_then() -> None:
+    further, kept = "02:00:00:00:bb:03", "02:00:00:00:cc:03"
+    with world() as w:
+        pair(w)
+        ip("-n", w.guests[0], "link", "set", "eth0", "address", WANTED)
+        for name, mac in (("m0", further), ("m1", kept)):
+            add = ("link", "add", "link", "eth0", "name", name, "address", mac, "type", "macvlan")
+            ip("-n", w.guests[0], *add)
+            ip("-n", w.guests[0], "link", "set", name, "up")
+            w.until(asked(RequestKind.ADD_MAC, mac))
+        assert passes(w, WANTED)
+        assert passes(w, further)
+        reserved = {"reserved_macs": ("02:00:00:00:bb:00/40",)}
+        w.apply(w.vf(0), w.vf(1, vm_mac=PEER), pf=w.pf.model_copy(update=reserved))
+        grants = w.nic.observe().vfs[0].grants
+        assert (grants.default_mac, grants.macs) == (None, frozenset({kept}))
+        assert not passes(w, WANTED)
+        assert not passes(w, further)
+        assert passes(w, kept)
+        again = (RequestKind.DEFAULT_MAC, RequestKind.ADD_MAC)
+        requests = [e.request for e in w.settle() if e.request and e.request.kind in again]
+        assert {one.mac for one in requests} == {WANTED, further}, "whose refusal is told"
+        assert w.nic.observe().vfs[0].grants.macs == {kept}
+        w.reopen()
+        assert w.nic.observe().vfs[0].grants.macs == {kept}
+        assert not passes(w, WANTED)
+
+
+def test_the_nics_own_macs_are_none_that_the_pf_reserves() -> None:
+    """Drawn at random in 02:… to fe:…, where an entry may have half of them."""
+    half = tuple(f"{first:02x}:00:00:00:00:00/8" for first in range(0x02, 0x80, 4))
+    with world(vfs=8) as w:
+        before = [w.mac(vfid) for vfid in range(8)]
+        w.apply(pf=w.pf.model_copy(update={"reserved_macs": half}))
+        macs = [w.mac(vfid) for vfid in range(8)]
+        assert all(int(mac[:2], 16) >= 0x80 for mac in macs)
+        assert {m for m in before if int(m[:2], 16) >= 0x80} <= set(macs)
+        for vfid in range(8):
+            w.nic.revoke(vfid)
+        assert all(int(w.mac(vfid)[:2], 16) >= 0x80 for vfid in range(8))
+
+
 @pytest.mark.parametrize("granted", [True, False])
 def test_a_macvlan_talks_only_when_its_mac_is_granted(granted: bool) -> None:
     with world() as w:

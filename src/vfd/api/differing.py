@@ -31,8 +31,14 @@ def differences(
     asked = one.policy.rules.model_dump(mode="json")
     resolved, in_force = wanted.rules.model_dump(mode="json"), rules.model_dump(mode="json")
     found = []
+    told = asked | {"macs": resolved["macs"]}  # less the first where that is the default MAC
+    from_macs = one.policy.vm_mac is None and bool(one.policy.macs)
     for name in VfRules.model_fields:
-        if in_force[name] == asked[name] or (not asked[name] and in_force[name] == resolved[name]):
+        if name == "macs" and sorted(in_force[name]) == sorted(told[name]):
+            continue
+        as_asked = in_force[name] == asked[name]
+        unasked = not asked[name] and in_force[name] == resolved[name]
+        if as_asked or (unasked and not (name == "vm_mac" and from_macs)):
             continue
         if name in short:
             why = f"{_PROTECTION}: {short[name].consequence or short[name].reason}"
@@ -53,6 +59,10 @@ def _why_other(managed: Managed, one: Configured, name: str, *, as_worked_out: b
     elif name == "queues" and class_scale:
         each = ", ".join(f"class {pri} by {by:.3g}" for pri, by in class_scale.items())
         why = f"scaled, as the PF's shares add up to more than 100 %: {each}"
+    elif name == "vm_mac" and as_worked_out:
+        return "the first of macs, as no vm_mac is stated"
+    elif name == "guest_macs":
+        return "as the NIC's driver has it"
     elif as_worked_out:
         return "worked out for this link, this PF and its other VFs"
     else:

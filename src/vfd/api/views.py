@@ -19,6 +19,7 @@ from vfd.daemon.journal import Happening
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.request import Made
 from vfd.daemon.service import Service
+from vfd.daemon.spared import spared
 from vfd.nic.protocol import BESIDE, COUNTERS, PF_PORT, Capability, NicError, Support, VfState
 from vfd.plan.changes import Change, PfChange
 from vfd.plan.plan import field_values
@@ -127,7 +128,7 @@ def _warnings(managed: Managed, vfid: int | None) -> list[str]:
         found += [
             f"{field} is {json.dumps(value)} as it was found: nobody states it, and a change would"
             " disturb guests that hold VFs; state it to have it changed"
-            for field, value in managed.spared(managed.aim.pf, managed.seen).items()
+            for field, value in spared(managed.nic, managed.aim.pf, managed.seen).items()
         ]
     if vfid is not None and (wished := _ungranted(managed, vfid)):
         found.append(wished)

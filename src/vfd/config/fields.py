@@ -125,7 +125,7 @@ def plain(
     error: ValidationError, raw: Mapping[str, Any], *, file: str, prefix: str = ""
 ) -> list[Problem]:
     """What pydantic found, in our words, with paths as ``raw``, the file's object, has them."""
-    errors = error.errors(include_url=False)
+    errors = _found(error)
     told = [
         Problem(
             file,
@@ -147,7 +147,13 @@ def _more(found: int, what: str, file: str) -> list[Problem]:
 
 def bad_fields(error: ValidationError) -> set[str]:
     """The fields of the object itself that could not be read."""
-    return {str(details["loc"][0]) for details in error.errors(include_url=False) if details["loc"]}
+    return {str(details["loc"][0]) for details in _found(error) if details["loc"]}
+
+
+def _found(error: ValidationError) -> list[ErrorDetails]:
+    """Without defaults that follow from a field that is bad itself."""
+    found = error.errors(include_url=False)
+    return [details for details in found if details["type"] != "default_factory_not_called"]
 
 
 def _path(raw: Any, loc: Iterable[int | str]) -> str:

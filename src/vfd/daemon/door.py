@@ -43,11 +43,15 @@ def admit(
     """
     refused, warnings = [], []
     values = policy.model_dump(mode="json", include=set(shortfalls))
-    for field, capability in shortfalls.items():
+    for attribute, capability in shortfalls.items():
+        field = attribute
+        if attribute == "vm_mac" and isinstance(policy, VfPolicy) and policy.vm_mac is None:
+            field = "macs"  # whose first is the default MAC then
         # one that has a single value doesn't enforce another at all
         limited = capability.support is Support.LIMITED and capability.fixed is None
         if strict or (strict is None and field in stated and not limited):
-            refused.append(Shortfall(field, values.get(field), _refusal(capability)))
+            found = values[attribute] or getattr(policy, field)
+            refused.append(Shortfall(field, found, _refusal(capability)))
         elif limited:
             warnings.append(f"{field} is enforced with a limit: {_consequence(capability)}")
         else:

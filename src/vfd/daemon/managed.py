@@ -9,7 +9,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 from vfd.config.errors import Problem, shown
 from vfd.config.fields import as_files_have_it
@@ -18,6 +17,7 @@ from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.door import admit, pf_shortfalls
 from vfd.daemon.exclusive import InUseError, Lock, lock_nic
 from vfd.daemon.failures import RefusedError
+from vfd.daemon.spared import with_spared
 from vfd.nic.discovery import address_of, open_nic, remove_nic
 from vfd.nic.protocol import Nic, NicError, NicGoneError, NicState, Support, VfState
 from vfd.plan.changes import Change, PfChange
@@ -294,40 +294,20 @@ class Managed:
             self.seen = nic.observe()
 
     def pf_fields(self) -> frozenset[str]:
-        """The PF's attributes that this NIC has and that can be read back."""
+        """The PF's attributes that something on this NIC has, and that can be read back."""
         known = self.working().capabilities.pf
         return frozenset(
-            f for f in PF_FIELDS if f in known and known[f].support is not Support.ABSENT
+            f
+            for f in PF_FIELDS
+            if f in known and known[f].support is not Support.ABSENT and known[f].by
         ) | {"vfs"}
-
-    def spared(self, pf: PfPolicy, seen: NicState) -> Mapping[str, Any]:
-        """The PF's attributes that stay as they are found, with these values: nobody stated them,
-        and a change would disturb guests that hold VFs now."""
-        if seen.pf is None:
-            return {}
-        differing = {
-            field: value
-            for field in PfPolicy.model_fields.keys() - pf.model_fields_set
-            if (value := getattr(seen.pf, field)) != getattr(pf, field)
-        }
-        if not differing or not any(vf.held for vf in seen.vfs.values()):
-            return {}
-        disturbing = self.working().capabilities.disturbing
-        return {field: value for field, value in differing.items() if field in disturbing}
-
-    def wanted(self, aim: Aim, seen: NicState) -> NicPolicy:
-        """What is aimed at, without what is spared."""
-        if not (spared := self.spared(aim.pf, seen)):
-            return aim.desired
-        pf = aim.desired.pf.model_copy(update=spared)
-        return aim.desired.model_copy(update={"pf": pf})
 
     def changes(
         self, aim: Aim, seen: NicState, only: Collection[int] | None = None
     ) -> tuple[Change, ...]:
         nic = self.working()
         return plan(
-            self.wanted(aim, seen),
+            with_spared(nic, aim, seen),
             Observed(seen.pf, {vfid: vf.rules for vfid, vf in seen.vfs.items()}),
             nic.expressible,
             pf_fields=self.pf_fields(),
@@ -351,7 +331,7 @@ class Managed:
                 replace(c, force=True) if isinstance(c, PfChange) else c for c in changes
             )
         if changes:
-            nic.apply(self.wanted(aim, seen_before), changes)
+            nic.apply(with_spared(nic, aim, seen_before), changes)
             pf_changed = any(isinstance(c, PfChange) for c in changes)
             if pf_changed:
                 only = None  # every VF may show something else now
@@ -449,7 +429,7 @@ class Managed:
         assert self.aim is not None
         self.seen = self._observed(nic, guests=not repair)
         self.aim = self._recounted(self._followed(self.aim), self.seen)
-        changes, desired = self.changes(self.aim, self.seen), self.wanted(self.aim, self.seen)
+        changes, desired = self.changes(self.aim, self.seen), with_spared(nic, self.aim, self.seen)
         if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
             return (), ()

@@ -24,6 +24,7 @@ _NETDEV = re.compile(r"[!-.0-9;-~]{1,15}", re.ASCII)
 _RANGE = re.compile(r"(\d{1,4})\s*-\s*(\d{1,4})", re.ASCII)
 
 MAX_VID = 4094
+_MAC_BITS = 48
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 MAX_NETDEV = 15
 """Longest name of a netdev: IFNAMSIZ - 1, linux/include/uapi/linux/if.h."""
@@ -148,6 +149,41 @@ def vlan_ranges(vids: Iterable[int]) -> list[int | str]:
     return found
 
 
+def mac_prefix(text: str) -> str:
+    """MACs that begin alike, ``00:00:5e:00:01:00/40``, in one spelling: with the bits behind the
+    prefix zero, and one MAC alone (48 bits) without its length.
+
+    Raises ValueError for anything else, and for a length of 0, which is every MAC.
+    """
+    address, slash, bits = text.strip().partition("/")
+    mac = canonical_mac(address)
+    if not slash:
+        return mac
+    digits = bits.isascii() and bits.isdigit() and len(bits) <= 4
+    if not (digits and 1 <= int(bits) <= _MAC_BITS):
+        raise ValueError(
+            f"{shown(text)} is no prefix of MACs like 00:00:5e:00:01:00/40: its length is 1 …"
+            f" {_MAC_BITS} bits"
+        )
+    length = int(bits)
+    masked = mac_text(_leading(mac, length).to_bytes(6, "big"))
+    return masked if length == _MAC_BITS else f"{masked}/{length}"
+
+
+def in_prefix(mac: str, prefix: str) -> bool:
+    """Whether a canonical MAC is one of a canonical prefix."""
+    address, slash, bits = prefix.partition("/")
+    if not slash:
+        return mac == address
+    return _leading(mac, int(bits)) == int.from_bytes(mac_bytes(address), "big")
+
+
+def _leading(mac: str, bits: int) -> int:
+    """The MAC as a number, with all but its first bits zero."""
+    behind = _MAC_BITS - bits
+    return int.from_bytes(mac_bytes(mac), "big") >> behind << behind
+
+
 _UNICAST_PATTERN = r"^\s*(?!00([:-]00){5})[0-9A-Fa-f][02468ACEace]([:-][0-9A-Fa-f]{2}){5}\s*$"
 
 Mac = Annotated[str, AfterValidator(canonical_mac)]
@@ -159,6 +195,20 @@ UnicastMac = Annotated[
     WithJsonSchema({"title": "unicast MAC", "type": "string", "pattern": _UNICAST_PATTERN}),
 ]
 """A MAC that a VF may own: unicast and not zero."""
+
+MacPrefix = Annotated[
+    str,
+    AfterValidator(mac_prefix),
+    WithJsonSchema(
+        {
+            "title": "MAC or prefix",
+            "type": "string",
+            "pattern": r"^\s*[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}"
+            r"(/0{0,2}([1-9]|[1-3][0-9]|4[0-8]))?\s*$",
+        }
+    ),
+]
+"""A MAC, or all MACs that begin alike: ``00:00:5e:00:01:00/40``."""
 
 Vid = Annotated[int, Strict(), Field(ge=1, le=MAX_VID)]
 """A VLAN identifier, 1 … 4094: IEEE 802.1Q table 9-2 reserves 0 and 4095."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vfd.policy.addresses import is_multicast
 from vfd.policy.guarantees import in_each_class, needed, scale
 from vfd.policy.memo import by_identity
 from vfd.policy.rate import LEAST_BPS, bps_text
 from vfd.policy.resolve import SLACK, uses_of
 from vfd.policy.rules import Broken
-from vfd.policy.values import NicPolicy, VfPolicy
+from vfd.policy.values import GuestMacs, NicPolicy, VfPolicy
 
+_LESS_THAN_AN_OCTET = tuple(f"/{bits}" for bits in range(1, 8))
 _SLOWEST = 1_000_000
 """Bits per second: whoever states less than any link has forgotten the unit."""
+
+
+_CLOSER = 'state vm_mac or macs, or "guest_macs": "listed"; reserved_macs of the PF keeps some back'
 
 
 def vf_remarks(vf: VfPolicy) -> tuple[Broken, ...]:
@@ -25,6 +30,12 @@ def _on_vf(vf: VfPolicy) -> Iterator[tuple[str, str | int | bool, str]]:
         yield "mac_anti_spoof", False, "off: this guest can send from any MAC"
     if not vf.vlan_anti_spoof:
         yield "vlan_anti_spoof", False, "off: this guest can send in any VLAN"
+    if vf.guest_macs is GuestMacs.ANY:
+        rule = (
+            "this guest may claim whatever MAC no VF owns, a gateway's beyond the wire too, and be"
+            f" given frames that are meant for it: {_CLOSER}"
+        )
+        yield "guest_macs", "any", rule
     if vf.vm_mac is not None and vf.vm_mac in vf.macs:
         yield "macs", vf.vm_mac, "it is vm_mac already: listing it again has no effect"
     if (vf.strip_ctag or vf.strip_stag) and len(vf.vlans) > 1:
@@ -77,6 +88,10 @@ def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...
     if pf.link_speed is not None and pf.link_speed < _SLOWEST:
         rule = f'read as {bps_text(pf.link_speed)}: for 10 Gbit/s write "10Gbps"'
         found.append(Broken("", "link_speed", pf.link_speed, rule))
+    for number, entry in enumerate(pf.reserved_macs):
+        if is_multicast(entry) and not entry.endswith(_LESS_THAN_AN_OCTET):
+            rule = "multicast, which no VF can own anyway: it has no effect"
+            found.append(Broken("", f"reserved_macs[{number}]", entry, rule))
     for number, tc in enumerate(pf.tclasses):
         if tc.latency:
             rule = "kept for old files; it has no effect"

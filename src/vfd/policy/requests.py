@@ -19,6 +19,7 @@ from vfd.policy.values import (
     PfPolicy,
     VfPolicy,
     VfRules,
+    reserving,
 )
 
 MIN_MTU = 68
@@ -84,7 +85,7 @@ _NO_LIMITS = Limits()
 
 def default_mac(vf: VfRules, grants: Grants, own: str | None) -> str | None:
     """The default MAC in force: forced, else granted, else the NIC's own."""
-    return vf.vm_mac or grants.default_mac or own
+    return vf.forced_mac or grants.default_mac or own
 
 
 def owners(
@@ -131,10 +132,9 @@ def decide(
 ) -> Decision:
     """Whether policy lets the guest have what it asks for.
 
-    ``own_macs``: the NIC's own MAC of every VF that exists, closed ones too. Asking again for what
-    one has is granted while policy still allows it; giving up is always granted. The answer has
-    no effect by itself: ``granted`` says what it changes. ``owned``: what ``owners`` says of all
-    this, where that is known.
+    ``own_macs``: the NIC's own MAC of every VF that exists, closed ones too. Asking for what is so
+    already is granted, and so is giving up. The answer has no effect by itself: ``granted`` says
+    what it changes. ``owned``: what ``owners`` says of all this, where that is known.
     """
     vf = nic.by_vfid().get(request.vfid)
     if vf is None:
@@ -227,40 +227,49 @@ def _decide_mac(
         return _refuse(f"{mac} is not a unicast address: no VF can own it")
     if owned is None:
         owned = owners(nic, grants, own_macs)
+    default = default_mac(vf, has, own_macs.get(vf.vfid))
+    is_own = owned.get(mac) == vf.vfid
+    if is_own and mac == default:
+        return _grant(f"{mac} is the VF's default MAC already")
+    if is_own and request.kind is RequestKind.ADD_MAC:
+        return _grant(f"{mac} is the VF's already")
     if owner := _other_owner(nic, vf, owned, own_macs, mac):
         return _refuse(f"{mac} belongs to {owner}")
-    own = own_macs.get(vf.vfid)
+    if request.kind is RequestKind.DEFAULT_MAC and vf.forced_mac is not None:
+        by = "vm_mac" if vf.vm_mac else "the first of macs"
+        further = " as its default, though it passes as a further one" if is_own else ""
+        return _refuse(f"{by} forces {vf.forced_mac}: the guest may not have {mac}{further}")
+    if reserved := reserving(nic.pf, mac):
+        return _refuse(f"{mac} is reserved: reserved_macs of {nic.pf.id} has {reserved}")
     if request.kind is RequestKind.DEFAULT_MAC:
-        if vf.vm_mac not in (None, mac):
-            return _refuse(f"vm_mac forces {vf.vm_mac}: the guest may not have {mac}")
-        return _grant(f"vm_mac is {'unset' if vf.vm_mac is None else mac}, no other VF owns {mac}")
-    return _decide_further_mac(vf, has, mac, default_mac(vf, has, own), limits)
+        return _grant(f"vm_mac is unset, no other VF owns {mac}")
+    return _decide_further_mac(vf, has, mac, default, limits)
 
 
 def _decide_further_mac(
     vf: VfPolicy, has: Grants, mac: str, default: str | None, limits: Room
 ) -> Decision:
-    if mac == default:
-        return _grant(f"{mac} is the VF's default MAC already")
     if vf.guest_macs is GuestMacs.NONE:
         return _refuse(f'guest_macs is "none": the guest may not ask for {mac}')
-    if vf.guest_macs is GuestMacs.LISTED and mac not in vf.macs:
+    if vf.guest_macs is GuestMacs.LISTED:
         return _refuse(f'guest_macs is "listed" and {mac} is not in macs')
     further = (has.macs | set(vf.macs)) - {default}
-    if mac not in further and len(further) >= limits.max_macs:
+    if len(further) >= limits.max_macs:
         return _refuse(f"the VF has {len(further)} further MACs: the limit is {limits.max_macs}")
     return _grant(f'guest_macs is "{vf.guest_macs}", no other VF owns {mac}')
 
 
 def _decide_group(vf: VfPolicy, has: Grants, group: str, limits: Room) -> Decision:
-    if not vf.guest_groups:
-        return _refuse("guest_groups is false: the guest may join no multicast group")
     if group == BROADCAST or not is_multicast(group):
         return _refuse(f"{group} is not a multicast group")
-    if group not in has.groups and len(has.groups) >= limits.max_groups:
-        return _refuse(
-            f"the guest is in {len(has.groups)} groups: the limit is {limits.max_groups}"
-        )
+    if group in has.groups:
+        return _grant(f"the guest is in {group} already")
+    anyway = ", which is given to it all the same: allow_mcast is true" if vf.allow_mcast else ""
+    if not vf.guest_groups:
+        return _refuse(f"guest_groups is false: the guest may not join {group}{anyway}")
+    if len(has.groups) >= limits.max_groups:
+        found = f"the guest is in {len(has.groups)} groups: the limit is {limits.max_groups}"
+        return _refuse(f"{found}, and it may not join {group}{anyway}")
     return _grant(f"guest_groups lets the guest join {group}")
 
 
@@ -290,8 +299,11 @@ def _decide_vlan(vf: VfPolicy, request: Request) -> Decision:
         return _refuse("a VLAN filter needs a VID: the request names none")
     if not request.on:
         return _grant(f"a guest may give up its filter for VLAN {vid}")
+    if vid == 0 and vf.access_vid is not None:
+        return _grant(f"VID 0 is untagged, and tagged with {vf.access_vid} for the guest")
     if not vf.guest_vlans:
-        return _refuse("guest_vlans is false: the guest may ask for no VLAN filter")
+        anyway = f" (it is in VLAN {vid} all the same)" if vid in vf.vlans else ""
+        return _refuse(f"guest_vlans is false: the guest may ask for no VLAN filter{anyway}")
     if vid == 0:
         if vf.allow_untagged:
             return _grant("VID 0 is untagged, and allow_untagged is true")

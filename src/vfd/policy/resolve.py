@@ -19,7 +19,8 @@ class Resolved:
     """What a NIC is told to enforce, and by how much it was scaled."""
 
     nic: NicPolicy
-    """Rates in bits per second, an MTU for every VF, shares in every class where classes are on."""
+    """Rates in bits per second, an MTU for every VF, shares in every class where classes are on;
+    a default MAC that comes from ``macs`` is ``vm_mac``."""
     scale: float = 1.0
     """What each guarantee (min_rate) was multiplied with: below 1 under oversubscription, and on a
     link that has become too slow for them (where classes state min_bw: for both)."""
@@ -72,6 +73,8 @@ def _resolved(
             "min_rate": _bps(min(guarantee, rate.bps) if rate.bps else guarantee),
             "max_rx_rate": _limit(vf.max_rx_rate, link_bps),
             "mtu": mtu if vf.mtu is None else vf.mtu,
+            "vm_mac": vf.forced_mac,
+            "macs": vf.further_macs,
             "queues": queues,
         }
     )

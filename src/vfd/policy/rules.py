@@ -18,7 +18,16 @@ from vfd.policy.memo import by_identity
 from vfd.policy.mirrors import merged
 from vfd.policy.rate import LEAST_BPS, Rate, bps_text
 from vfd.policy.resolve import SLACK, Resolved, resolve, uses_of
-from vfd.policy.values import Direction, Limits, Mirror, NicPolicy, PfPolicy, VfPolicy
+from vfd.policy.values import (
+    MAX_RESERVED,
+    Direction,
+    Limits,
+    Mirror,
+    NicPolicy,
+    PfPolicy,
+    VfPolicy,
+    reserving,
+)
 
 __all__ = [
     "Broken",
@@ -115,7 +124,20 @@ def _alone(
 ) -> tuple[Broken, ...]:
     """The rules that a VF keeps or breaks whatever the other VFs are."""
     within = check_vf(vf, link_bps=link_bps, limits=room, unknown=unknown)
-    return (*within, *_vf_on_pf(vf, pf, room))
+    reserved = () if vf.trust or "trust" in unknown else _reserved(vf, pf)
+    return (*within, *_vf_on_pf(vf, pf, room), *reserved)
+
+
+def _reserved(vf: VfPolicy, pf: PfPolicy) -> Iterator[Broken]:
+    if not pf.reserved_macs:
+        return
+    for path, mac in _claims(vf):
+        if entry := reserving(pf, mac):
+            rule = (
+                f"reserved_macs of {pf.id} has {entry}: no VF may have such a MAC, but one whose"
+                ' file has "trust": true'
+            )
+            yield Broken(vf.name, path, mac, rule)
 
 
 def check_names(vfs: Iterable[VfPolicy]) -> tuple[Broken, ...]:
@@ -245,6 +267,12 @@ def check_pf(
     ``unknown``: fields that could not be read; a rule that looks at one of them is not judged.
     """
     found = [*_soft(pf), *_classes(pf), *_groups(pf)]
+    if len(pf.reserved_macs) > MAX_RESERVED:
+        count, rule = f"{len(pf.reserved_macs)} entries", f"at most {MAX_RESERVED}: use prefixes"
+        found.append((("reserved_macs",), "reserved_macs", count, rule))
+    if twice := _repeated(pf.reserved_macs):
+        rule = "each MAC or prefix is listed once"
+        found.append((("reserved_macs",), "reserved_macs", twice, rule))
     if pf.vfs is not None and pf.vfs > limits.max_vfs:
         found.append((("vfs",), "vfs", pf.vfs, f"the NIC has at most {limits.max_vfs} VFs"))
     return tuple(
@@ -355,15 +383,21 @@ def _vfids(vfs: Sequence[VfPolicy]) -> Iterator[Broken]:
 
 
 def _owners(vfs: Sequence[VfPolicy]) -> Iterator[Broken]:
-    owner: dict[str, VfPolicy] = {}
+    owner: dict[str, tuple[VfPolicy, str]] = {}
     for vf in vfs:
-        claims = [("vm_mac", vf.vm_mac)] if vf.vm_mac else []
-        claims += [(f"macs[{number}]", mac) for number, mac in enumerate(vf.macs)]
-        for path, mac in claims:
-            other = owner.setdefault(mac, vf)
+        for path, mac in _claims(vf):
+            other, its = owner.setdefault(mac, (vf, path))
             if other is not vf:
-                rule = f"one VF of the PF owns a MAC, and {other.name} owns this one"
+                rule = f"one VF of the PF owns a MAC, and {other.name} owns this one (its {its})"
                 yield Broken(vf.name, path, mac, rule, other.name)
+
+
+def _claims(vf: VfPolicy) -> Iterator[tuple[str, str]]:
+    """The MACs that a VF's configuration states, and where."""
+    if vf.vm_mac:
+        yield "vm_mac", vf.vm_mac
+    for number, mac in enumerate(vf.macs):
+        yield f"macs[{number}]", mac
 
 
 def _no_further_above(vf: VfPolicy, before: VfPolicy | None, link_bps: int | None) -> bool:

@@ -24,7 +24,16 @@ from pydantic import (
     field_validator,
 )
 
-from vfd.policy.addresses import MAX_VID, Device, DriverName, Netdev, UnicastMac, Vlans
+from vfd.policy.addresses import (
+    MAX_VID,
+    Device,
+    DriverName,
+    MacPrefix,
+    Netdev,
+    UnicastMac,
+    Vlans,
+    in_prefix,
+)
 from vfd.policy.names import Command, Name
 from vfd.policy.rate import NONE, PercentField, RateField, SpeedField
 
@@ -39,6 +48,8 @@ MAX_VLANS = MAX_VID
 """Most VLANs in one VF's list where the NIC has no limit of its own: all that there are."""
 MAX_MACS = 64
 """Most further MACs of one VF where the NIC has no limit of its own."""
+MAX_RESERVED = 256
+"""Most entries of a PF's ``reserved_macs``: each request of a guest is held against all."""
 MAX_GROUPS = 64
 """Most multicast groups one guest may join where the NIC has no limit of its own."""
 
@@ -186,6 +197,11 @@ class GuestMacs(StrEnum):
     NONE = "none"
 
 
+def _guest_macs(stated: dict[str, Any]) -> GuestMacs:
+    """Who says which MACs a VF has means these and no others."""
+    return GuestMacs.LISTED if stated.get("vm_mac") or stated.get("macs") else GuestMacs.ANY
+
+
 class Mirror(Value):
     """Copies of a VF's frames to VF ``target`` of the same PF."""
 
@@ -230,10 +246,11 @@ class VfRules(Value):
     """The PCP of a tag that the NIC inserts where the guest gave none: in the access modes, 0 … 7.
     A guest's priority tag has its own."""
     vm_mac: UnicastMac | None = None
-    """The VF's default MAC, forced on the guest; none: the NIC's own, which the guest may ask to
-    change."""
+    """The VF's default MAC, forced on the guest; none: the first of `macs`, or without those the
+    NIC's own, which the guest may ask to change."""
     macs: tuple[UnicastMac, ...] = ()
-    """Further unicast MACs that the VF may own."""
+    """Unicast MACs that the VF may own. Without `vm_mac` the first is the VF's default MAC, forced;
+    the others are further ones."""
     mac_anti_spoof: Flag = True
     """What the guest sends must come from one of the VF's MACs."""
     vlan_anti_spoof: Flag = True
@@ -266,12 +283,23 @@ class VfRules(Value):
     storm_limit: Count = 0
     """Broadcast, unknown unicast and multicast frames per second that the guest may send; 0: no
     limit."""
-    guest_macs: GuestMacs = GuestMacs.ANY
-    """Which further MACs the guest may ask for: `any`, only those in `macs` (`listed`), `none`."""
+    guest_macs: GuestMacs = Field(default_factory=_guest_macs)
+    """Which further MACs the guest may ask for: `any`, only those in `macs` (`listed`), `none`.
+    Without it `listed` where `vm_mac` or `macs` is stated, else `any`, which is warned of."""
     guest_vlans: Flag = True
     """The guest may ask for a filter within `vlans`."""
     guest_groups: Flag = True
     """The guest may join multicast groups, which then reach it even with `allow_mcast` false."""
+
+    @property
+    def forced_mac(self) -> str | None:
+        """The default MAC that is forced on the guest: ``vm_mac``, else the first of ``macs``."""
+        return self.vm_mac or (self.macs[0] if self.macs else None)
+
+    @property
+    def further_macs(self) -> tuple[UnicastMac, ...]:
+        """``macs`` less the one that is the default in place of ``vm_mac``."""
+        return self.macs if self.vm_mac else self.macs[1:]
 
     @property
     def access_vid(self) -> int | None:
@@ -385,6 +413,9 @@ class PfPolicy(Value):
     vf_driver: DriverName | None = None
     """The driver that VFs are bound to while no guest holds them, like `vfio-pci`; none: as the
     host binds them. Of NICs that a Linux driver owns (`"backend": "kernel"`)."""
+    reserved_macs: tuple[MacPrefix, ...] = ()
+    """MACs, or prefixes like `00:00:5e:00:01:00/40`, that no guest is granted and no VF's file
+    without `"trust": true` may state: gateways', routers'."""
     # A software NIC's own:
     link_speed: SpeedField | None = None
     """A software NIC's link, like `"10Gbps"`; none: its uplink's speed, or 10 Gbit/s."""
@@ -404,6 +435,11 @@ class PfPolicy(Value):
         if value and len(value) not in (4, 8):
             raise ValueError(f"{len(value)} traffic classes: a PF has 4 or 8")
         return value
+
+
+def reserving(pf: PfPolicy, mac: str) -> str | None:
+    """The entry of the PF's ``reserved_macs`` that a canonical MAC is one of."""
+    return next((entry for entry in pf.reserved_macs if in_prefix(mac, entry)), None)
 
 
 class NicPolicy(Value):

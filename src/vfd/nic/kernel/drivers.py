@@ -61,6 +61,9 @@ class Driver:
     mac_control: str = ""
     """By what the driver drops its guests' MAC control frames, and with what limit; empty: it isn't
     known that it does."""
+    keeps_macs: str = ""
+    """The function that refuses a guest every MAC but the forced one, unless it is trusted; '':
+    none does."""
     vendors: str = ""
     """The vendor's own version of the driver, where that offers a sysfs interface, which is there
     only while there are VFs."""
@@ -75,6 +78,7 @@ DRIVERS = {
         "drivers/net/ethernet/intel/igb/igb_main.c",
         link_state=False,
         statistics=False,
+        keeps_macs="igb_set_vf_mac_filter",
         mac_needs_rebind=True,
         unicast_promisc=False,
         rates=Rates(when="with the link up, at most its speed"),
@@ -89,6 +93,7 @@ DRIVERS = {
     ),
     "ixgbe": Driver(
         "drivers/net/ethernet/intel/ixgbe/ixgbe_sriov.c",
+        keeps_macs="ixgbe_set_vf_macvlan_msg",
         mac_needs_rebind=True,
         rate_needs_link=True,
         bridge_modes=True,
@@ -107,6 +112,7 @@ DRIVERS = {
     "i40e": Driver(
         "drivers/net/ethernet/intel/i40e/i40e_virtchnl_pf.c",
         vendors="Intel's out-of-tree i40e",
+        keeps_macs="i40e_check_vf_permission",
         rates=Rates(step=50, least=50),
         mac_control="by the EtherType, so perhaps not under a guest's own tags"
         " (i40e_add_filter_to_drop_tx_flow_control_frames)",
@@ -126,6 +132,7 @@ DRIVERS = {
     ),
     "ice": Driver(
         "drivers/net/ethernet/intel/ice/ice_sriov.c",
+        keeps_macs="ice_can_vf_change_mac",
         vlan_tpids=(C_TAG, S_TAG),
         min_tx_rate=True,
         bridge_modes=True,

@@ -59,6 +59,11 @@ _ABSENT = {
 }
 
 
+_RESERVES = Capability(
+    Support.LIMITED,
+    limit="VFs' files are held against it, but the NIC's driver grants by itself what guests ask"
+    " for: one whose vm_mac isn't forced, or that has trust, may be granted a reserved MAC",
+)
 _BINDS = Capability(
     Support.LIMITED,
     by="sysfs:driver_override",
@@ -97,6 +102,7 @@ class PfSettings:
             "vf_driver": _BINDS if self._device.vfs_are_functions() else _BINDS_NOTHING,
             "mtu": Capability(Support.ENFORCED, by="rtnetlink"),
             "promiscuous": Capability(Support.ENFORCED, by="rtnetlink"),
+            "reserved_macs": _RESERVES,
             **_ABSENT,
             **{
                 attribute: capability

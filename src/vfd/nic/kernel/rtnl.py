@@ -27,7 +27,7 @@ from vfd.nic.kernel.vfinfo import (
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import Capability, NicError, NicGoneError, Support
 from vfd.policy.rate import NONE, Rate
-from vfd.policy.values import C_TAG, S_TAG, LinkStatus, PfPolicy, VfRules
+from vfd.policy.values import C_TAG, S_TAG, GuestMacs, LinkStatus, PfPolicy, VfRules
 
 MBPS = 10**6
 _C_TAGS_ONLY = "this driver inserts 802.1Q tags only (EPROTONOSUPPORT for 802.1ad)"
@@ -125,6 +125,12 @@ class Rtnetlink:
             lacks("mac_anti_spoof", "this driver checks against a forced MAC only: set vm_mac")
         if reason := _no_unknown_unicast(rules, self._driver):
             lacks("allow_un_ucast", reason)
+        if self._driver.keeps_macs and not (rules.vm_mac and not rules.trust):
+            lacks(
+                "guest_macs",
+                "this driver keeps guests from further MACs only where vm_mac is forced and trust"
+                " is false",
+            )
         least = self._driver.rates.least
         for attribute in ("rate", "min_rate"):
             rate: Rate = getattr(rules, attribute)
@@ -340,6 +346,13 @@ def _offers(has: Driver) -> Mapping[str, Capability]:
             if has.unicast_promisc
             else "as the driver has it: no guest is given unknown unicast",
         )
+    if has.keeps_macs:
+        offers["guest_macs"] = Capability(
+            Support.LIMITED,
+            by=Rtnetlink.name,
+            limit="where vm_mac is forced and trust is false the driver grants none, else any"
+            f" ({has.keeps_macs})",
+        )
     if has.max_tx_rate:
         offers["rate"] = Capability(Support.LIMITED, by=Rtnetlink.name, limit=str(has.rates))
     if has.min_tx_rate:
@@ -393,6 +406,8 @@ def _shown(settings: VfSettings, driver: Driver) -> Shown:
         shown["mac_anti_spoof"] = settings.spoofchk
     if settings.trust is not None:
         shown["trust"] = settings.trust
+    if driver.keeps_macs and shown["vm_mac"] and not settings.trust:
+        shown["guest_macs"] = GuestMacs.LISTED
     if driver.link_state and settings.link_state is not None:
         shown["link_status"] = _LINK_STATUS.get(settings.link_state, LinkStatus.AUTO)
     return shown

@@ -66,6 +66,7 @@ _PF = {
     "enable_qos": _HTB,
     "tclasses": _HTB,
     "bw_grps": _HTB,
+    "reserved_macs": Capability(Support.ENFORCED, by="ebpf"),
     "link_speed": _HTB,
     "uplink": _RTNETLINK,
     "guest": _RTNETLINK,

@@ -16,6 +16,7 @@ from vfd.nic.soft.state import State
 from vfd.nic.soft.switch import Switch
 from vfd.nic.soft.watch import Watch
 from vfd.policy.requests import Grants
+from vfd.policy.values import PfPolicy
 
 
 class GuestEnds:
@@ -118,9 +119,13 @@ def _judged_anew(before: State, now: State, vfid: int) -> bool:
     old, new = before.vfs.get(vfid), now.vfs.get(vfid)
     if old is None or new is None:
         return False
-    return (old.trust, old.guest_macs, old.guest_groups, before.pf.mtu) != (
+    return (_judging(before.pf), old.trust, old.guest_macs, old.guest_groups) != (
+        _judging(now.pf),
         new.trust,
         new.guest_macs,
         new.guest_groups,
-        now.pf.mtu,
     )
+
+
+def _judging(pf: PfPolicy) -> tuple[object, ...]:
+    return pf.mtu, pf.reserved_macs

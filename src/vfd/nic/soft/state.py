@@ -18,6 +18,7 @@ from vfd.policy.values import (
     PfPolicy,
     VfPolicy,
     VfRules,
+    reserving,
 )
 
 DEFAULT_SPEED = 10_000_000_000
@@ -25,6 +26,8 @@ DEFAULT_SPEED = 10_000_000_000
 
 
 _NO_GRANTS = Grants()
+_TRIES = 1000
+"""Random MACs that are drawn until one isn't reserved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +96,37 @@ class State:
 
     def fresh(self, vfids: Collection[int]) -> State:
         """Those VFs start again: nothing granted, a new random MAC."""
-        macs = {**self.own_macs, **{vfid: random_mac() for vfid in vfids}}
+        macs = {**self.own_macs, **{vfid: random_mac(self.pf) for vfid in vfids}}
         grants = {v: g for v, g in self.grants.items() if v not in vfids}
         return replace(self, grants=grants, own_macs=macs)
 
+    def unreserved(self) -> State:
+        """Without what the PF reserves: what guests were granted of it before it did, and MACs of
+        the NIC's own that happen to be among it."""
+        if not self.pf.reserved_macs:
+            return self
+        own = {v: random_mac(self.pf) for v, m in self.own_macs.items() if reserving(self.pf, m)}
+        kept = {vfid: self._kept(grants) for vfid, grants in self.grants.items()}
+        return replace(self, own_macs={**self.own_macs, **own}).granted(kept)
 
-def random_mac() -> str:
-    """A random unicast MAC, locally administered: IEEE 802-2014, 8.4."""
-    raw = bytearray(secrets.token_bytes(6))
-    raw[0] = raw[0] & 0xFC | 0x02
-    return mac_text(bytes(raw))
+    def _kept(self, grants: Grants) -> Grants:
+        default = grants.default_mac
+        if default is not None and reserving(self.pf, default):
+            default = None
+        macs = frozenset(mac for mac in grants.macs if not reserving(self.pf, mac))
+        return replace(grants, default_mac=default, macs=macs)
+
+
+def random_mac(pf: PfPolicy) -> str:
+    """A random unicast MAC, locally administered (IEEE 802-2014, 8.4) and none that the PF
+    reserves, unless it reserves nearly all."""
+    for _ in range(_TRIES):
+        raw = bytearray(secrets.token_bytes(6))
+        raw[0] = raw[0] & 0xFC | 0x02
+        mac = mac_text(bytes(raw))
+        if not reserving(pf, mac):
+            break
+    return mac
 
 
 def expressible(rules: VfRules, pf: PfPolicy, link_bps: int) -> VfRules:

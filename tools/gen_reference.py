@@ -101,7 +101,6 @@ BROKEN_PFS: tuple[tuple[str, dict[str, Any]], ...] = (
     ),
     ("A class in two groups", {"bw_grps": {"bwg0": [0, 1], "bwg1": [1, 2]}}),
     ("A software NIC's name that is too long for its VFs", {"id": "software-nic-1"}),
-    ("A software NIC's field on a real one", {"backend": "kernel", "uplink": "eth1"}),
 )
 
 

@@ -344,12 +344,6 @@ def test_a_software_nic_says_its_vfs_and_its_ports_have_names_that_the_kernel_ta
     assert pf_broken(uplink="soft0v3") == ["uplink"]
     assert pf_broken(uplink="soft0vx") == []
     assert pf_broken(link_speed=0) == ["link_speed"]
-    assert pf_broken(vf_driver="vfio-pci") == ["vf_driver"]
-
-
-def test_what_only_a_software_nic_has_is_refused_of_others() -> None:
-    fields = pf_broken(backend="kernel", link_speed="1Gbps", uplink="eth1", guest="tap")
-    assert fields == ["link_speed", "uplink", "guest"]
 
 
 def test_every_broken_rule_is_told_at_once() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -99,6 +101,10 @@ def _trace(line: str) -> None:
 def _socket_of(conf: str, must_read: bool = False) -> str | None:
     """The ``socket`` that a main configuration states, read without judging the rest of it."""
     try:
+        kind = stat.S_IFMT(Path(conf).stat().st_mode)
+        if kind in (stat.S_IFIFO, stat.S_IFSOCK):
+            # VFd's vreq had the path of its fifo in this place
+            raise ValueError("it is no file: --socket PATH names a socket, and there is no fifo")
         with open(conf, "rb") as file:
             raw = file.read(_MOST + 1)
         if len(raw) > _MOST:
@@ -186,7 +192,7 @@ def common_options(hidden: bool) -> list[click.Option]:
             f" `socket`, then {DEFAULT_SOCKET}.",
         ),
         option(
-            "--conf --config",
+            "-c --conf --config",
             "conf",
             metavar="FILE",
             hidden=hidden,

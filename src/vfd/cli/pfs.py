@@ -17,6 +17,13 @@ from vfd.policy.shown import plural
 _SUPPORT = {"enforced": ("yes", "green"), "limited": ("part", "yellow"), "absent": ("no", "red")}
 
 
+class Direction(click.Choice[str]):
+    """VFd took `on` for `all`, and its files have `both`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return "all" if value in ("on", "both") else super().convert(value, param, ctx)
+
+
 @click.command(
     "caps",
     cls=Command,
@@ -99,15 +106,15 @@ def _capability(capability: Mapping[str, Any], size: int, colour: bool) -> str:
 )
 @click.argument("pf", shell_complete=complete_pf)
 @click.argument("vf", type=Count(255))
-@click.argument("direction", type=click.Choice(["in", "out", "all", "off"]))
+@click.argument("direction", type=Direction(["in", "out", "all", "off"], case_sensitive=False))
 @click.argument("target", type=Count(255), required=False)
 def mirror(pf: str, vf: int, direction: str, target: int | None) -> None:
     """Copy a VF's frames to another VF of the PF, or stop that.
 
-    The direction is the guest's: `in` is what it is given, `out` what it sends, `all` both, `off`
-    ends the mirror to TARGET, or without one every mirror of the VF. TARGET is the VF that gets
-    the copies; a VF may have several. Its other settings stay as they are, traffic goes on, and
-    the mirror is kept in the VF's file.
+    The direction is the guest's: `in` is what it is given, `out` what it sends, `all` (or `on`)
+    both, `off` ends the mirror to TARGET, or without one every mirror of the VF. TARGET is the VF
+    that gets the copies; a VF may have several. Its other settings stay as they are, traffic goes
+    on, and the mirror is kept in the VF's file.
     """
     if direction != "off" and target is None:
         raise click.UsageError("TARGET is missing: which VF is to get the copies?")

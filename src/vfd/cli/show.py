@@ -17,6 +17,8 @@ from vfd.policy.shown import plural
 
 MAX_VFS = 256
 KEYWORDS = ("all", "pfs", "extended", "mirrors")
+VFDS = {"ex": "extended", "ext": "extended", "mirror": "mirrors"}
+"""Words that VFd took, and people type. A VF of that name is shown by its port."""
 
 
 @click.command(
@@ -38,8 +40,8 @@ KEYWORDS = ("all", "pfs", "extended", "mirrors")
 def show(what: str) -> None:
     """Show PFs and VFs with their links and counters.
 
-    WHAT is `all` (the default), `pfs`, `extended`, `mirrors`, a PF (its id, or N for the Nth of
-    vfd.cfg, from 0), a VF of a PF (PF:VF or N:M), or a VF's name.
+    WHAT is `all` (the default), `pfs`, `extended` (`ex`), `mirrors`, a PF (its id, or N for the
+    Nth of vfd.cfg, from 0), a VF of a PF (PF:VF or N:M), or a VF's name.
 
     Directions are the guest's: RX is what it was given, TX what it sent. On a PF they are the
     wire's: RX came from the wire, TX went to it. `-` stands where the NIC can't count; a VF
@@ -52,6 +54,7 @@ def show(what: str) -> None:
     """
     ask = settings()
     client = ask.client()
+    what = VFDS.get(what, what)
     if what == "mirrors":
         _mirrors(ask, client)
         return

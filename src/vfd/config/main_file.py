@@ -21,6 +21,7 @@ from vfd.config.fields import (
     unknown_fields,
 )
 from vfd.config.json_text import parse_object, without_comments
+from vfd.policy.no_effect import OF_DPDK
 from vfd.policy.remarks import remarks
 from vfd.policy.rules import check_pf
 from vfd.policy.values import (
@@ -329,6 +330,11 @@ def _remarks(data: Mapping[str, Any], nics: Sequence[PfPolicy], file: str) -> It
     if data.get("enable_flowcontrol") is True:
         rule = "it has no effect: pause frames stay as the NIC has them; `ethtool -A` sets them"
         yield Problem(file, "enable_flowcontrol", "true", rule)
+    none_is_dpdks = bool(nics) and all(pf.backend not in (None, "dpdk") for pf in nics)
+    for field in OF_DPDK:
+        if field in data and none_is_dpdks:
+            rule = "has no effect here: it is for DPDK, which no PF of this file has as its backend"
+            yield Problem(file, field, shown(data[field]), rule)
     if not nics:
         yield Problem(file, "pciids", "", "no PF is listed: there is nothing to do")
     for number, pf in enumerate(nics):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfd.nic.protocol import Capability, Support
+from vfd.policy.no_effect import OF_ONE_KIND
 from vfd.policy.values import PfPolicy, VfPolicy
 
 
@@ -49,6 +50,9 @@ def admit(
             field = "macs"  # whose first is the default MAC then
         # one that has a single value doesn't enforce another at all
         limited = capability.support is Support.LIMITED and capability.fixed is None
+        if field in OF_ONE_KIND and not limited:
+            warnings.append(f"{field} has no effect here: {_consequence(capability)}")
+            continue
         if strict or (strict is None and field in stated and not limited):
             found = values[attribute] or getattr(policy, field)
             refused.append(Shortfall(field, found, _refusal(capability)))
@@ -74,9 +78,11 @@ def _consequence(capability: Capability) -> str:
 
 
 def pf_shortfalls(
-    policy: PfPolicy, capabilities: Mapping[str, Capability]
+    policy: PfPolicy, capabilities: Mapping[str, Capability], backend: str | None = None
 ) -> dict[str, Capability]:
-    """The PF's attributes whose value the NIC can't enforce: another than its only one; another
+    """``backend``: the NIC's; what only another kind of NIC has is told as a remark.
+
+    The PF's attributes whose value the NIC can't enforce: another than its only one; another
     than the default, of what it lacks; and what is limited, with what follows from that. Of ``vfs``
     the rules know the limit."""
     plain = PfPolicy(id=policy.id)
@@ -93,5 +99,8 @@ def pf_shortfalls(
     return {
         field: capability
         for field, capability in capabilities.items()
-        if field in PfPolicy.model_fields and field != "vfs" and lacks(field, capability)
+        if field in PfPolicy.model_fields
+        and field != "vfs"
+        and not (field in OF_ONE_KIND and backend not in (None, OF_ONE_KIND[field].backend))
+        and lacks(field, capability)
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from vfd.policy.addresses import is_multicast
 from vfd.policy.guarantees import in_each_class, needed, scale
 from vfd.policy.memo import by_identity
+from vfd.policy.no_effect import without_effect
 from vfd.policy.rate import LEAST_BPS, bps_text
 from vfd.policy.resolve import SLACK, uses_of
 from vfd.policy.rules import Broken
@@ -75,16 +76,19 @@ def _on_pf(vf: VfPolicy, enable_qos: bool, link_bps: int | None) -> tuple[Broken
     return tuple(found)
 
 
-def remarks(nic: NicPolicy, *, link_bps: int | None = None) -> tuple[Broken, ...]:
-    """All remarks about a PF and its VFs. ``link_bps`` None: the link's speed is unknown."""
+def remarks(
+    nic: NicPolicy, *, link_bps: int | None = None, backend: str | None = None
+) -> tuple[Broken, ...]:
+    """All remarks about a PF and its VFs. ``link_bps`` None: the link's speed is unknown;
+    ``backend``: the one that was found for a PF whose configuration names none."""
     pf = nic.pf
     found = []
-    if pf.tclasses and not pf.enable_qos:
-        rule = "without enable_qos in the main file, traffic classes have no effect"
-        found.append(Broken("", "tclasses", len(pf.tclasses), rule))
-    if pf.vf_driver is not None and pf.backend == "dpdk":
-        rule = "VFs of a PF that DPDK has keep the drivers that the host gave them"
-        found.append(Broken("", "vf_driver", pf.vf_driver, rule))
+    for path, count in (("tclasses", len(pf.tclasses)), ("bw_grps", len(pf.bw_grps))):
+        if count and not pf.enable_qos:
+            rule = "without enable_qos in the main file, traffic classes have no effect"
+            found.append(Broken("", path, count, rule))
+    for path, value, rule in without_effect(pf, backend or pf.backend):
+        found.append(Broken("", path, value, rule))
     if pf.link_speed is not None and pf.link_speed < _SLOWEST:
         rule = f'read as {bps_text(pf.link_speed)}: for 10 Gbit/s write "10Gbps"'
         found.append(Broken("", "link_speed", pf.link_speed, rule))

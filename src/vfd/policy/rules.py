@@ -285,24 +285,12 @@ def check_pf(
 def _soft(pf: PfPolicy) -> Iterator[_Found]:
     if pf.link_speed == 0:
         yield ("link_speed",), "link_speed", 0, "a link has a speed: more than 0"
-    if pf.backend in ("kernel", "dpdk"):
-        rule = f"only a software NIC has it: leave it out, or the backend is not {pf.backend}"
-        for path, value, default in (
-            ("link_speed", pf.link_speed, None),
-            ("uplink", pf.uplink, None),
-            ("guest", pf.guest, "veth"),
-        ):
-            if value != default:
-                yield ("backend", path), path, value, rule
     if pf.backend != "soft":
         return
     if is_pci_address(pf.id):
         rule = "a software NIC has no PCI address: give it a name, like soft0"
         yield ("backend", "id"), "id", pf.id, rule
         return
-    if pf.vf_driver is not None:
-        rule = "a software NIC's VFs have no drivers: leave it out"
-        yield ("backend", "vf_driver"), "vf_driver", pf.vf_driver, rule
     if pf.vfs is None:
         rule = "required: a software NIC has as many VFs as this says"
         yield ("backend", "id", "vfs"), "vfs", None, rule

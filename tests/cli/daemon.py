@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ class Daemon:
         vfs: int,
         main: Mapping[str, Any] | None = None,
         pf: Mapping[str, Any] | None = None,
+        before: Callable[[Daemon], None] | None = None,
     ) -> None:
+        """``before`` is called when all but the daemon is there."""
         self.pf = f"c{secrets.token_hex(2)}"
         self.guests = f"cli-{self.pf}"
         self.config_dir = folder / "vfs"
@@ -50,6 +52,8 @@ class Daemon:
             )
         )
         ip("netns", "add", self.guests)
+        if before is not None:
+            before(self)
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [Path(sys.executable).with_name("vfd"), "--config", self.conf],

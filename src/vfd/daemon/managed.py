@@ -198,12 +198,9 @@ class Managed:
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
             warnings.setdefault(one.policy.vfid, []).extend(one.remarks)
-        verdict = admit(
-            pf,
-            pf.model_fields_set,
-            pf_shortfalls(pf, capabilities.pf, nic.identity.backend),
-            pf.strict,
-        )
+        backend = nic.identity.backend
+        lacking = pf_shortfalls(pf, capabilities.pf, backend)
+        verdict = admit(pf, pf.model_fields_set, lacking, pf.strict)
         problems += [
             Problem(self.main_file, s.field, shown(s.value), s.rule) for s in verdict.refused
         ]
@@ -229,7 +226,7 @@ class Managed:
         vfid_of = {c.policy.name: c.policy.vfid for c in everyone}
         for one in everyone:
             warnings[one.policy.vfid] += short.get(one.policy.vfid, ())
-        for remark in remarks(asked, link_bps=link_bps, backend=nic.identity.backend):
+        for remark in remarks(asked, link_bps=link_bps, backend=backend):
             if (vfid := vfid_of.get(remark.vf)) is not None or not remark.vf:
                 warnings[vfid].append(f"{remark.field}: {remark.rule}")
         return Aim(

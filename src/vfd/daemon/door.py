@@ -77,6 +77,11 @@ def _consequence(capability: Capability) -> str:
     return capability.consequence or why or "nothing on this NIC provides it"
 
 
+def admit_pf(pf: PfPolicy, capabilities: Mapping[str, Capability], backend: str) -> Admission:
+    """The same for a PF on a NIC of this backend."""
+    return admit(pf, pf.model_fields_set, pf_shortfalls(pf, capabilities, backend), pf.strict)
+
+
 def pf_shortfalls(
     policy: PfPolicy, capabilities: Mapping[str, Capability], backend: str | None = None
 ) -> dict[str, Capability]:

@@ -14,7 +14,7 @@ from vfd.config.errors import Problem, shown
 from vfd.config.fields import as_files_have_it
 from vfd.daemon import steps
 from vfd.daemon.aim import Aim, Configured
-from vfd.daemon.door import admit, pf_shortfalls
+from vfd.daemon.door import admit, admit_pf
 from vfd.daemon.exclusive import InUseError, Lock, lock_nic
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.spared import with_spared
@@ -198,9 +198,7 @@ class Managed:
         warnings: dict[int | None, list[str]] = {None: []}
         for one in everyone:
             warnings.setdefault(one.policy.vfid, []).extend(one.remarks)
-        backend = nic.identity.backend
-        lacking = pf_shortfalls(pf, capabilities.pf, backend)
-        verdict = admit(pf, pf.model_fields_set, lacking, pf.strict)
+        verdict = admit_pf(pf, capabilities.pf, nic.identity.backend)
         problems += [
             Problem(self.main_file, s.field, shown(s.value), s.rule) for s in verdict.refused
         ]
@@ -226,7 +224,7 @@ class Managed:
         vfid_of = {c.policy.name: c.policy.vfid for c in everyone}
         for one in everyone:
             warnings[one.policy.vfid] += short.get(one.policy.vfid, ())
-        for remark in remarks(asked, link_bps=link_bps, backend=backend):
+        for remark in remarks(asked, link_bps=link_bps, backend=nic.identity.backend):
             if (vfid := vfid_of.get(remark.vf)) is not None or not remark.vf:
                 warnings[vfid].append(f"{remark.field}: {remark.rule}")
         return Aim(

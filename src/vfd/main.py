@@ -197,7 +197,7 @@ def main(
         log.warning("no group %s on this host: only root can use %s", sockets.CHANGERS, path)
     for missing in privileges.drop():
         log.warning("without %s the daemon can't: %s", missing.name, privileges.KEPT[missing])
-    files = Files(config.resolve(), settings)
+    files = Files(config.resolve(), settings, path.with_suffix(".files"))
     journal = Journal()
     if made:
         told = f"config_dir {files.folder} was not there: it is made, and empty"
@@ -286,12 +286,16 @@ async def _serve(
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: daemon.later(daemon.reload()))
+    loop.add_signal_handler(signal.SIGHUP, lambda: daemon.later(_reload(daemon)))
     await daemon.start()
     with pidfile.written(Path(service.main.pid_fname), service.holder):
         # The NICs enforce and the socket takes connections, which are answered in a moment.
         notify(READY="1", STATUS=daemon.status())
         await _answer(daemon, listening, groups, stop)
+
+
+async def _reload(daemon: Daemon) -> None:
+    await daemon.reload()
 
 
 async def _answer(daemon: Daemon, listening: Sockets, groups: Groups, stop: asyncio.Event) -> None:

@@ -24,6 +24,7 @@ from vfd.api.roles import may_wait, role_of
 from vfd.api.turns import Turns
 from vfd.config.main_file import alarm
 from vfd.daemon import pfs as pf_requests
+from vfd.daemon.failures import RefusedError
 from vfd.daemon.journal import Happening, Listener
 from vfd.daemon.logs import set_level
 from vfd.daemon.request import Source
@@ -178,6 +179,18 @@ def _daemon_routes(app: FastAPI, daemon: Daemon) -> None:
     async def dump() -> Response:
         """Everything that the daemon knows, for a bug report."""
         return _json(await daemon.call(views.dump, service, daemon.journal.since(0)))
+
+    @app.post(
+        "/v1/reload",
+        response_model=schema.Reloaded,
+        responses=errors.some(422),
+        operation_id="reload",
+    )
+    async def reload(body: schema.Reload) -> Response:
+        """Reads vfd.cfg and every VF's file again, as SIGHUP does, and makes the NICs follow."""
+        if problems := await daemon.reload(confirm_gone=body.confirm_gone):
+            raise RefusedError(problems)
+        return _json(await daemon.call(views.reloaded, service))
 
     @app.put("/v1/verbose", response_model=schema.Done, operation_id="verbose")
     async def verbose(body: schema.Verbose) -> Response:

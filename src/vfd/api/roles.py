@@ -15,7 +15,7 @@ _READ = (
 _CHANGE = (
     *("add", "update", "delete", "mirror", "clear"),
     *("set_pf", "remove_pf"),
-    *("verbose", "cpu_alarm"),
+    *("reload", "verbose", "cpu_alarm"),
 )
 _MAY_WAIT = ("delete", "set_pf", "remove_pf")
 """For a VF's ``stop_cb``."""

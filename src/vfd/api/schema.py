@@ -127,6 +127,19 @@ class Version(Answer):
     """Where the VFs' files are: a client that is given a path can tell whether it is one."""
 
 
+class Reload(Asked):
+    confirm_gone: bool = False
+    """Files that are gone are deleted, and their VFs close, also where all of a folder are gone at
+    once: without this they are taken for a mount that is missing."""
+
+
+class Reloaded(Answer):
+    vfs: int
+    """How many VFs have a configuration in force."""
+    bad_files: list[BadFile]
+    """Those that are not in force as they stand."""
+
+
 class Verbose(Asked):
     level: LogLevel
 

@@ -70,6 +70,11 @@ def health(service: Service) -> schema.Health:
     )
 
 
+def reloaded(service: Service) -> schema.Reloaded:
+    count = sum(len(managed.vfs) for managed in service.nics.values())
+    return schema.Reloaded(vfs=count, bad_files=bad_files(service))
+
+
 # PFs
 
 

@@ -36,6 +36,41 @@ def ping() -> None:
 
 
 @click.command(
+    "reload",
+    cls=Command,
+    short_help="Have the daemon read vfd.cfg and all files again.",
+    examples=[
+        Example("iplex reload", "What `systemctl reload vfd` does, with an answer."),
+        Example("iplex reload --confirm-gone", "The files that are gone were deleted on purpose."),
+    ],
+)
+@click.option(
+    "--confirm-gone",
+    is_flag=True,
+    help="Files that are gone were deleted on purpose: close their VFs.",
+)
+def reload(confirm_gone: bool) -> None:
+    """Have the daemon read vfd.cfg and every file of config_dir again, and say which files are not
+    in force.
+
+    Where all files of a folder are gone at once, or another folder is in its place, a mount may be
+    missing: their VFs stay as they are, until the files are back or `--confirm-gone` says that they
+    were deleted. The exit code is 3 if vfd.cfg is refused; nothing has changed then.
+    """
+    ask = settings()
+    answer = ask.client().post("/v1/reload", {"confirm_gone": confirm_gone})
+    if ask.json:
+        ask.out_json(answer)
+        return
+    # Imported where needed: no other command of this module tells of files.
+    from vfd.cli.rows import trouble_lines
+    from vfd.policy.shown import plural
+
+    told = f"read again: {plural(answer['vfs'], 'VF')} configured"
+    ask.out("\n".join([told, *trouble_lines({"pfs": [], **answer}, ask.width, ask.painted)]))
+
+
+@click.command(
     "dump",
     cls=Command,
     short_help="Everything the daemon knows, for a bug report.",

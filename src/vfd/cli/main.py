@@ -42,6 +42,7 @@ HOMES = {
     "The daemon": {
         "events": "vfd.cli.events:events",
         "ping": "vfd.cli.daemon:ping",
+        "reload": "vfd.cli.daemon:reload",
         "dump": "vfd.cli.daemon:dump",
         "verbose": "vfd.cli.daemon:verbose",
         "cpu_alarm": "vfd.cli.daemon:cpu_alarm",

@@ -15,6 +15,7 @@ import secrets
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 
@@ -134,8 +135,17 @@ class Staged:
         Once the file is renamed, the change is made. A disk that then fails to say that it has
         written this is no reason to undo it, which it would fail to write, too: that is returned
         as a warning.
+
+        A file that is a mount of its own, as a container's may be, can't be renamed onto: it is
+        written in place. A power cut in that instant may leave a part of it.
         """
-        os.rename(self.fresh, self.file.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        try:
+            os.rename(self.fresh, self.file.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            _write_over(self.folder, self.fresh, self.file.name)
+            os.unlink(self.fresh, dir_fd=self.folder)
         warnings = _synced(self.folder, self.root / self.file, "is written")
         self._close()
         return warnings
@@ -229,6 +239,37 @@ def stage(
         staged.abandon()
         raise
     return staged
+
+
+def _write_over(folder: int, fresh: str, name: str) -> None:
+    """Gives the file ``name`` all that ``fresh`` has. Raises OSError, with its old content back."""
+    with open(_opened(folder, fresh, os.O_RDONLY), "rb") as source:
+        text, about = source.read(), os.fstat(source.fileno())
+    with open(_opened(folder, name, os.O_RDWR), "r+b", buffering=0) as target:
+        old = target.read()
+        try:
+            _set_content(target, text)
+        except OSError:
+            with contextlib.suppress(OSError):
+                _set_content(target, old)
+            raise
+        os.fchown(target.fileno(), about.st_uid, about.st_gid)
+        os.fchmod(target.fileno(), stat.S_IMODE(about.st_mode))
+        os.utime(target.fileno(), ns=(about.st_atime_ns, about.st_mtime_ns))
+        os.fsync(target.fileno())
+
+
+def _opened(folder: int, name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+
+
+def _set_content(target: FileIO, text: bytes) -> None:
+    """In one call if the kernel takes it so: what kills us then comes before or after it."""
+    done = 0
+    while done < len(text):
+        done += os.pwrite(target.fileno(), text[done:], done)
+    os.ftruncate(target.fileno(), len(text))
+    os.fsync(target.fileno())
 
 
 def retire(

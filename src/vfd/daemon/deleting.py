@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vfd.daemon import vanished
 from vfd.daemon.aim import Configured
 from vfd.daemon.failures import ConflictError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.loading import close_vf, still_kept
@@ -47,7 +48,9 @@ def delete(service: Service, name: str, expected: Configured | None = None) -> M
             ) from error
         raise
     doubts = retired.finish()
+    vanished.settle(service, one.file)
     no_longer_bad(service, one.file)
+    vanished.remember(service)
     failing = managed.condition in (Condition.LOST, Condition.FAILED)
     later = failing and not managed.is_closed(one.policy.vfid)
     warnings = (f"{managed.id} isn't working: the VF closes once it is",) if later else ()
@@ -58,6 +61,12 @@ def delete(service: Service, name: str, expected: Configured | None = None) -> M
 
 def _delete_bad(service: Service, name: str) -> None:
     file = service.files.file_of(name)
+    if gone := vanished.by_name(service.vanished, name, file):
+        vanished.settle(service, gone)
+        _release(service)
+        vanished.remember(service)
+        service.journal.emit("deleted", f"{gone}, which was gone, is deleted", name=name)
+        return
     if file not in service.bad or file == str(service.files.main_file):
         file = next((bad.file for bad in service.bad.values() if bad.name == name), "")
     if not file:
@@ -67,6 +76,7 @@ def _delete_bad(service: Service, name: str) -> None:
     except OSError as error:
         raise StorageError(f"{file} can't be removed: {error}") from error
     no_longer_bad(service, file)
+    vanished.remember(service)
     service.journal.emit("deleted", f"{file}, which was not in force, is deleted", name=name)
     for doubt in doubts:
         service.journal.emit("warning", doubt, level="warning", name=name)
@@ -77,8 +87,12 @@ def no_longer_bad(service: Service, file: str) -> None:
 
     What the request asked for is done by now: what fails here is an event, not its answer.
     """
-    if service.bad.pop(file, None) is None:
-        return
+    if service.bad.pop(file, None) is not None:
+        _release(service)
+
+
+def _release(service: Service) -> None:
+    """VFs that nothing keeps open any more close."""
     for managed in service.nics.values():
         if not managed.kept:
             continue

@@ -39,6 +39,8 @@ _TO_DO = {
     errno.EDQUOT: "raise the quota of its file system",
     errno.EROFS: "its file system is read-only",
     errno.EACCES: "the daemon may not write there",
+    errno.EPERM: "is it immutable (lsattr)?",
+    errno.EBUSY: "something is mounted there",
 }
 
 

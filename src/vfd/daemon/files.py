@@ -26,6 +26,7 @@ from vfd.config.vf_file import parse_vf_object
 from vfd.daemon.aim import Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.failures import ExistsError
+from vfd.daemon.memory import Memory
 from vfd.daemon.reading import BadFile, Reading, parsed, read_all, reread, words
 
 __all__ = ["BadFile", "Files"]
@@ -34,12 +35,14 @@ __all__ = ["BadFile", "Files"]
 class Files:
     """The files of one daemon. File names are relative to ``config_dir``."""
 
-    def __init__(self, main_file: Path, main: MainConfig) -> None:
+    def __init__(self, main_file: Path, main: MainConfig, memory: Path | None = None) -> None:
+        """``memory``: where it is kept which files were in force."""
         self.main_file = main_file
+        self.memory = Memory(memory)
         self._guard = threading.Lock()
         self._unused: WeakSet[Reading] = WeakSet()
         """Readings that are not used yet."""
-        self._made: dict[Path, Identity] = {}
+        self.made: dict[Path, Identity] = {Path(f): i for f, i in self.memory.kept.made.items()}
         """Folders that were made here: empty, they go again."""
         self.configure(main)
 
@@ -160,11 +163,12 @@ class Files:
         """Its age is its rank: of conflicting files the older is in force."""
         self._changes(file)
         staged = store.stage(self.folder, Path(file), text, uid, gid, mode, keep_age=True)
-        self._made |= staged.made
+        self.made |= staged.made
         return staged
 
-    def restage_pf(self, pf_id: str, fields: Mapping[str, Any] | None) -> Staged:
-        """The main configuration with ``fields`` of one PF changed; None: without that PF."""
+    def restage_pf(self, pf_id: str, fields: Mapping[str, Any] | None) -> tuple[Staged, Staged]:
+        """The main configuration with ``fields`` of one PF changed (None: without that PF), and as
+        it is now, to lead back there. Raises ConfigError, OSError."""
         stored = store.read(self.main_file.resolve())
         raw, _ = parse_object(stored.text, file=str(self.main_file))
         entries = raw.get("pciids", [])
@@ -172,14 +176,17 @@ class Files:
             pf = {"id": entry} if isinstance(entry, str) else entry
             if pf.get("id") == pf_id:
                 entries[number : number + 1] = [] if fields is None else [{**pf, **fields}]
-                text = stored.text.decode(errors="replace")
-                text = with_field(text, "pciids", entries, file=str(self.main_file))
-                where, file = stored.path.parent, Path(stored.path.name)
-                return store.stage(where, file, text, stored.uid, stored.gid, stored.mode)
+                old = stored.text.decode(errors="replace")
+                new = with_field(old, "pciids", entries, file=str(self.main_file))
+                return self._restaged(stored, new), self._restaged(stored, old)
         rule = f"{pf_id} is no longer listed: send SIGHUP first"
         raise ConfigError([Problem(str(self.main_file), "pciids", "", rule)])
+
+    def _restaged(self, stored: store.Stored, text: str) -> Staged:
+        where, file = stored.path.parent, Path(stored.path.name)
+        return store.stage(where, file, text, stored.uid, stored.gid, stored.mode)
 
     def retire(self, file: str) -> Retired:
         """Takes a file out of its place: with ``delete_keep`` under its name and a ``-``."""
         self._changes(file)
-        return store.retire(self.folder, Path(file), keep=self.delete_keep, made=self._made)
+        return store.retire(self.folder, Path(file), keep=self.delete_keep, made=self.made)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
-from vfd.daemon import crowded
+from vfd.daemon import crowded, vanished
 from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.files import BadFile
@@ -37,11 +37,16 @@ _TOLD = 256
 
 
 def load(
-    service: Service, reading: Reading | None = None, *, pfs: Mapping[str, PfPolicy] | None = None
+    service: Service,
+    reading: Reading | None = None,
+    *,
+    pfs: Mapping[str, PfPolicy] | None = None,
+    confirm_gone: bool = False,
 ) -> None:
     """Makes the NICs follow what the files say: ``reading``, or what is read now.
 
-    A file that is bad is reported and leaves its VF as it is; the others go on.
+    A file that is bad is reported and leaves its VF as it is; the others go on. ``confirm_gone``:
+    files that are gone are deleted, however many they are.
     """
     following = [managed for managed in service.nics.values() if managed.nic is not None]
     if reading is None or reading.folder != service.files.folder:
@@ -64,6 +69,8 @@ def load(
     main_file = str(service.files.main_file)
     settings = service.bad.get(main_file) if pfs is None else None  # else they are judged again
     service.bad = {b.file: b for b in bad} | ({main_file: settings} if settings else {})
+    if reading.error is None:
+        vanished.look_for(service, reading, confirmed=confirm_gone)
     if new := [managed for managed in following if managed.aim is None]:
         _adopt(service, new, good)
         good.sort(key=lambda one: not _is_enforced(service, one))
@@ -85,6 +92,8 @@ def load(
     _tell_conflicts(service)
     crowded.fold(service)
     _tell_of_new(service, known)
+    if reading.error is None:
+        vanished.remember(service)
 
 
 def _adopt(service: Service, nics: Iterable[Managed], good: Iterable[Configured]) -> None:
@@ -462,6 +471,7 @@ def _is_bad(service: Service, file: str) -> bool:
     """The file, or a folder that it is in, can't be read."""
     return (
         file in service.bad
+        or file in service.vanished
         or any(file.startswith(f"{folder}/") for folder in service.bad)
         or (service.reading is not None and service.reading.may_have(file))
     )
@@ -481,10 +491,13 @@ def still_kept(
     mine = [
         b
         for b in service.bad.values()
-        if b.file != main_file and (not b.device or service.home(b.device) is managed)
+        if b.file != main_file
+        and not b.vanished
+        and (not b.device or service.home(b.device) is managed)
     ]
     anybodys = any(b.vfid is None for b in mine)
     named = {b.vfid for b in mine}
+    named |= {gone.vfid for gone in service.vanished.values() if gone.pf == managed.id}
     return {
         vfid: rules
         for vfid, rules in _open_without(managed, candidates).items()

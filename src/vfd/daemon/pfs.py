@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import select
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from vfd.config.errors import ConfigError, Problem
-from vfd.config.store import Staged
 from vfd.daemon.aim import Configured
 from vfd.daemon.failures import (
     NotFoundError,
@@ -20,6 +20,7 @@ from vfd.daemon.files import BadFile
 from vfd.daemon.loading import admit_waiting, settings_in_force
 from vfd.daemon.managed import Managed
 from vfd.daemon.service import Service
+from vfd.daemon.vanished import remember
 from vfd.daemon.watch import handle
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change
@@ -67,16 +68,8 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
     pf = managed.pf.model_copy(update={"vfs": vfs})
     before = managed.aim
     aim = managed.aim_at(pf, [one for one in managed.vfs.values() if one.policy.vfid < vfs])
-    staged = _restaged(service, managed, {"vfs": vfs})
-    try:
+    with _kept_first(service, managed, {"vfs": vfs}) as doubts:
         changes = managed.go(aim, force=force) if before is not None else ()
-        doubts = staged.commit()
-    except OSError as error:
-        if before is not None:
-            managed.go(before, force=force)
-        raise StorageError(f"{service.files.main_file} can't be kept: {error}") from error
-    finally:
-        staged.abandon()
     if before is None:
         changes = _brought_into_force(service, managed, pf)
     managed.kept = {vfid: rules for vfid, rules in managed.kept.items() if vfid < vfs}
@@ -90,18 +83,44 @@ def set_vfs(service: Service, pf_id: str, vfs: int, *, force: bool) -> tuple[Cha
     rule = f"{managed.id} has {plural(vfs, 'VF')} now: in force again once it has more"
     for one in gone:
         _park(service, managed, one, "vfid", str(one.policy.vfid), rule)
+    remember(service)
     return changes + admit_waiting(service, managed)
 
 
-def _restaged(service: Service, managed: Managed, fields: Mapping[str, Any] | None) -> Staged:
-    """The main configuration with ``fields`` of this PF changed, or without it (None), written
-    beside its place. Raises RefusedError, StorageError."""
+@contextmanager
+def _kept_first(
+    service: Service, managed: Managed, fields: Mapping[str, Any] | None
+) -> Iterator[tuple[str, ...]]:
+    """The main configuration has ``fields`` of this PF changed, or is without it (None), before the
+    NIC changes: what can't be kept is not done, for the netdevs of guests don't come back. Where
+    the NIC then fails, the file is as it was.
+
+    Yields what is to be warned of. Raises RefusedError, StorageError.
+    """
+    file = service.files.main_file
     try:
-        return service.files.restage_pf(managed.pf.id, fields)
+        new, old = service.files.restage_pf(managed.pf.id, fields)
     except ConfigError as error:
         raise RefusedError(error.problems) from None
     except OSError as error:
-        raise not_stored(service.files.main_file, error) from error
+        raise not_stored(file, error) from error
+    try:
+        try:
+            doubts = new.commit()
+        except OSError as error:
+            raise not_stored(file, error) from error
+        try:
+            yield doubts
+        except Exception as error:
+            try:
+                old.commit()
+            except OSError as second:
+                text = f"{error}. {file} could not be put back as it was: {second}"
+                raise StorageError(text) from error
+            raise
+    finally:
+        new.abandon()
+        old.abandon()
 
 
 def _brought_into_force(service: Service, managed: Managed, pf: PfPolicy) -> tuple[Change, ...]:
@@ -201,16 +220,8 @@ def remove(service: Service, pf_id: str, *, force: bool) -> str:
     its VFs stay, out of force."""
     gone = removal(service, pf_id, force=force)
     managed = service.nic(pf_id)
-    staged = _restaged(service, managed, None)
-    try:
+    with _kept_first(service, managed, None) as doubts:
         managed.remove()
-        doubts = staged.commit()
-    except OSError as error:
-        raise StorageError(
-            f"{service.files.main_file} can't be kept: {error}. {managed.id} is made anew, empty"
-        ) from error
-    finally:
-        staged.abandon()
     del service.nics[managed.id]
     service.journal.emit("pf", f"{managed.id} is removed", pf=managed.id)
     for doubt in doubts:
@@ -218,6 +229,7 @@ def remove(service: Service, pf_id: str, *, force: bool) -> str:
     for one in gone:
         rule = f"{managed.id} was removed: in force again once pciids lists it"
         _park(service, managed, one, "pciid", managed.id, rule)
+    remember(service)
     return managed.id
 
 

@@ -48,6 +48,8 @@ class BadFile:
     readable: Readable | None = None
     on_disk: str = ""
     """Its name below ``config_dir`` where that isn't ``file``, which is made to be shown."""
+    vanished: bool = False
+    """It is a folder whose files are gone: see ``vanished``."""
 
     def __post_init__(self) -> None:
         """Whoever may write a file may call it and what is in it as he likes."""

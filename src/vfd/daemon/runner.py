@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vfd.config.errors import ConfigError
+from vfd.config.errors import ConfigError, Problem
 from vfd.config.main_file import MainConfig, ParsedMain
 from vfd.daemon import callbacks, pfs, stats
 from vfd.daemon.aim import Configured
@@ -119,21 +119,25 @@ class Daemon:
         self.ready = True
         self._mind()
 
-    async def reload(self) -> None:
-        """SIGHUP: all configuration is read again; a bad ``vfd.cfg`` changes nothing."""
+    async def reload(self, *, confirm_gone: bool = False) -> tuple[Problem, ...]:
+        """All configuration is read again. A bad ``vfd.cfg`` changes nothing: what is wrong with it
+        is told until a good one is read, and returned."""
+        problems: tuple[Problem, ...] = ()
         notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
             async with self._reloading:
-                await self._reload()
+                await self._reload(confirm_gone)
         except ConfigError as error:
+            problems = error.problems
             await self.call(self.service.refuse, error.problems)
         except Exception as error:
             log.exception("reload")
             self.journal.emit("failed", f"reload: {error}", level="error")
         self._watch()
         notify(READY="1", STATUS=self.status())
+        return problems
 
-    async def _reload(self) -> None:
+    async def _reload(self, confirm_gone: bool) -> None:
         parsed = self._read_main()
         main, old = parsed.config, self.service.main
         if (main.log_dir, main.log_keep, main.log_level) != (
@@ -149,7 +153,8 @@ class Daemon:
         for warning in told:
             self.journal.emit("warning", warning, level="warning")
         self._unwatch(self._watched.keys() - {pf.id for pf in main.nics})
-        await self.call(self.service.reload, main, await self._read_files(Path(main.config_dir)))
+        files = await self._read_files(Path(main.config_dir))
+        await self.call(self.service.reload, main, files, confirm_gone)
         self.cpu_alarm = main.cpu_alarm
         self.journal.emit("reloaded", "the configuration was read again")
 

@@ -15,7 +15,7 @@ from typing import Any
 from vfd.config.errors import ConfigError, Problem, Readable, not_told, shown
 from vfd.config.main_file import MainConfig
 from vfd.config.store import Staged
-from vfd.daemon import deleting
+from vfd.daemon import deleting, vanished
 from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.exclusive import InUseError
@@ -31,6 +31,7 @@ from vfd.daemon.flood import Flood
 from vfd.daemon.journal import Journal
 from vfd.daemon.loading import admit_waiting, load, why_homeless
 from vfd.daemon.managed import Condition, Managed
+from vfd.daemon.memory import Known
 from vfd.daemon.openings import Openings
 from vfd.daemon.reading import Reading
 from vfd.daemon.request import Made, Source, Whose, callbacks_that_differ, moved_unasked
@@ -63,6 +64,8 @@ class Service:
         self.bad: dict[str, BadFile] = {}
         self.reading: Reading | None = None
         """The files as they were last read."""
+        self.vanished: dict[str, Known] = {}
+        """Files that are gone without having been deleted: see ``vanished``."""
         self.flood = Flood()
         self.openings = Openings()
         self.started = time.time()
@@ -97,7 +100,9 @@ class Service:
         for managed in self.nics.values():
             managed.close()
 
-    def reload(self, main: MainConfig, reading: Reading | None = None) -> None:
+    def reload(
+        self, main: MainConfig, reading: Reading | None = None, confirm_gone: bool = False
+    ) -> None:
         """Takes over a new main configuration and follows what all VF files say now.
 
         A PF that can't be opened, or that another daemon has, is told and tried again later; all
@@ -118,7 +123,7 @@ class Service:
             if managed.nic is None:
                 managed.pf = pf
                 self._open(managed)
-        self.load(reading, pfs=wanted)
+        self.load(reading, pfs=wanted, confirm_gone=confirm_gone)
 
     def refuse(self, problems: tuple[Problem, ...]) -> None:
         """The main configuration is bad: what was read before stays in force, and it is told until
@@ -157,10 +162,14 @@ class Service:
         return self.openings.news(self.nics.values())
 
     def load(
-        self, reading: Reading | None = None, *, pfs: Mapping[str, PfPolicy] | None = None
+        self,
+        reading: Reading | None = None,
+        *,
+        pfs: Mapping[str, PfPolicy] | None = None,
+        confirm_gone: bool = False,
     ) -> None:
         """Makes the NICs follow every VF file: as ``reading`` has them, or as they are read now."""
-        load(self, reading, pfs=pfs)
+        load(self, reading, pfs=pfs, confirm_gone=confirm_gone)
 
     def home(self, device: str) -> Managed | None:
         """The PF that a VF file's ``pciid`` means. Any thread may ask."""
@@ -324,6 +333,7 @@ class Service:
             if staged is not None:
                 staged.abandon()
         managed.kept.pop(one.policy.vfid, None)
+        vanished.settle(self, one.file)
         if one.file in self.bad and self.files.says(one):  # else but a field of it was changed
             deleting.no_longer_bad(self, one.file)
         made = Made(
@@ -334,6 +344,7 @@ class Service:
             aim.warnings.get(one.policy.vfid, ()) + doubts,
             callbacks_that_differ(one, old),
         )
+        vanished.remember(self)
         self.tell(made, "added" if old is None else "updated")
         return made
 

@@ -1,0 +1,79 @@
+"""Which files were in force, for the daemon that comes next.
+
+The files say what is to be in force and the NICs show what is. Neither tells a file that was
+deleted from one whose folder isn't mounted: that takes knowing that it was there. It is kept beside
+the socket, under /run, and ends with the host, as what NICs enforce does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vfd.config.beneath import Identity
+
+log = logging.getLogger("vfd.files")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The VF that a file was in force for, or kept open."""
+
+    pf: str
+    vfid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """All that is remembered. Names of files and folders are relative to ``config_dir``, which is
+    ''."""
+
+    files: dict[str, Known] = field(default_factory=dict)
+    folders: dict[str, Identity] = field(default_factory=dict)
+    made: dict[str, Identity] = field(default_factory=dict)
+    """Folders that vfd made for VFs."""
+
+
+class Memory:
+    """A file that can't be read or written costs what it remembers, no more."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Without a path it is remembered until the daemon ends."""
+        self._path = path
+        self.kept = Kept()
+        if path is None:
+            return
+        try:
+            self.kept = _read(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            log.warning("%s can't be read, which files were in force isn't known: %s", path, error)
+
+    def keep(self, kept: Kept) -> None:
+        if kept == self.kept:
+            return
+        self.kept = kept
+        if self._path is None:
+            return
+        fresh = self._path.with_name(f".{self._path.name}.new")
+        try:
+            fresh.write_text(json.dumps(asdict(kept)))
+            fresh.rename(self._path)
+        except OSError as error:
+            log.warning("%s can't be written: %s", self._path, error)
+
+
+def _read(raw: dict[str, Any]) -> Kept:
+    return Kept(
+        {
+            file: Known(str(k["pf"]), int(k["vfid"]), str(k["name"]))
+            for file, k in raw["files"].items()
+        },
+        {folder: (int(dev), int(ino)) for folder, (dev, ino) in raw["folders"].items()},
+        {folder: (int(dev), int(ino)) for folder, (dev, ino) in raw["made"].items()},
+    )

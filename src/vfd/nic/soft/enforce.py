@@ -47,6 +47,8 @@ class Enforcement:
         self.wire: Link | None = None
         self.uplink: str | None = None
         """The uplink in the configuration that ``wire`` is."""
+        self.speed = DEFAULT_SPEED
+        """The link's, in bits per second, when it was last asked for."""
         self._peers: set[int] = set()
         self._compiled = Compiled()
         self._decoded_from: Tables | None = None
@@ -76,14 +78,12 @@ class Enforcement:
 
     def link_bps(self, state: State) -> int:
         """The link's speed: stated, else the uplink's, else 10 Gbit/s."""
-        if state.pf.link_speed:
-            return state.pf.link_speed
-        if self.wire is not None:
+        found = state.pf.link_speed
+        if not found and self.wire is not None:
             with self._switch.inside():
-                speed = speed_of(self.wire.name)
-            if speed:
-                return speed
-        return DEFAULT_SPEED
+                found = speed_of(self.wire.name)
+        self.speed = found or DEFAULT_SPEED
+        return self.speed
 
     def enforce(self, old: State, new: State) -> State:
         """Leads from ``old`` to ``new``; returns ``new`` with what was made on the way (MACs).

@@ -74,6 +74,7 @@ class SoftNic:
                     self._switch, self._guests, self._homes, self._watch, self._works
                 )
                 self._state = self._adopt(pf, links)
+                self._works.link_bps(self._state)
             except OSError as e:
                 raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e
             self._held = held.pop_all()
@@ -169,7 +170,7 @@ class SoftNic:
     def expressible(self, vfid: int, rules: VfRules | None) -> VfRules | None:  # noqa: ARG002
         if rules is None:
             return None
-        return expressible(rules, self._state.pf, self._link_bps())
+        return expressible(rules, self._state.pf, self._works.speed)
 
     def _link_bps(self) -> int:
         with self._errors("asking for the link's speed"):

@@ -262,11 +262,17 @@ def _check(config: Path, parsed: ParsedMain) -> int:
 
 
 def _on_this_host(nics: Sequence[PfPolicy], file: str, found: Findings) -> None:
-    """Adds what ``pciids`` names and this host doesn't have. A PF or a netdev may come later, or
-    the file be another host's, so that is warned of; a backend that isn't installed never works."""
-    from vfd.nic.discovery import absent
+    """Adds what ``pciids`` names by two names, and what this host doesn't have. A PF or a netdev
+    may come later, or the file be another host's, so that is warned of; a backend that isn't
+    installed never works."""
+    from vfd.nic.discovery import absent, address_of
 
+    first: dict[str, int] = {}
     for number, pf in enumerate(nics):
+        twin = first.setdefault(address_of(pf.id), number)
+        if twin != number:
+            rule = f"a PF is listed once, and pciids[{twin}] ({nics[twin].id}) is this device too"
+            found.problems.append(Problem(file, f"pciids[{number}].id", shown(pf.id), rule))
         for one in absent(pf):
             rule = one.rule if one.for_good else f"not on this host: {one.rule}"
             problem = Problem(file, f"pciids[{number}].{one.field}", shown(one.value), rule)

@@ -505,3 +505,20 @@ def test_what_a_driver_does_not_tell_is_not_counted_on(
         assert vfs.seen[0].vlan == 5
         with pytest.raises(RefusedError, match=next(iter(stated))):
             add(service, "b", vfid=1, vlans=[6], strip_ctag=True, **stated)
+
+
+def test_a_pf_that_is_listed_by_two_names_is_told_so_and_the_first_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        plain_pf("ice", PlainVfs([VfSeen()])) as device,
+        daemon_on(device, tmp_path, monkeypatch) as (service, managed),
+    ):
+        main_file = tmp_path / "vfd.cfg"
+        main = json.loads(main_file.read_text())
+        main["pciids"].append({"id": "ens1f0", "backend": "kernel"})
+        main_file.write_text(json.dumps(main))
+        service.reload(parse_main(main_file.read_text(), file=str(main_file)).config)
+        twin = service.nics["ens1f0"]
+        assert twin.detail == f"ens1f0 is the same device as {ADDRESS}: list it once in pciids"
+        assert (managed.condition, managed.detail) == (Condition.OK, "")

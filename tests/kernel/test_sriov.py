@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vfd.nic.kernel import netdevsim
 from vfd.nic.kernel.sriov import PciPf, find_pf, write
 from vfd.nic.protocol import NicError, NicGoneError
 
@@ -69,3 +70,37 @@ def test_a_count_that_the_driver_takes_and_does_not_make_is_an_error(
     with pytest.raises(NicError, match=f"{asked} VFs asked for.* left it at {before}") as error:
         pf.set_num_vfs(asked)
     assert ("netdev is up" in str(error.value)) == (driver == "bnxt_en")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "a/b", "../0000:01:00.0", "0000:01:00.0\n"])
+def test_what_is_no_plain_name_leads_to_no_device(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below whatever folder there is something of that name."""
+    devices = tmp_path / "devices"
+    (devices / "0000:01:00.0").mkdir(parents=True)
+    monkeypatch.setattr("vfd.nic.kernel.netdevsim._DEVICES", devices)
+    monkeypatch.setattr("vfd.nic.kernel.sriov.PCI_DEVICES", devices)
+    assert netdevsim.find(name) is None
+    with pytest.raises(NicError):
+        find_pf(name)
+
+
+def test_a_pf_in_a_pci_domain_of_more_digits_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind Intel's VMD: 10000:01:00.0."""
+    (tmp_path / "10000:01:00.0").mkdir()
+    monkeypatch.setattr("vfd.nic.kernel.sriov.PCI_DEVICES", tmp_path)
+    assert find_pf("10000:01:00.0").address == "10000:01:00.0"
+
+
+def test_a_vf_is_no_pf_and_its_own_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0000:01:00.0").mkdir()
+    (tmp_path / "0000:01:10.0").mkdir()
+    (tmp_path / "0000:01:10.0/physfn").symlink_to("../0000:01:00.0")
+    monkeypatch.setattr("vfd.nic.kernel.sriov.PCI_DEVICES", tmp_path)
+    with pytest.raises(NicError, match=r"a VF of 0000:01:00\.0"):
+        find_pf("0000:01:10.0")

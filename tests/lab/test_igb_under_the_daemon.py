@@ -378,6 +378,17 @@ def killed_mac(vfid: int) -> str:
     return f"02:00:00:00:01:{vfid:02x}"
 
 
+def test_a_pf_that_is_listed_by_its_address_and_its_netdev_is_told_beforehand(
+    tmp_path: Path,
+) -> None:
+    main = tmp_path / "vfd.cfg"
+    main.write_text(json.dumps({"config_dir": str(tmp_path), "pciids": [PF, pf_name()]}))
+    command = [sys.executable, "-m", "vfd.main", "--check", "--config", str(main)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 3
+    assert f"pciids[0] ({PF}) is this device too" in done.stdout + done.stderr
+
+
 def test_the_daemon_refuses_a_nic_without_vf_operations_and_goes_on(vfd: LabDaemon) -> None:
     if not Path("/sys/class/net/plain0").exists():
         pytest.skip("this machine has no plain0: start it with --plain-nic")

@@ -19,6 +19,11 @@ no more than a descriptor, so whoever can read a lock's file can hold the lock."
 class InUseError(Exception):
     """Another process has it, or may. Says which, and what to do."""
 
+    def __init__(self, text: str, lock: Path | None = None) -> None:
+        super().__init__(text)
+        self.lock = lock
+        """The file of the lock that somebody holds."""
+
 
 class Lock:
     """An flock(2) on a file, held until ``close`` or the process's end, however it ends."""
@@ -32,7 +37,8 @@ class Lock:
             who = os.pread(self.fd, 4096, 0).decode(errors="replace").strip() or "unknown"
             os.close(self.fd)
             raise InUseError(
-                f"{what} is in use by another daemon ({who}): stop that one, or leave {what} to it"
+                f"{what} is in use by another daemon ({who}): stop that one, or leave {what} to it",
+                path,
             ) from None
         try:
             os.ftruncate(self.fd, 0)

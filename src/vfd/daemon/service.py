@@ -87,13 +87,24 @@ class Service:
         try:
             managed.open(self.holder)
         except (InUseError, NicError) as error:
-            if starting and isinstance(error, InUseError):
-                raise
-            managed.fail(error)
-            if str(error) != known:  # told once, not at every attempt
-                self.journal.emit("failed", str(error), level="error", pf=managed.id)
+            told: Exception = error
+            if isinstance(error, InUseError):
+                told = self._twin(managed, error) or error
+                if starting and told is error:
+                    raise
+            managed.fail(told)
+            if str(told) != known:  # told once, not at every attempt
+                self.journal.emit("failed", str(told), level="error", pf=managed.id)
         else:
             self.openings.adopt(managed)
+
+    def _twin(self, managed: Managed, error: InUseError) -> NicError | None:
+        """What is wrong where it is this daemon that has the NIC, under another name."""
+        for other in self.nics.values():
+            if other is not managed and other.lock and other.lock.path == error.lock:
+                text = f"{managed.id} is the same device as {other.id}: list it once in pciids"
+                return NicError(text)
+        return None
 
     def stop(self) -> None:
         """Lets go of the NICs. They go on enforcing."""

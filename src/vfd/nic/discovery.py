@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from vfd.nic.protocol import Nic, NicError
+from vfd.policy.addresses import is_netdev_name, is_pci_address
 from vfd.policy.values import PfPolicy
 
 _SYS = Path("/sys")
@@ -19,7 +20,7 @@ Backend = Literal["soft", "kernel", "dpdk"]
 def address_of(device: str) -> str:
     """The PCI address behind a netdev's name, so that both name one PF; else ``device`` itself."""
     link = _SYS / "class/net" / device / "device"
-    if "/" in device or not link.is_symlink():
+    if not is_netdev_name(device) or not link.is_symlink():
         return device.lower() if _is_pci(device) else device
     target = link.resolve()
     # A virtio netdev's device is one on the virtio bus, whose parent is the PCI function.
@@ -27,7 +28,7 @@ def address_of(device: str) -> str:
 
 
 def _is_pci(device: str) -> bool:
-    return (_SYS / "bus/pci/devices" / device.lower()).exists()
+    return is_pci_address(device.lower()) and (_SYS / "bus/pci/devices" / device.lower()).exists()
 
 
 def backend_of(pf: PfPolicy) -> Backend:

@@ -74,16 +74,22 @@ def is_pci_address(device: str) -> bool:
     return _PCI.fullmatch(device) is not None
 
 
+def is_netdev_name(text: str) -> bool:
+    """Whether the kernel would take it as one (dev_valid_name), and a folder of sysfs is one's."""
+    return _NETDEV.fullmatch(text) is not None and text not in (".", "..")
+
+
 def canonical_device(text: str) -> str:
-    """``0000:07:00.1`` for a PCI address, with or without its domain; a netdev's name as it is.
+    """``0000:07:00.1`` for a PCI address, with or without its domain and as the kernel writes that
+    (at least four digits: ``pci_setup_device``); a netdev's name as it is.
 
     Raises ValueError for what can be neither (a netdev's name is at most 15 characters, without
     ``/``, ``:`` and white space: dev_valid_name in linux/net/core/dev.c).
     """
     device = text.strip()
     if found := _PCI.fullmatch(device.lower()):
-        return f"{found[1] or '0000'}:{found[2]}"
-    if not _NETDEV.fullmatch(device) or device in (".", ".."):
+        return f"{int(found[1] or '0', 16):04x}:{found[2]}"
+    if not is_netdev_name(device):
         raise ValueError(
             f"{shown(text)} is neither a PCI address like 0000:07:00.1 nor the name of a netdev"
             f" like ens1f0 (at most {MAX_NETDEV} characters, without '/', ':' and blanks)"
@@ -94,7 +100,7 @@ def canonical_device(text: str) -> str:
 def checked_netdev(text: str) -> str:
     """A netdev's name. Raises ValueError for what the kernel would not take as one."""
     name = text.strip()
-    if not _NETDEV.fullmatch(name) or name in (".", ".."):
+    if not is_netdev_name(name):
         raise ValueError(
             f"{shown(text)} is not the name of a netdev like ens1f0 (at most {MAX_NETDEV}"
             " characters, without '/', ':' and blanks)"

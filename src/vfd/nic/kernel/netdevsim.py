@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfd.nic.kernel.sriov import NETDEVS, PciPf, VfDevice
+from vfd.policy.addresses import is_netdev_name
 
 _DEVICES = Path("/sys/bus/netdevsim/devices")
 _DEBUGFS = Path("/sys/kernel/debug/netdevsim")
@@ -44,6 +45,8 @@ class NetdevsimPf(PciPf):
 
 def find(name: str) -> NetdevsimPf | None:
     """The device of that name, or of a netdev of that name; None where it is no netdevsim."""
+    if not is_netdev_name(name):
+        return None
     if (_DEVICES / name).exists():
         return NetdevsimPf(name)
     device = (NETDEVS / name / "device").resolve()

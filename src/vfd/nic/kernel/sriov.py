@@ -15,11 +15,11 @@ from pathlib import Path
 
 from vfd.nic.kernel.patience import PATIENCE, patiently
 from vfd.nic.protocol import Link, NicError, NicGoneError
+from vfd.policy.addresses import canonical_device, is_netdev_name, is_pci_address
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 DRIVERS = Path("/sys/bus/pci/drivers")
 NETDEVS = Path("/sys/class/net")
-_ADDRESS = re.compile(r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
 _OTHERS = re.compile("pf|vf|sf")
 """In ``phys_port_name``: a representor of another function, as ``pf0vf3``, ``pf0sf88`` (a
 subfunction) or ``c1pf0`` (net/devlink/port.c, devlink_nl_phys_port_name). The uplink is ``p0``."""
@@ -182,20 +182,28 @@ def find_pf(name: str) -> PciPf:
 
     Raises NicGoneError where there is none, NicError where it is no PCI device.
     """
-    if _ADDRESS.match(name.lower()):
-        pf = PciPf(name.lower())
+    if is_pci_address(name.lower()):
+        pf = PciPf(canonical_device(name))
         if not pf.exists():
             raise NicGoneError(f"{name}: no PCI device at that address")
-        return pf
+        return _no_vf(name, pf)
+    if not is_netdev_name(name):
+        raise NicGoneError(f"{name!r}: neither a PCI address nor the name of a netdev")
     try:
         device = (NETDEVS / name / "device").resolve(strict=True)
     except OSError as error:
         raise NicGoneError(f"{name}: no netdev of that name with a device behind it") from error
     # A virtio netdev's device is one on the virtio bus, whose parent is the PCI function.
     for function in (device, *device.parents):
-        if _ADDRESS.match(function.name):
-            return PciPf(function.name)
+        if is_pci_address(function.name):
+            return _no_vf(name, PciPf(function.name))
     raise NicError(f"{name}: its device {device.name} is not a PCI function")
+
+
+def _no_vf(name: str, pf: PciPf) -> PciPf:
+    if physical := link_name(pf.path / "physfn"):
+        raise NicError(f"{name} is a VF of {physical}: name that one in pciids")
+    return pf
 
 
 def bind(address: str, driver: str) -> None:

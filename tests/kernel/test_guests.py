@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vfd.nic.kernel.guests import Guest, guests_of, openers_of
+from vfd.nic.kernel.guests import Guest, guests_of, openers_of, state_of
 from vfd.nic.kernel.sriov import VfDevice
 
 
@@ -52,3 +52,33 @@ def test_a_vf_on_a_driver_of_uios_is_held_while_its_node_is_open(
         0: Guest("igb_uio", held=False),
         1: Guest("igb_uio: dpdk-testpmd[7]", held=True),
     }
+
+
+def test_a_holder_and_a_netdev_whose_names_are_no_text_are_shown_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process calls itself what it likes, and a netdev's name is bytes without '/' and blanks."""
+    node = tmp_path / "uio0"
+    node.touch()
+    code = (
+        "import sys; open('/proc/self/comm', 'wb').write(b'\\xff\\x1bqemu')\n"
+        "held = open(sys.argv[1]); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(node)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout
+        other.stdout.readline()
+        [who] = openers_of({str(node)})[str(node)]
+        other.communicate(b"\n")
+    odd = os.fsdecode(b"net\xff")
+    (tmp_path / odd).mkdir()
+    (tmp_path / odd / "flags").write_text("0x1003\n")
+    monkeypatch.setattr("vfd.nic.kernel.guests.NETDEVS", tmp_path)
+    vf = VfDevice(0, "0000:01:02.0", "igbvf", odd, None, None, None)
+    for text in (who, guests_of([vf])[0].text):
+        state = state_of(vf, Guest(text, held=True))
+        assert state.guest.encode()
+        assert state.guest.isprintable()
+    assert who.startswith("\\xff")
+    assert state.guest == "igbvf: net\\xff"

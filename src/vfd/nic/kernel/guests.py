@@ -19,6 +19,7 @@ from vfd.nic.kernel.sriov import (
     link_name,
 )
 from vfd.nic.protocol import Event, EventKind, NicError, VfState
+from vfd.policy.shown import printable
 
 log = logging.getLogger("vfd.nic")
 
@@ -87,7 +88,7 @@ def _on_driver(vf: VfDevice, mac: str | None, *, is_foreign: bool) -> Guest:
         return Guest("", held=False)
     if vf.netdev:
         up = is_up(vf.netdev)
-        text = f"{vf.driver}: {vf.netdev}{'' if up else ' (down)'}"
+        text = f"{vf.driver}: {printable(vf.netdev)}{'' if up else ' (down)'}"
         if (mac is not None or is_foreign) and (own := _mac(vf.netdev)) not in ("", mac):
             text += f", with {own} until its driver binds again"
         return Guest(text, held=up)
@@ -231,8 +232,8 @@ def openers_of(nodes: Collection[str]) -> dict[str, list[str]]:
                 # pathlib takes five times as long, for thousands of descriptors
                 has = {os.readlink(fd.path) for fd in opened}  # noqa: PTH115
             for node in has.intersection(nodes):
-                name = Path(process.path, "comm").read_text().strip()
-                found.setdefault(node, []).append(f"{name}[{process.name}]")
+                name = os.fsdecode(Path(process.path, "comm").read_bytes()).strip()
+                found.setdefault(node, []).append(printable(f"{name}[{process.name}]"))
         except OSError:
             continue  # it ended, or a descriptor was closed, while we looked
     return found

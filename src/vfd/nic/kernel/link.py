@@ -11,6 +11,7 @@ from dataclasses import replace
 from vfd.nic.kernel.vfinfo import RTM_GETLINK, LinkInfo, parse_link, request
 from vfd.nic.netlink import Netlink, NetlinkError
 from vfd.nic.protocol import NicError, NicGoneError
+from vfd.policy.shown import printable
 
 _RESET = 0.5
 """Seconds that VFs in a reset are waited for. Drivers end one within some 0.3 s (i40e:
@@ -32,16 +33,16 @@ def read_link(netlink: Netlink, index: int, *, vfs: bool = True, stats: bool = F
             return replace(read_link(netlink, index), torn=True)
         if link.torn:
             raise NicError(
-                f"{link.name} has {link.num_vfs} VFs, more than fit the 65535 bytes that netlink"
-                " has for them: make fewer"
+                f"{printable(link.name)} has {link.num_vfs} VFs, more than fit the 65535 bytes that"
+                " netlink has for them: make fewer"
             )
         if not vfs or len(link.vfs) >= link.num_vfs:
             return link
         if time.monotonic() > deadline:
             silent = ", ".join(str(vf) for vf in range(link.num_vfs) if vf not in link.vfs)
             raise NicError(
-                f"{link.name}: its driver has told nothing of VF {silent} for {_RESET:g} s, as in a"
-                " reset that does not end: dmesg may say why"
+                f"{printable(link.name)}: its driver has told nothing of VF {silent} for"
+                f" {_RESET:g} s, as in a reset that does not end: dmesg may say why"
             )
         time.sleep(_RESET / 20)
 

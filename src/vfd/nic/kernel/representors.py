@@ -61,7 +61,7 @@ def _by_name(index: int) -> dict[int, int]:
 
 def _text(netdev: str, name: str) -> str:
     try:
-        return (_NETS / netdev / name).read_text().strip()
+        return (_NETS / netdev / name).read_text(errors="replace").strip()
     except OSError:
         return ""  # EOPNOTSUPP where the driver has none
 

@@ -6,6 +6,7 @@ a PF, one RTM_SETLINK sets them, in the message's order (net/core/rtnetlink.c, d
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,10 +104,11 @@ def request(index: int, *, vfs: bool = True, stats: bool = False) -> bytes:
 
 
 def link_head(body: bytes) -> tuple[int, str, int]:
-    """(ifindex, name, flags) of an RTM_NEWLINK or RTM_DELLINK."""
+    """(ifindex, name, flags) of an RTM_NEWLINK or RTM_DELLINK. The name is that of its folder in
+    sysfs, whatever its bytes."""
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
     name = parse_attrs(body, _IFINFO.size).get(IFLA_IFNAME, b"")
-    return index, name.rstrip(b"\0").decode(errors="replace"), flags
+    return index, os.fsdecode(name.rstrip(b"\0")), flags
 
 
 def parse_link(body: bytes) -> LinkInfo:
@@ -123,7 +125,7 @@ def parse_link(body: bytes) -> LinkInfo:
     return LinkInfo(
         index=index,
         flags=flags,
-        name=attrs.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        name=os.fsdecode(attrs.get(IFLA_IFNAME, b"").rstrip(b"\0")),
         mtu=int.from_bytes(attrs.get(IFLA_MTU, b"")[:4], "little"),
         num_vfs=int.from_bytes(attrs.get(IFLA_NUM_VF, b"")[:4], "little"),
         vfs=vfs,

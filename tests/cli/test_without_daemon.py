@@ -7,13 +7,16 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from tests.cli.conftest import IPLEX, Iplex, environment
 
-from vfd.api.client import DEFAULT_SOCKET
+from vfd.api.client import DEFAULT_SOCKET, BusyError, Client
+from vfd.cli import command as commands
 from vfd.cli.command import Settings
+from vfd.cli.main import run
 
 COMMANDS = [
     ("add", "vm1"),
@@ -93,7 +96,41 @@ def test_the_hosts_main_file_is_read_alike_and_warned_of_where_it_can_not_be(
     assert f"{conf} can't be read" in capsys.readouterr().err
 
 
-def test_a_daemon_that_goes_away_before_it_answers_is_told(iplex: Iplex, tmp_path: Path) -> None:
+def test_a_full_queue_is_waited_at_and_not_taken_for_no_daemon(tmp_path: Path) -> None:
+    path = tmp_path / "full.sock"
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as other:
+        listening.bind(str(path))
+        listening.listen(0)
+        other.connect(str(path))
+        began = time.monotonic()
+        with pytest.raises(BusyError) as error:
+            Client(str(path), timeout=0.5).get("/v1/version")
+        assert 0.4 < time.monotonic() - began < 5
+        assert "fill its queue" in error.value.detail
+        assert "start" not in error.value.hint.replace("don't start another", "")
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.settimeout(0.2)
+                    try:
+                        connection.recv(65536)
+                    except TimeoutError:
+                        continue
+                    connection.sendall(b'HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{"is": "up"}')
+
+        server = threading.Timer(0.3, serve)
+        server.start()
+        assert Client(str(path), timeout=5).get("/v1/version") == {"is": "up"}
+        server.join()
+
+
+def test_a_daemon_that_goes_away_before_it_answers_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where it doesn't come back in time."""
+    monkeypatch.setattr(commands, "PATIENCE", 0.5)
     path = tmp_path / "gone.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -106,11 +143,11 @@ def test_a_daemon_that_goes_away_before_it_answers_is_told(iplex: Iplex, tmp_pat
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        ended = iplex("delete", "vm1", "--socket", str(path))
+        assert run(["delete", "vm1", "--socket", str(path)]) == 6
         thread.join()
-    assert ended.code == 6
-    assert "ended before the answer" in ended.err
-    assert "unknown" in ended.err
+    said = capfd.readouterr().err
+    assert "ended before the answer" in said
+    assert "unknown" in said
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who may not ask")

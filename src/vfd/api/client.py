@@ -52,13 +52,44 @@ class ApiError(Exception):
 
 
 class NoDaemonError(Exception):
-    """Nothing that speaks this client's API answers at ``path``."""
+    """Nothing that speaks the API answers at ``path``."""
+
+    what = "no daemon"
 
     def __init__(self, path: str, reason: str, hint: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
         self.hint = hint
+
+    @property
+    def detail(self) -> str:
+        return f"{self.what} at {self.path}: {self.reason}"
+
+
+class BusyError(NoDaemonError):
+    """The daemon runs, and took no connection."""
+
+    what = "no answer"
+
+
+class CutOffError(NoDaemonError):
+    """The connection ended before the answer."""
+
+    what = "no answer"
+
+
+class NotDoneError(NoDaemonError):
+    """The daemon ended amid a change, and the next one has it not."""
+
+    what = "not done"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            path,
+            "the daemon ended amid the request, and what is in force now is not what was asked for",
+            "Ask again.",
+        )
 
 
 class _Object(dict[str, Any]):
@@ -80,9 +111,13 @@ class Client:
         path: str = DEFAULT_SOCKET,
         timeout: float = ANSWER_TIMEOUT,
         trace: Callable[[str], None] | None = None,
+        patience: float = 0.0,
     ) -> None:
+        """``patience``: seconds for which a daemon that ends amid a change is waited for, to say
+        what became of it."""
         self.path = path
         self.timeout = timeout
+        self.patience = patience
         self.trace = trace
         """Told of every request and answer, a line each."""
 
@@ -109,6 +144,25 @@ class Client:
         query: Mapping[str, Any] | None = None,
     ) -> Any:
         """The JSON answer, or None for an empty one. Raises ApiError, NoDaemonError."""
+        try:
+            return self._call(method, path, body, query)
+        except CutOffError as cut:
+            if not self.patience or method == "GET" or path == "/v1/plan":
+                raise
+            # Imported where needed: it hardly ever is.
+            from vfd.api.afterwards import what_became
+
+            if self.trace:
+                self.trace(f"! {cut.reason}: waiting for the daemon, to ask what became of it")
+            return what_became(self.path, self.patience, cut, (method, path, body or {}))
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+    ) -> Any:
         connection = self._connect(self.timeout)
         try:
             response = self._send(connection, method, path, body, query)
@@ -159,7 +213,7 @@ class Client:
             except OSError:
                 raise _forbidden(self.path) from None
         except BlockingIOError:
-            raise NoDaemonError(
+            raise BusyError(
                 self.path,
                 f"it took no connection within {self.timeout:g} s: others' connections fill its"
                 " queue, or it hangs",
@@ -227,6 +281,7 @@ class Client:
         return strange(self.path, error)
 
     def _cut_off(self, error: Exception) -> NoDaemonError:
+        kind = NoDaemonError
         if isinstance(error, TimeoutError):
             reason = f"no answer within {self.timeout:g} s"
         elif isinstance(error, HTTPException) and not isinstance(
@@ -235,8 +290,8 @@ class Client:
             text = " ".join(str(error).split())[:_QUOTED]
             return self.strange(StrangeAnswerError(f"no HTTP ({type(error).__name__}: {text})"))
         else:
-            reason = "the connection ended before the answer"
-        return NoDaemonError(
+            reason, kind = "the connection ended before the answer", CutOffError
+        return kind(
             self.path,
             reason,
             "Whether the request took effect is unknown: look with `iplex show all`."

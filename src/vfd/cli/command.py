@@ -19,6 +19,9 @@ import click
 from vfd.api.client import ANSWER_TIMEOUT, DEFAULT_SOCKET, ApiError, Client
 from vfd.cli.text import as_json, paint, wants_colour
 
+PATIENCE = 20.0
+"""Seconds for which a daemon that ends amid a change is waited for: systemd starts it again after
+one, and a host full of NICs takes some more."""
 CONFIG_FILE = "/etc/vfd/vfd.cfg"
 
 _MOST = 1 << 20
@@ -81,7 +84,7 @@ class Settings:
         return os.environ.get("VFD_SOCKET") or _socket_of(CONFIG_FILE) or DEFAULT_SOCKET
 
     def client(self, timeout: float = ANSWER_TIMEOUT) -> Client:
-        return Client(self.socket_path(), timeout, _trace if self.debug else None)
+        return Client(self.socket_path(), timeout, _trace if self.debug else None, PATIENCE)
 
     def out(self, text: str) -> None:
         click.echo(text, color=True)

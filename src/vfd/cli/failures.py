@@ -43,8 +43,8 @@ def as_answer(error: ApiError | NoDaemonError | IplexError) -> dict[str, Any]:
     if isinstance(error, NoDaemonError):
         return {
             "type": "no-daemon",
-            "title": "no daemon",
-            "detail": f"no daemon at {error.path}: {error.reason}",
+            "title": error.what,
+            "detail": error.detail,
             "hint": error.hint,
             "problems": [],
             "exit": NO_DAEMON,

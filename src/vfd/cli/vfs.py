@@ -124,7 +124,7 @@ def _applied(ask: Settings, verb: str, answer: dict[str, Any]) -> None:
     lines = [f"{verb} {answer['name']} on {answer['pf']}:{answer['vfid']}"]
     if verb == "updated":
         changes = change_lines(answer["changes"], ask.painted)
-        lines += changes or ["  nothing differed"]
+        lines += changes or ([] if answer.get("resumed") else ["  nothing differed"])
     lines += warning_texts(answer["warnings"], ask.painted)
     ask.out("\n".join(lines))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 from vfd.nic.netlink import Message, Netlink, NetlinkError, attr, attr_text, attr_u32, nest
 
-_SETLINK, _GETLINK = 19, 18
+_SETLINK, _GETLINK, _GETADDR = 19, 18, 22
 _IFNAME, _MTU, _NUM_VF, _VFINFO_LIST, _STATS64, _EXT_MASK = 3, 4, 21, 22, 23, 29
 _VFS, _SKIP_STATS = 1, 8
 _HEAD = struct.Struct("=BxHiII")
@@ -148,7 +149,10 @@ class PfNetdev(Netlink):
     def __init__(self, driver: VfOperations) -> None:
         self.driver = driver
         self.mtu = 1500
+        self.addresses: list[str] = []
+        """The host's, on whatever netdev is asked about."""
         self.flags = 1
+        self.index = 1
         self.messages = 0
         """RTM_SETLINKs so far."""
         self.portid = 0
@@ -156,12 +160,15 @@ class PfNetdev(Netlink):
     def close(self) -> None:
         pass
 
-    def dump(self, *_: object, **__: object) -> list[tuple[int, bytes]]:
-        return []
+    def dump(self, kind: int, *_: object, **__: object) -> list[tuple[int, bytes]]:
+        if kind != _GETADDR:
+            return []
+        head = struct.pack("=BBBBi", 2, 24, 0, 0, self.index)
+        return [(20, head + attr(2, socket.inet_aton(address))) for address in self.addresses]
 
     def get(self, kind: int, body: bytes, what: str = "") -> bytes:  # noqa: ARG002
         assert kind == _GETLINK
-        index = _HEAD.unpack_from(body)[2]
+        index = self.index = _HEAD.unpack_from(body)[2]
         mask = dict(_attrs(body[_HEAD.size :]))[_EXT_MASK][0]
         vfs = self.driver.vfs()
         infos = b"".join(

@@ -129,10 +129,15 @@ def _warnings(managed: Managed, vfid: int | None) -> list[str]:
         found.append(f"not as asked: {why}")
     if vfid is None and managed.seen and managed.seen.link.why:
         found.append(managed.seen.link.why)
+    if vfid is None and managed.nic is not None and (use := managed.nic.capabilities.host_use):
+        found.append(
+            f"this host's own network hangs on it ({use}): a change of its VFs or its switch may"
+            " cut that off for seconds"
+        )
     if vfid is None and managed.nic is not None and managed.aim and managed.seen:
         found += [
             f"{field} is {json.dumps(value)} as it was found: nobody states it, and a change would"
-            " disturb guests that hold VFs; state it to have it changed"
+            " disturb guests that hold VFs, or this host's own network; state it to have it changed"
             for field, value in spared(managed.nic, managed.aim.pf, managed.seen).items()
         ]
     if vfid is not None and (wished := _ungranted(managed, vfid)):

@@ -261,7 +261,8 @@ def _pf(
             for number, tc in enumerate(data["tclasses"])
         ]
         data["tclasses"] += _missing_classes(data["tclasses"], path, file, warnings)
-    data.setdefault("mtu", config.default_mtu)
+    if "default_mtu" in config.model_fields_set:  # else it is nobody's word
+        data.setdefault("mtu", config.default_mtu)
     data |= {"default_mtu": config.default_mtu, "enable_qos": config.enable_qos}
     pf: _Pf
     try:

@@ -1,4 +1,5 @@
-"""What of a PF stays as it was found, because guests hold its VFs and nobody stated it."""
+"""What of a PF stays as it was found, because guests hold its VFs, or this host's own network hangs
+on it, and nobody stated it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from vfd.policy.values import NicPolicy, PfPolicy
 
 def spared(nic: Nic, pf: PfPolicy, seen: NicState) -> Mapping[str, Any]:
     """The PF's attributes that stay as they are found, with these values: nobody stated them,
-    and a change would disturb guests that hold VFs now."""
+    and a change would disturb guests that hold VFs now, or the host's own network."""
     if seen.pf is None:
         return {}
     differing = {
@@ -20,10 +21,10 @@ def spared(nic: Nic, pf: PfPolicy, seen: NicState) -> Mapping[str, Any]:
         for field in PfPolicy.model_fields.keys() - pf.model_fields_set
         if (value := getattr(seen.pf, field)) != getattr(pf, field)
     }
-    if not differing or not any(vf.held for vf in seen.vfs.values()):
+    can = nic.capabilities
+    if not can.host_use and not any(vf.held for vf in seen.vfs.values()):
         return {}
-    disturbing = nic.capabilities.disturbing
-    return {field: value for field, value in differing.items() if field in disturbing}
+    return {field: value for field, value in differing.items() if field in can.disturbing}
 
 
 def with_spared(nic: Nic, aim: Aim, seen: NicState) -> NicPolicy:

@@ -93,8 +93,11 @@ class Capabilities:
     """There are no VFs, and the driver shows only with the first all that it can enforce: VFs are
     made before it is judged what their policies ask for."""
     disturbing: frozenset[str] = frozenset()
-    """Attributes of the PF whose change disturbs guests: one that the configuration leaves at its
-    default is not worth it while they hold VFs."""
+    """Attributes of the PF whose change disturbs guests, or the host's own network: one that the
+    configuration leaves at its default is not worth it while guests hold VFs or ``host_use``."""
+    host_use: str = ""
+    """What of the host's own network hangs on the PF, in words: a change of the PF may cut it off.
+    '' where nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +212,11 @@ class Nic(Protocol):
     def identity(self) -> Identity: ...
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """Pure, as ``shortfalls`` and ``expressible`` are: what they are worked out from was found
+        when the NIC was opened, last observed or changed, or told of something. They cause no call
+        into the system."""
+        ...
 
     def link(self) -> Link:
         """The wire's link now."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from vfd.nic.kernel import capabilities, counters, switchdev
 from vfd.nic.kernel.drivers import Driver
+from vfd.nic.kernel.host_use import host_use
 from vfd.nic.kernel.parts import assignments, merged
 from vfd.nic.kernel.pf import PfSettings, disturbing
 from vfd.nic.kernel.sriov import PciPf
@@ -60,6 +61,7 @@ class Abilities:
             surface.look()
         pf = self._settings.capabilities()
         vf = capabilities.of_vfs(self._surfaces)
+        use = host_use(self._netlink, self._index)
         counted, why = self._counted(vfs)
         more = (s.counter_names() for s in self._surfaces if isinstance(s, CounterSurface))
         return Capabilities(
@@ -76,7 +78,8 @@ class Abilities:
             device=self._settings.device(),
             count_takes_all=True,
             more_with_vfs=bool(self._driver.vendors) and not vfs,
-            disturbing=disturbing(pf),
+            disturbing=disturbing(pf, use),
+            host_use=use,
         )
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:

@@ -213,7 +213,8 @@ class PfSettings:
             raise NicError(f"{self._device.address}: setting {what}: {why}") from error
 
 
-def disturbing(offers: Mapping[str, Capability]) -> frozenset[str]:
+def disturbing(offers: Mapping[str, Capability], use: str) -> frozenset[str]:
     """See ``Capabilities``. Between VEB and VEPA guests lose each other, or are joined, and i40e
-    resets the whole PF (i40e_ndo_bridge_setlink)."""
-    return frozenset(name for name, offer in offers.items() if offer.by == BridgeMode.BY)
+    resets the whole PF (i40e_ndo_bridge_setlink). The MTU is the host's own, too."""
+    modes = frozenset(name for name, offer in offers.items() if offer.by == BridgeMode.BY)
+    return modes | {"mtu"} if use else modes

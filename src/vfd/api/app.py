@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 import vfd
 from vfd.api import errors, schema, views
+from vfd.api.encoding import encoded
 from vfd.api.gate import Gate
 from vfd.api.peers import Peer, who_may
 from vfd.api.roles import may_wait, role_of
@@ -114,7 +115,7 @@ class _Route(APIRoute):
 
 def _json(message: BaseModel, status: int = 200) -> Response:
     """Messages are made by this program: they are written as they are, not checked again."""
-    return Response(message.model_dump_json(), status, media_type="application/json")
+    return Response(encoded(message), status, media_type="application/json")
 
 
 def _source(body: schema.VfBody) -> Source:
@@ -455,7 +456,7 @@ async def _stream(
 
 
 def _line(one: Happening, sse: bool) -> str:
-    line = views.event(one).model_dump_json()
+    line = encoded(views.event(one))
     return f"id: {one.seq}\nevent: {one.kind}\ndata: {line}\n\n" if sse else f"{line}\n"
 
 

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from vfd.api import schema, views
+from vfd.api.encoding import encoded
 from vfd.config.errors import shown
 from vfd.daemon.failures import (
     ConflictError,
@@ -113,9 +114,7 @@ def answer(
         problems=problems or [],
         exit=_EXITS.get(status, 2 if status < 500 else 5),
     )
-    return Response(
-        error.model_dump_json(), status, media_type=MEDIA_TYPE, headers=dict(headers or {})
-    )
+    return Response(encoded(error), status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
 
 
 def install(app: FastAPI) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.exceptions import HTTPException
 
 from vfd.api import schema
+from vfd.api.encoding import encoded
 from vfd.api.peers import Peer, Role, who_may
 from vfd.daemon.flood import Flood
 from vfd.daemon.sockets import Groups
@@ -127,7 +128,7 @@ def _declared(scope: Scope) -> int:
 
 async def _refuse(send: Send, status: int, kind: str, detail: str, exit_code: int) -> None:
     error = schema.Error(type=kind, title=kind, status=status, detail=detail, exit=exit_code)
-    body = error.model_dump_json().encode()
+    body = encoded(error).encode()
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),

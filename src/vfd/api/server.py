@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -39,6 +40,7 @@ class _Connection(H11Protocol):
         self._entrance = entrance
         self._turns = turns
         self._deadline: asyncio.TimerHandle | None = None
+        self._last = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -55,6 +57,19 @@ class _Connection(H11Protocol):
     def _read_on(self) -> None:
         if not self.transport.is_closing() and not self.flow.read_paused:
             self.transport.resume_reading()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Who has sent a whole request and shut down that direction still waits for the answer."""
+        waits = self.cycle is not None and not (
+            self.cycle.response_complete or self.cycle.more_body
+        )
+        self._last = waits and not _is_gone(self.transport.get_extra_info("socket"))
+        return self._last
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._last:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._entrance.left(self._peer)
@@ -84,6 +99,13 @@ class _Connection(H11Protocol):
                 self._deadline = None
         elif self._deadline is None:
             self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+
+
+def _is_gone(sock: Any) -> bool:
+    """Whether the other end is closed, and not only for what it would send."""
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 class Server(uvicorn.Server):

@@ -1,0 +1,49 @@
+"""No text and no value of anybody's keeps an answer from being written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfd.api import schema
+from vfd.api.encoding import encoded
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+ANYTHING: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT | st.binary() | st.dates(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(ANY_TEXT, inner)
+        | st.frozensets(ANY_TEXT)
+        | st.tuples(inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(ANY_TEXT, ANYTHING)
+def test_whatever_is_in_it_an_answer_is_json(text: str, value: Any) -> None:
+    problem = schema.Problem(file=text, value=value, rule=text)
+    for message in (
+        schema.BadFile(file=text, problems=[problem]),
+        schema.EventAnswer(
+            seq=1, time=1.0, kind="bad-file", level="error", text=text, data={text: value}
+        ),
+    ):
+        raw = encoded(message).encode()
+        assert json.loads(raw).keys() == type(message).model_fields.keys()
+
+
+def test_what_json_can_carry_is_as_it_was_and_the_rest_is_escaped() -> None:
+    def file(name: str, value: Any = None) -> Any:
+        problem = schema.Problem(rule="", value=value)
+        return json.loads(encoded(schema.BadFile(file=name, problems=[problem])))
+
+    assert file("ünï\n\u202e.json")["file"] == "ünï\n\u202e.json"
+    assert file("\udcff.json")["file"] == "\\xff.json"
+    assert file("a", {"\ud800": ["\udfff", "ü", 1.5, True]})["problems"][0]["value"] == {
+        "\\ud800": ["\\udfff", "ü", 1.5, True]
+    }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
+import time
+from typing import Any
 
 import pytest
 from tests.soft.world import Tap, World, frame, ip, lose_unheard, world
@@ -130,6 +134,131 @@ def test_an_uplink_that_is_no_netdev_is_refused_and_the_old_one_goes_on() -> Non
         w.settle()
         assert reaches(w, w.port_in(far, "eth0"))
         w.apply(w.vf(0, allow_bcast=False))
+
+
+def shown(netdev: str) -> dict[str, Any]:
+    """What the host sees of a netdev, but for what a move can't keep (its index, its carrier)."""
+    (found,) = json.loads(ip("-j", "-d", "addr", "show", "dev", netdev))
+    (link,) = json.loads(ip("-j", "-d", "link", "show", "dev", netdev))
+    keep = ("ifname", "mtu", "address", "altnames", "ifalias", "promiscuity", "inet6_addr_gen_mode")
+    flags = sorted(set(link["flags"]) & {"UP", "NOARP", "PROMISC", "MULTICAST"})
+    addresses = sorted(one["local"] for one in found["addr_info"])
+    return {"flags": flags, "addresses": addresses} | {name: link.get(name) for name in keep}
+
+
+USED: dict[str, tuple[str, str]] = {
+    "an address": ("addr add 192.0.2.7/24 dev {u}", "192.0.2.7/24"),
+    "an IPv6 address": ("addr add 2001:db8::7/64 dev {u} nodad", "2001:db8::7/64"),
+    "a route": ("route add 198.51.100.0/24 dev {u}", "routes"),
+    "the default route": ("route add default dev {u} metric 4000000", "the default route"),
+    "a device above": ("link add {u}m link {u} type macvlan", "the macvlan"),
+    "a bridge": ("link set {u} master {b}", "bridge"),
+}
+
+
+@pytest.mark.parametrize("guest", ["veth", "tap"])
+@pytest.mark.parametrize("use", USED)
+def test_an_uplink_that_the_host_uses_is_refused_with_the_reason_and_left_alone(
+    use: str, guest: str
+) -> None:
+    command, reason = USED[use]
+    with world(guest=guest) as w:
+        uplink, _ = w.wire()
+        bridge = f"{w.id}b"
+        ip("link", "add", bridge, "type", "bridge")
+        try:
+            ip("link", "set", uplink, "up")
+            ip(*command.format(u=uplink, b=bridge).split())
+            had = shown(uplink), ip("route", "show", "dev", uplink)
+            with pytest.raises(NicError, match=f"uplink {uplink} .*{re.escape(reason)}"):
+                w.apply(w.vf(0), pf=with_uplink(w, uplink))
+            assert (shown(uplink), ip("route", "show", "dev", uplink)) == had
+            (told,) = soft.missing(with_uplink(w, uplink))
+            assert reason in told[2], "vfd --check says the same"
+            assert told[:2] == ("uplink", uplink)
+        finally:
+            ip("link", "del", bridge)
+
+
+@pytest.mark.parametrize("guest", ["veth", "tap"])
+def test_what_is_no_wire_is_refused_with_the_reason(guest: str) -> None:
+    with world(guest=guest) as w:
+        bridge, tun = f"{w.id}b", f"{w.id}t"
+        ip("link", "add", bridge, "type", "bridge")
+        ip("tuntap", "add", "dev", tun, "mode", "tun")
+        try:
+            for name, why in ((bridge, "a bridge"), (tun, "no Ethernet device"), ("lo", "")):
+                with pytest.raises(NicError, match=f"the uplink {name} .*{why}"):
+                    w.apply(w.vf(0), pf=with_uplink(w, name))
+            with pytest.raises(NicError, match="no netdev of this host"):
+                w.apply(w.vf(0), pf=with_uplink(w, "nonesuch"))
+        finally:
+            ip("link", "del", bridge)
+            ip("link", "del", tun)
+        w.apply(w.vf(0))
+
+
+@pytest.mark.parametrize("ends", ["another uplink", "a kill and another uplink", "removed"])
+@pytest.mark.parametrize("guest", ["veth", "tap"])
+@pytest.mark.parametrize("was", ["up", "down", "of a manager"])
+def test_an_uplink_is_given_back_as_it_was(was: str, guest: str, ends: str) -> None:
+    with world(guest=guest) as w:
+        uplink, far = w.wire()
+        ip("link", "property", "add", "dev", uplink, "altname", f"{uplink}-alt")
+        ip("link", "set", uplink, "mtu", "2000")
+        if was == "of a manager":  # NetworkManager makes link-local addresses itself
+            ip("link", "set", uplink, "addrgenmode", "none", "promisc", "on", "alias", "rack 7; x")
+        if was != "down":
+            ip("link", "set", uplink, "up")
+            until_addresses_settle(uplink)
+        had = shown(uplink)
+        w.apply(w.vf(0), pf=with_uplink(w, uplink))
+        w.settle()
+        assert w.nic.link().up
+        if ends == "removed":
+            w.nic.close()
+            soft.destroy(w.pf)
+        else:
+            if ends == "a kill and another uplink":
+                w.nic.close()
+                w.nic = soft.open(w.pf)
+            w.apply(pf=with_uplink(w, None))
+        if was != "down":
+            until_addresses_settle(uplink)
+        assert shown(uplink) == had
+        w.apply(pf=with_uplink(w, None)) if ends != "removed" else None
+        del far
+
+
+def until_addresses_settle(netdev: str) -> None:
+    """IPv6 makes sure that its address is nobody else's before it has it."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        (found,) = json.loads(ip("-j", "addr", "show", "dev", netdev))
+        made = [one for one in found["addr_info"] if one["scope"] == "link"]
+        wanted = "none" not in ip("-d", "link", "show", "dev", netdev).split("addrgenmode")[1][:6]
+        if not any(one.get("tentative") for one in made) and bool(made) == wanted:
+            return
+        time.sleep(0.05)
+
+
+def test_a_wire_that_comes_back_in_use_is_left_and_the_vfs_go_on() -> None:
+    with world() as w:
+        uplink, far = w.wire()
+        w.apply(w.vf(0), w.vf(1), pf=with_uplink(w, uplink))
+        w.settle()
+        ip("-n", far, "link", "del", "eth0")
+        w.until(lambda e: e.kind is EventKind.LINK and not w.nic.link().up)
+        ip("link", "add", uplink, "type", "veth", "peer", "name", "eth0", "netns", far)
+        ip("addr", "add", "192.0.2.7/24", "dev", uplink)
+        try:
+            ip("link", "set", uplink, "up")
+            w.settle()
+            w.apply(w.vf(0, allow_bcast=False))
+            assert "192.0.2.7/24" in w.nic.link().why
+            assert "192.0.2.7" in ip("addr", "show", "dev", uplink)
+        finally:
+            ip("link", "del", uplink)
 
 
 def test_an_uplink_that_a_killed_daemon_did_not_release_is_given_back() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from vfd.nic.soft.nic import SoftNic
 from vfd.nic.soft.switch import Switch
@@ -36,12 +35,12 @@ def missing(pf: PfPolicy) -> Iterator[tuple[str, str, str]]:
     """(field, value, rule) of what of ``pf`` is not on this host. Opens nothing.
 
     The wire of a NIC that is there already is in the NIC's own namespace."""
-    if pf.uplink is None or (Path("/sys/class/net") / pf.uplink).exists():
+    if pf.uplink is None:
         return
     switch = Switch(pf.id, pf.guest)
     try:
-        there = not switch.tap and switch.exists()
+        why = switch.no_uplink(pf.uplink)
     finally:
         switch.close()
-    if not there:
-        yield "uplink", pf.uplink, "no netdev of this host: the NIC has no wire until there is one"
+    if why:
+        yield "uplink", pf.uplink, why

@@ -19,7 +19,7 @@ from vfd.nic.soft.datapath import Datapath
 from vfd.nic.soft.guests import Guests
 from vfd.nic.soft.rtnl import Link
 from vfd.nic.soft.state import DEFAULT_SPEED, State
-from vfd.nic.soft.switch import Switch, speed_of
+from vfd.nic.soft.switch import NoUplinkError, Switch, speed_of
 from vfd.nic.soft.tables import (
     Iface,
     Tables,
@@ -49,6 +49,8 @@ class Enforcement:
         """The uplink in the configuration that ``wire`` is."""
         self.speed = DEFAULT_SPEED
         """The link's, in bits per second, when it was last asked for."""
+        self.no_wire = ""
+        """Why a netdev of that name is not taken."""
         self._peers: set[int] = set()
         self._compiled = Compiled()
         self._decoded_from: Tables | None = None
@@ -237,7 +239,7 @@ class Enforcement:
                 self._switch.ports[vfid].hooked = True
         take = new.pf.uplink if self.wire is None or self.uplink != new.pf.uplink else None
         if take:
-            self.wire = self._take_uplink(take, lost=old.pf.uplink == new.pf.uplink)
+            self.wire = self._take_uplink(take, old)
         elif not new.pf.uplink:
             self.wire = None
         self.uplink = new.pf.uplink
@@ -245,14 +247,20 @@ class Enforcement:
             self.datapath.look(self._switch)
         return _with_wire(new, self.wire)
 
-    def _take_uplink(self, name: str, *, lost: bool) -> Link | None:
-        """``lost``: the NIC had it before. Then its absence is a cut cable, and no error."""
+    def _take_uplink(self, name: str, old: State) -> Link | None:
+        """Where the NIC is to have the uplink already, its absence is a cut cable and no error, and
+        neither is one that came back as no wire: the VFs go on."""
+        self.no_wire = ""
         try:
             return self._switch.take_uplink(name)
-        except NicError:
-            if lost:
-                return None
-            raise
+        except NoUplinkError:
+            if old.pf.uplink != name:
+                raise
+        except NicError as e:
+            if old.pf.uplink != name or not old.configured:
+                raise
+            self.no_wire = str(e)
+        return None
 
     def _go(self, old: State, new: State) -> None:
         """Takes away what is no longer wanted. Nothing is sent there any more."""

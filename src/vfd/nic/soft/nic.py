@@ -161,7 +161,9 @@ class SoftNic:
         speed, uplink = self._link_bps(), self._state.pf.uplink
         why = ""
         if uplink and self._works.wire is None:
-            why = f"the uplink {uplink} is no netdev of this host: no wire until it is one"
+            why = self._works.no_wire or (
+                f"the uplink {uplink} is no netdev of this host: no wire until it is one"
+            )
         return Link(self._state.wire_up, speed if self._state.wire_up else None, why)
 
     def shortfalls(self, rules: VfRules) -> Mapping[str, Capability]:

@@ -28,7 +28,7 @@ from pathlib import Path
 from vfd.nic.inotify import Inotify
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import NicError
-from vfd.nic.soft import namespace, rtnl, tap
+from vfd.nic.soft import namespace, rtnl, tap, uplink
 from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, Link
 from vfd.policy.values import MAX_VFS
 
@@ -45,6 +45,10 @@ HOST_MTU = 65535
 """The host ends': no frame is too large to reach the program, which judges and counts it."""
 MAX_ID = 15 - len(f"v{MAX_VFS - 1}")
 """Longest id of a NIC: a netdev's name has at most 15 characters."""
+
+
+class NoUplinkError(NicError):
+    """The uplink is no netdev of this host, which it may become at any time."""
 
 
 @dataclass(slots=True)
@@ -359,28 +363,15 @@ class Switch:
     def take_uplink(self, name: str) -> Link:
         """Brings the uplink to the host ends, hooks it and raises it.
 
-        Raises NicError when there is no such netdev or it can't be moved."""
+        Raises NoUplinkError where there is no such netdev, NicError where it is no wire."""
         link = rtnl.link(self.netlink, name=name)
-        if link is None:
-            there = rtnl.link(self.root_netlink, name=name)
-            if there is None:
-                raise NicError(
-                    f"{self.id}: the uplink {name} is no netdev of this host: create it, or name"
-                    " another one in uplink"
-                )
-            move = rtnl.set_link(
-                there.index,
-                what=f"taking the uplink {name}",
-                namespace=self.fd,
-                new_index=next(i for i in _UPLINKS if not rtnl.link(self.netlink, index=i)),
+        own = {*self._own_hooks(), *(port.host for port in self.ports.values())}
+        if link is not None and link.index in own and not self.tap:
+            raise NicError(
+                f"{self.id}: the uplink {name} is called like a netdev of the NIC's own: rename it"
             )
-            try:
-                self.root_netlink.send([move])
-            except NetlinkError as e:
-                raise NicError(f"{self.id}: {e.strerror}") from e
-            link = rtnl.link(self.netlink, name=name)
-            if link is None:
-                raise NicError(f"{self.id}: the uplink {name} vanished while it was taken")
+        if link is None or (self.tap and not self.is_hooked(link.index)):
+            link = self._take_from_host(name)
         quiet = rtnl.set_link(link.index, what=f"silencing the uplink {name}", silent=True)
         _but(self.netlink.send_all([quiet]), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
         if not self.is_hooked(link.index):
@@ -396,6 +387,46 @@ class Switch:
         self.netlink.send([raised])
         return rtnl.link(self.netlink, index=link.index) or link
 
+    def no_uplink(self, name: str) -> str | None:
+        """Why a netdev can't be this NIC's uplink; None: it can, or is one. Touches nothing."""
+        there = rtnl.link(self.root_netlink, name=name)
+        if there is None:
+            if not self.tap and namespace.exists(self.namespace):
+                return None  # a NIC that is there has its wire in its own namespace
+            return "no netdev of this host: the NIC has no wire until there is one"
+        if self.tap and self.is_hooked(there.index):
+            return None
+        return uplink.objection(self.root_netlink, there, moves=not self.tap)
+
+    def _take_from_host(self, name: str) -> Link:
+        """A netdev that the host has. What is wrong with it is told before anything is touched."""
+        try:
+            there = rtnl.link(self.root_netlink, name=name)
+            why = there and uplink.objection(self.root_netlink, there, moves=not self.tap)
+            if there and not why:
+                noted = uplink.note(self.root_netlink, there, self.id)
+                if self.tap:
+                    self.root_netlink.send(uplink.noting(there.index, name, noted))
+                    return there
+                free = next(i for i in _UPLINKS if not rtnl.link(self.netlink, index=i))
+                self.root_netlink.send([uplink.take(there.index, name, noted, self.fd, free)])
+        except NetlinkError as e:
+            if e.errno != errno.ENODEV:
+                why = uplink.HELD_THERE if e.errno == errno.EINVAL else f"can't be taken: {e}"
+                raise NicError(f"{self.id}: the uplink {name} {why}") from e
+            there = None
+        if there is None:
+            raise NoUplinkError(
+                f"{self.id}: the uplink {name} is no netdev of this host: create it, or name"
+                " another one in uplink"
+            )
+        if why:
+            raise NicError(f"{self.id}: the uplink {name} {why}")
+        link = rtnl.link(self.netlink, name=name)
+        if link is None:
+            raise NoUplinkError(f"{self.id}: the uplink {name} vanished while it was taken")
+        return link
+
     def release_uplinks(self, but: int) -> None:
         """Gives every uplink but the one of this index back to the daemon's namespace: the former
         one, and what a failed change or a killed daemon left."""
@@ -407,6 +438,8 @@ class Switch:
                 self._release(link)
 
     def _release(self, link: Link) -> None:
+        """Gives an uplink back as it was found."""
+        was = uplink.before(self.netlink, link)
         messages = [
             rtnl.set_link(
                 link.index,
@@ -422,6 +455,11 @@ class Switch:
                 link.index, what=f"giving the uplink {link.name} back", namespace=self.root
             )
             _but(self.netlink.send_all([back]), errno.ENODEV)
+        home = rtnl.link(self.root_netlink, name=link.name)
+        if home is not None:
+            given = uplink.as_before(home.index, link.name, was)
+            unknown = errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.ENODEV
+            _but(self.root_netlink.send_all(given), *unknown)
 
     def demolish(self) -> None:
         """Removes every netdev of the NIC and its namespace; the uplink is given back."""

@@ -274,7 +274,7 @@ def _on_this_host(nics: Sequence[PfPolicy], file: str, found: Findings) -> None:
             rule = f"a PF is listed once, and pciids[{twin}] ({nics[twin].id}) is this device too"
             found.problems.append(Problem(file, f"pciids[{number}].id", shown(pf.id), rule))
         for one in absent(pf):
-            rule = one.rule if one.for_good else f"not on this host: {one.rule}"
+            rule = one.rule if one.for_good else f"on this host: {one.rule}"
             problem = Problem(file, f"pciids[{number}].{one.field}", shown(one.value), rule)
             (found.problems if one.for_good else found.warnings).append(problem)
 

@@ -29,9 +29,9 @@ def checked(folder: Path, *pfs: Mapping[str, Any] | str, **main: Any) -> Ended:
 
 
 def test_a_host_that_has_all_of_it_is_not_warned(tmp_path: Path) -> None:
-    ended = checked(tmp_path, {"id": "soft0", "backend": "soft", "vfs": 2, "uplink": "lo"})
+    ended = checked(tmp_path, {"id": "soft0", "backend": "soft", "vfs": 2})
     assert (ended.code, ended.err) == (0, "")
-    assert "not on this host" not in ended.out
+    assert "on this host" not in ended.out
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,11 @@ def test_a_host_that_has_all_of_it_is_not_warned(tmp_path: Path) -> None:
             "uplink",
             "no netdev of this host",
         ),
+        (
+            {"id": "soft0", "backend": "soft", "vfs": 2, "uplink": "lo"},
+            "uplink",
+            "it is no Ethernet device",
+        ),
     ],
 )
 def test_a_pf_or_an_uplink_that_is_not_on_this_host_is_warned_of(
@@ -55,7 +60,7 @@ def test_a_pf_or_an_uplink_that_is_not_on_this_host_is_warned_of(
     """It may come later, and the file may be another host's."""
     ended = checked(tmp_path, {"id": "soft1", "backend": "soft", "vfs": 1}, pf)
     assert (ended.code, ended.err) == (0, "")
-    (line,) = [line for line in ended.out.splitlines() if "not on this host" in line]
+    (line,) = [line for line in ended.out.splitlines() if "on this host: " in line]
     assert line.startswith(f"warning: {tmp_path}/vfd.cfg: pciids[1].{field} = ")
     assert words in line
 

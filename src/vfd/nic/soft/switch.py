@@ -396,7 +396,8 @@ class Switch:
             return "no netdev of this host: the NIC has no wire until there is one"
         if self.tap and self.is_hooked(there.index):
             return None
-        return uplink.objection(self.root_netlink, there, moves=not self.tap)
+        why = uplink.objection(self.root_netlink, there, moves=not self.tap)
+        return why and f"it {why}"
 
     def _take_from_host(self, name: str) -> Link:
         """A netdev that the host has. What is wrong with it is told before anything is touched."""

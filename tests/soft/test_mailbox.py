@@ -17,6 +17,7 @@ def link(index: int, mac: str, kind: str = "veth", below: int | None = None) -> 
         name=f"d{index}",
         mac=mac,
         mtu=1500,
+        max_mtu=65535,
         kind=kind,
         link=below,
         link_nsid=None,

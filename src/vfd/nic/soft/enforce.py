@@ -180,15 +180,24 @@ class Enforcement:
         self._buckets.pop(vfid, None)
 
     def adapt(self, state: State) -> None:
-        """Guest ends moved or changed: rewrites the tables where that matters."""
+        """Guest ends moved or changed: makes room for their frames, and rewrites the tables where
+        that matters."""
+        self._make_room(state)
         if self._may_skip_host_ends(state, self._buckets) != self._peers:
             self.rewrite(state)
+
+    def _make_room(self, state: State, *, only_more: bool = False) -> None:
+        """For the larger MTU of each VF and its guest: while the daemon is away the VF's may be
+        used, and what is above it is counted."""
+        mtus = {v: max(state.mtu(v), self._guests.mtu(v)) for v in self._switch.ports}
+        self._switch.make_room(mtus, only_more=only_more)
 
     def rewrite(self, state: State) -> None:
         """Only the tables: grants, wire and guests' places changed, nothing else."""
         self._write(state, self._buckets)
 
     def _write(self, state: State, limited: Mapping[int, int]) -> None:
+        self._make_room(state, only_more=True)
         tap = self._switch.tap
         self._peers = self._may_skip_host_ends(state, limited)
         nic = state.policy
@@ -207,14 +216,17 @@ class Enforcement:
         compiled = self._compiled.then(nic, state.grants, wiring)
         self.datapath.write(self._switch, compiled.tables)
         self._compiled = compiled
+        self._make_room(state)
 
     def _may_skip_host_ends(self, state: State, limited: Mapping[int, int]) -> set[int]:
         """The VFs to which ``bpf_redirect_peer`` may be used: it skips the host end with its queue
-        and its MTU, and drops where the guest end is in the program's own namespace."""
+        and its MTU and the guest's native XDP, and drops where the guest end is in the program's
+        own namespace."""
         if self._switch.tap:
             return set()
         largest = max(state.largest_mtu(), self.wire.mtu if self.wire else 0)
-        return (self._guests.roomy(largest) & state.vfs.keys()) - limited.keys()
+        xdp = {vfid for vfid, port in self._switch.ports.items() if port.has_xdp}
+        return (self._guests.roomy(largest) & state.vfs.keys()) - limited.keys() - xdp
 
     def _come(self, old: State, new: State) -> State:
         """Makes what isn't there: VFs, hooks, the uplink. A VF that is made has had no guest."""

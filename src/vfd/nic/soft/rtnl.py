@@ -57,7 +57,7 @@ _IFADDR = struct.Struct("=BBBBi")
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_NET_NS_FD = 18, 26, 28
 IFLA_EXT_MASK, IFLA_PROMISCUITY, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 29, 30, 31, 32
-IFLA_CARRIER, IFLA_CARRIER_DOWN_COUNT = 33, 48
+IFLA_CARRIER, IFLA_CARRIER_DOWN_COUNT, IFLA_MAX_MTU = 33, 48, 51
 IFLA_LINK_NETNSID, IFLA_NEW_NETNSID = 37, 45
 IFLA_TARGET_NETNSID, IFLA_NEW_IFINDEX, IFLA_ALLMULTI = 46, 49, 61
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
@@ -90,6 +90,8 @@ class Link:
     name: str
     mac: str
     mtu: int
+    max_mtu: int
+    """The largest that its driver takes now; 0: no limit is told."""
     kind: str
     link: int | None
     """The other end of a veth, or the device below a macvlan or VLAN device."""
@@ -120,6 +122,7 @@ def parse_link(body: bytes) -> Link:
         name=text(a.get(IFLA_IFNAME, b"")),
         mac=mac_text(mac) if len(mac) == 6 else "",
         mtu=u32(a[IFLA_MTU]) if IFLA_MTU in a else 0,
+        max_mtu=u32(a[IFLA_MAX_MTU]) if IFLA_MAX_MTU in a else 0,
         kind=text(info.get(IFLA_INFO_KIND, b"")),
         link=u32(a[IFLA_LINK]) if IFLA_LINK in a else None,
         link_nsid=_signed(a[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in a else None,

@@ -43,6 +43,9 @@ _UPLINKS = range(0x90, 0xA0)
 force. What has one of them was brought there as an uplink."""
 HOST_MTU = 65535
 """The host ends': no frame is too large to reach the program, which judges and counts it."""
+XDP_MTU = 3072
+"""The host ends' while neither VF nor guest has a larger one. A guest's veth takes a native XDP
+program only if what comes fits a page (drivers/net/veth.c, veth_xdp_set; 3506 bytes on x86)."""
 MAX_ID = 15 - len(f"v{MAX_VFS - 1}")
 """Longest id of a NIC: a netdev's name has at most 15 characters."""
 
@@ -63,6 +66,15 @@ class Vf:
     """Of a tap, as its guest was last told of: a process holds it."""
     losses: int
     """How often that ended until then."""
+    mtu: int
+    """The host end's."""
+    max_mtu: int
+    """The largest that the host end takes: less than HOST_MTU while its guest has native XDP."""
+
+    @property
+    def has_xdp(self) -> bool:
+        """The guest has a native XDP program on its end of a veth."""
+        return 0 < self.max_mtu < HOST_MTU
 
 
 class Switch:
@@ -180,6 +192,8 @@ class Switch:
                     guest=self.guest_place(link),
                     carrier=same.carrier,
                     losses=same.losses,
+                    mtu=link.mtu,
+                    max_mtu=link.max_mtu,
                 )
         return links
 
@@ -266,7 +280,7 @@ class Switch:
                     self._host_name(vfid),
                     _FIRST_VF + vfid,
                     self.guest_name(vfid),
-                    mtu=HOST_MTU,
+                    mtu=host_mtu(mtu),
                     peer_mtu=mtu,
                     peer_mac=mac,
                     peer_ns=self.root,
@@ -281,7 +295,9 @@ class Switch:
         for link in self._links_of(made):
             vfid = link.index - _FIRST_VF
             place = self.guest_place(link)
-            self.ports[vfid] = Vf(link.index, link.up, True, place, link.carrier, link.losses)
+            self.ports[vfid] = Vf(
+                link.index, link.up, True, place, link.carrier, link.losses, link.mtu, link.max_mtu
+            )
 
     def _links_of(self, vfids: Iterable[int]) -> list[Link]:
         wanted = {_FIRST_VF + vfid for vfid in vfids}
@@ -317,7 +333,9 @@ class Switch:
         _but(self.netlink.send_all(silent), errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
         self.hook_vfs({vfid: link.index for vfid, link in found.items()})
         for vfid, link in found.items():
-            self.ports[vfid] = Vf(link.index, False, True, (None, link.index), False, link.losses)
+            self.ports[vfid] = Vf(
+                link.index, False, True, (None, link.index), False, link.losses, HOST_MTU - 30, 0
+            )
 
     def hook_vfs(self, hosts: Mapping[int, int]) -> None:
         """Host ends, by vfid, take their frames to the program."""
@@ -350,6 +368,28 @@ class Switch:
                 port.up = up
         # a port that is gone is none to lower: its DELLINK follows
         _but(self.netlink.send_all(messages), errno.ENODEV)
+
+    def make_room(self, mtus: Mapping[int, int], *, only_more: bool = False) -> None:
+        """Host ends of veths take the frames of VFs or guests with these MTUs, as far as a guest's
+        native XDP lets them. ``only_more``: none takes smaller ones than before."""
+        if self.tap:
+            return
+        changed: dict[int, int] = {}
+        for vfid, mtu in mtus.items():
+            port = self.ports.get(vfid)
+            if port is not None:
+                room = min(host_mtu(mtu), port.max_mtu or HOST_MTU)
+                if room > port.mtu or (room < port.mtu and not only_more):
+                    changed[vfid] = room
+        what = "making room for VF {}'s frames"
+        messages = [
+            rtnl.set_link(self.ports[vfid].host, what=what.format(vfid), mtu=room)
+            for vfid, room in changed.items()
+        ]
+        # EINVAL: the guest attached XDP just now; ENODEV: the port is gone. Both are being told.
+        _but(self.netlink.send_all(messages), errno.EINVAL, errno.ENODEV)
+        for vfid, room in changed.items():
+            self.ports[vfid].mtu = room
 
     def remove(self, vfids: Iterable[int]) -> None:
         """Takes VFs away, from their guests too."""
@@ -472,6 +512,11 @@ class Switch:
             _but(self.netlink.send_all([gone]), errno.ENODEV)
         if not self.tap:
             namespace.remove(self.namespace)
+
+
+def host_mtu(mtu: int) -> int:
+    """A host end's MTU where the VF or its guest has ``mtu``."""
+    return XDP_MTU if mtu <= XDP_MTU else HOST_MTU
 
 
 def _but(errors: Iterable[NetlinkError], *harmless: int) -> None:

@@ -64,7 +64,8 @@ class Owner(Protocol):
         """What guests asked for may not have been told: what was granted counts."""
 
     def guest_changed(self) -> None:
-        """A guest end's MTU may be another: what may be done on the way to it, with it."""
+        """A guest end's MTU may be another, or whether it has XDP: what may be done on the way to
+        it, with it."""
 
     def drifted(self, vfid: int | None, what: str) -> list[Event]:
         """Somebody else changed what the NIC is made of."""
@@ -333,6 +334,9 @@ class Watch:
         if now is None:
             yield from self._owner.vfs_lost([vfid])
             return
+        if (now.mtu, now.max_mtu) != (port.mtu, port.max_mtu):
+            port.mtu, port.max_mtu = now.mtu, now.max_mtu
+            self._owner.guest_changed()
         if now.up != port.up:
             port.up = now.up
             yield from self._owner.drifted(vfid, f"its link was set {_up(now.up)}")

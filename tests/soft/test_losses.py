@@ -263,7 +263,7 @@ def test_vfs_lost_while_notifications_were_lost_are_all_told_and_fresh() -> None
         w.settle()
         old = w.mac(0), w.mac(1)
         lose_unheard(w, 0, 1)
-        flood = "".join(f"link set eth0 mtu {1300 + n % 200}\n" for n in range(8000))
+        flood = "".join(f"link set eth0 mtu {1300 + n % 200}\n" for n in range(60000))
         subprocess.run(["ip", "-n", w.guests[2], "-batch", "-"], input=flood, text=True, check=True)
         events = w.settle()
         assert EventKind.OVERRUN in [e.kind for e in events]

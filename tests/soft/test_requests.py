@@ -283,7 +283,7 @@ def test_addresses_set_on_the_interface_itself_are_still_asked_for_after(loss: s
         if loss == "a new daemon":
             w.nic = soft.open(w.pf)
         else:
-            flood = "".join(f"link set eth0 mtu {1300 + n % 200}\n" for n in range(8000))
+            flood = "".join(f"link set eth0 mtu {1300 + n % 200}\n" for n in range(60000))
             subprocess.run(
                 ["ip", "-n", w.guests[1], "-batch", "-"], input=flood, text=True, check=True
             )
@@ -360,3 +360,21 @@ def test_what_was_refused_is_asked_for_again_when_policy_changes(what: str, plac
             w.apply(w.vf(0, **granting))
         w.settle()
         assert has(w.nic.observe().vfs[0].grants)
+
+
+def test_a_macvlan_is_no_wish_for_promiscuous_mode() -> None:
+    """A veth with further addresses is promiscuous for them, in the kernel's own books."""
+    with world() as w:
+        pair(w, guest_macs="any")
+        add = ("link", "add", "mv", "link", "eth0", "address", WANTED, "type", "macvlan")
+        ip("-n", w.guests[0], *add)
+        ip("-n", w.guests[0], "link", "set", "mv", "up")
+        w.until(asked(RequestKind.ADD_MAC, WANTED))
+        ip("-n", w.guests[0], "link", "set", "eth0", "txqueuelen", "77")
+        heard = w.settle()
+        w.reopen()
+        heard += w.settle()
+        assert not any(asked(RequestKind.PROMISC)(event) for event in heard), heard
+        assert w.wishes.of(0) == ()
+        ip("-n", w.guests[0], "link", "set", "eth0", "promisc", "on")
+        w.until(asked(RequestKind.PROMISC))

@@ -171,7 +171,7 @@ def test_a_machine_that_has_the_vfs_mac_asks_for_further_ones_beside_it() -> Non
                 assert heard(b, frame(w.mac(1), source, b"again"))
 
 
-def test_a_machine_whose_mac_is_forced_asks_for_further_ones_and_again_when_it_may() -> None:
+def test_a_machine_whose_mac_is_forced_asks_for_further_ones_and_has_them_when_it_may() -> None:
     forced, inner = "02:00:00:00:00:77", "52:54:00:12:34:56"
     with world(guest="tap") as w:
         w.apply(w.vf(0, vm_mac=forced, guest_macs="none"), w.vf(1))
@@ -181,8 +181,6 @@ def test_a_machine_whose_mac_is_forced_asks_for_further_ones_and_again_when_it_m
             w.until(asks(RequestKind.ADD_MAC))
             assert not w.nic.observe().vfs[0].grants.macs
             w.apply(w.vf(0, vm_mac=forced, guest_macs="any"))
-            os.write(a, HEADER + frame(w.mac(1), inner))
-            w.until(asks(RequestKind.ADD_MAC))
             assert w.nic.observe().vfs[0].grants.macs == {inner}
 
 
@@ -222,7 +220,7 @@ def test_a_machine_that_goes_while_notifications_are_lost_leaves_no_grants() -> 
         w.apply(w.vf(0), w.vf(1))
         with machine(w, 0) as guest:
             granted(w, guest)
-            lines = "".join(f"link set {w.id}v1 txqlen {1000 + n % 9}\n" for n in range(8000))
+            lines = "".join(f"link set {w.id}v1 txqlen {1000 + n % 9}\n" for n in range(60000))
             subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
         until_shown("NO-CARRIER", f"{w.id}v0")
         events = w.settle()

@@ -18,9 +18,10 @@ from vfd.nic.protocol import Event, EventKind
 from vfd.nic.soft import namespace
 from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.addresses import mac_bytes
-from vfd.policy.requests import Decision, decide
+from vfd.policy.requests import Decision
 from vfd.policy.resolve import resolve
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
+from vfd.policy.wishes import Judge, Wishes, grantable
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 _AUXDATA, _SOL_PACKET = 8, 263
@@ -82,6 +83,7 @@ class World:
     nic: soft.SoftNic
     vfs: dict[int, VfPolicy] = field(default_factory=dict)
     guests: dict[int, str] = field(default_factory=dict)
+    wishes: Wishes = field(default_factory=Wishes)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def vf(self, vfid: int, **fields: object) -> VfPolicy:
@@ -113,6 +115,7 @@ class World:
         changes += [VfChange(v, seen.vfs[v].rules, None) for v in without]
         self.nic.apply(desired, changes)
         self.pf, self.vfs = new_pf, after
+        self._grant_wishes()
 
     def guest(self, vfid: int, *, up: bool = True, silent: bool = False) -> str:
         """Gives the VF to a new namespace as ``eth0``; returns the namespace's name. ``silent``: it
@@ -189,24 +192,43 @@ class World:
         return found
 
     def answer(self, event: Event) -> Decision | None:
+        """As a daemon does: what is refused stays a wish."""
         if event.kind is EventKind.GUEST_GONE and event.vfid is not None:
             self.nic.revoke(event.vfid)
+            self.wishes.forget(event.vfid)
         if event.request is None:
             return None
+        decision = self._judge().decide(event.request)
+        self.wishes.note(event.request, decision)
+        self.nic.answer([(event.request, decision)])
+        self._grant_wishes()
+        return decision
+
+    def _grant_wishes(self) -> None:
+        found = list(grantable(self.wishes, self._judge()))
+        if answers := [(wish.request, decision) for wish, decision in found if decision.granted]:
+            self.nic.answer(answers)
+            for request, decision in answers:
+                self.wishes.note(request, decision)
+
+    def _judge(self) -> Judge:
         seen = self.nic.observe()
-        decision = decide(
+        return Judge(
             NicPolicy(pf=self.pf, vfs=tuple(self.vfs.values())),
             {v: s.grants for v, s in seen.vfs.items()},
-            event.request,
-            own_macs={v: s.mac for v, s in seen.vfs.items() if s.mac},
+            {v: s.mac for v, s in seen.vfs.items() if s.mac},
+            self.nic.capabilities,
         )
-        self.nic.answer([(event.request, decision)])
-        return decision
 
     def reopen(self) -> None:
         """Closes the NIC and opens it again, as a new daemon does."""
         self.nic.close()
+        self.open_again()
+
+    def open_again(self) -> None:
+        """A new daemon takes the NIC that the former one closed."""
         self.nic = soft.open(self.pf)
+        self.wishes = Wishes()
 
 
 @contextlib.contextmanager

@@ -37,6 +37,9 @@ RETRY, RETRY_AT_LAST = 1.0, 30.0
 PATIENCE = 300.0
 """Seconds for which a NIC may keep the NIC thread busy before systemd's watchdog takes the daemon
 for dead: a driver that makes many VFs takes a minute or two."""
+BREATH = 0.01
+"""At most as many seconds pass between two looks at what a NIC tells: requests come in between, and
+what a guest does meanwhile as fast as it can is looked at once."""
 STARTING = 8
 """``start_cb`` that run at a time: after a start there may be as many to run as there are VFs."""
 REPAIRS, REPAIR_WINDOW = 20, 10.0
@@ -217,6 +220,7 @@ class Daemon:
 
     async def _handle(self, pf_id: str, fd: int) -> None:
         managed = self.service.nics.get(pf_id)
+        began = time.monotonic()
         if managed is not None:
             try:
                 repairs = await self.call(handle, self.service, managed)
@@ -230,6 +234,7 @@ class Daemon:
                 self._repairs.extend([now] * min(repairs, REPAIRS))
                 if len(self._repairs) == REPAIRS and now - self._repairs[0] < REPAIR_WINDOW:
                     await asyncio.sleep(1)
+        await asyncio.sleep(min(time.monotonic() - began, BREATH))
         if self._watched.get(pf_id) == fd:
             self._loop.add_reader(fd, self._readable, pf_id, fd)
 

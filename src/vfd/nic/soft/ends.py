@@ -3,11 +3,9 @@ reached, and what they show that isn't in force is a request."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from vfd.nic.netlink import Message
-from vfd.nic.protocol import Event, EventKind
 from vfd.nic.soft import rtnl
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
@@ -16,7 +14,6 @@ from vfd.nic.soft.state import State
 from vfd.nic.soft.switch import Switch
 from vfd.nic.soft.watch import Watch
 from vfd.policy.requests import Grants
-from vfd.policy.values import PfPolicy
 
 
 class GuestEnds:
@@ -51,11 +48,9 @@ class GuestEnds:
         self._switch.root_netlink.send_all(home)
 
     def dress(self, before: State, now: State) -> None:
-        """Gives guest ends the MACs and MTUs that changed, and asks guests what they want where
-        that is judged in another way now: of VFs that open, and by other policies. Raises NicError
-        and OSError."""
+        """Gives guest ends the MACs and MTUs that changed, and asks guests of VFs that open what
+        they want. Raises NicError and OSError."""
         home: list[Message] = []
-        again: list[int] = []
         for vfid in sorted(now.differing(before) & self._switch.ports.keys()):
             if self._switch.tap:
                 self._watch.forget(vfid)
@@ -63,23 +58,9 @@ class GuestEnds:
             changed = now.mac(vfid) != before.mac(vfid) or now.mtu(vfid) != before.mtu(vfid)
             if opened or changed:
                 home += self._dress_one(now, vfid, opened)
-            if not opened and _judged_anew(before, now, vfid):
-                again.append(vfid)
         if home:
             self._switch.root_netlink.send_all(home)
             self._works.adapt(now)
-        if again:
-            self._ask_again(now, again)
-
-    def _ask_again(self, now: State, vfids: Collection[int]) -> None:
-        for vfid in vfids:
-            if place := self._guests.place(vfid):
-                self.follow(now, vfid, place)
-        if self._switch.tap:
-            asked = self._guests.ask(vfids)
-            self._watch.add([Event(EventKind.REQUEST, r.vfid, request=r) for r in asked])
-        else:
-            self._watch.add(self._watch.sync_all(vfids))
 
     def _dress_one(self, state: State, vfid: int, opened: bool) -> list[Message]:
         """Messages for the daemon's namespace; what is elsewhere is done at once."""
@@ -98,8 +79,8 @@ class GuestEnds:
                 self.follow(state, vfid, place)
             self._guests.expect(vfid, mac=mac, mtu=mtu)
             if opened:
-                asked = self._guests.ask([vfid])
-                self._watch.add([Event(EventKind.REQUEST, vfid, request=r) for r in asked])
+                self._guests.listen([vfid])
+                self._watch.look_soon()
             if worn == (mac, mtu):
                 return []
             return [rtnl.set_link(index, what=what, mac=mac, mtu=mtu)]
@@ -110,22 +91,5 @@ class GuestEnds:
         if opened or (vf is not None and vf.vm_mac is None and worn[0] != mac):
             # also where a MAC is no longer forced: what the guest's interface shows is its wish
             self.follow(state, vfid, place)
-            self._watch.add(self._watch.sync(vfid, opened=opened))
+            self._watch.sync(vfid, opened=opened)
         return []
-
-
-def _judged_anew(before: State, now: State, vfid: int) -> bool:
-    """Whether what was refused to the VF's guest may be granted now."""
-    old, new = before.vfs.get(vfid), now.vfs.get(vfid)
-    if old is None or new is None:
-        return False
-    return (_judging(before.pf), old.trust, old.guest_macs, old.guest_groups) != (
-        _judging(now.pf),
-        new.trust,
-        new.guest_macs,
-        new.guest_groups,
-    )
-
-
-def _judging(pf: PfPolicy) -> tuple[object, ...]:
-    return pf.mtu, pf.reserved_macs

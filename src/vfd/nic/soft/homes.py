@@ -66,6 +66,26 @@ class Homes:
         finally:
             there.close()
 
+    def related(self, nsid: int | None) -> set[int]:
+        """Ids of the namespaces that the one of ``nsid`` has an id for, as for those that a device
+        went to from it; given now where they had none. Not those of NICs."""
+        found: set[int] = set()
+        with self.reach(nsid) as there:
+            for name, path in namespace.seen() if there is not None else ():
+                if there is None or name.startswith("vfd-"):
+                    continue
+                with contextlib.suppress(OSError):
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        if rtnl.nsid_of(there, fd) is None:
+                            continue
+                        rtnl.give_nsid(self._netlink, fd)
+                        if (known := rtnl.nsid_of(self._netlink, fd)) is not None:
+                            found.add(known)
+                    finally:
+                        os.close(fd)
+        return found
+
     def _open(self, nsid: int | None) -> int | None:
         """A descriptor of the namespace. Its path is remembered: 256 guests come at once."""
         known = self._paths.get(nsid)

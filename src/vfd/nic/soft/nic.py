@@ -101,7 +101,7 @@ class SoftNic:
         self._watch.add(self._lose(lost))
         self._state = works.enforce(self._state, self._state)
         self._watch.add(self._unmade(lost))
-        self._watch.add(self._watch.sync_all())
+        self._watch.sync_all()
         self._take_back_unheld()
         return self._state
 
@@ -137,8 +137,10 @@ class SoftNic:
                 self._ends.follow(self._state, vfid, place)
                 if self._switch.tap:
                     self._guests.hold(vfid, port.carrier)
-                if self._switch.tap or not rtnl.tells_groups():
-                    self._guests.keep_groups(vfid)
+                if self._switch.tap:  # heard by its reports alone
+                    self._guests.keep_groups(vfid, (rtnl.AF_INET, rtnl.AF_INET6))
+                elif not rtnl.tells_groups():
+                    self._guests.keep_groups(vfid, (rtnl.AF_INET,))
 
     # The protocol
 
@@ -370,6 +372,9 @@ class SoftNic:
 
     def _sent(self, vfid: int) -> int:
         return self._works.datapath.counters([vfid])[vfid]["tx_packets"]
+
+    def related(self, nsid: int | None) -> set[int]:
+        return self._homes.related(nsid)
 
     def reach(self, nsid: int | None) -> contextlib.AbstractContextManager[Netlink | None]:
         if nsid == self._root_nsid:

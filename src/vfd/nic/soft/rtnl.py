@@ -336,6 +336,12 @@ def give_nsid(netlink: Netlink, namespace: int) -> None:
             raise failed
 
 
+def parse_nsid(body: bytes) -> int | None:
+    """The id in a message about one."""
+    a = parse_attrs(body, 4)
+    return _signed(a[1]) if 1 in a else None  # NETNSA_NSID
+
+
 def nsid_of(netlink: Netlink, namespace: int) -> int | None:
     """The id that the socket's namespace has for the one of a descriptor; None: none yet."""
     body = struct.pack("=Bxxx", 0) + attr_u32(3, namespace)  # NETNSA_FD

@@ -10,14 +10,14 @@ import contextlib
 import os
 import select
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from vfd.nic.netlink import Listener, Netlink, Notification, TornError
+from vfd.nic.netlink import Listener, Netlink, TornError
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import rtnl
-from vfd.nic.soft.guests import Guests, Place, TapGuests
+from vfd.nic.soft.guests import STACKED, Guests, Place, TapGuests
+from vfd.nic.soft.heard import Heard, News, Traffic
 from vfd.nic.soft.reports import reports
 from vfd.nic.soft.rtnl import Link
 from vfd.nic.soft.switch import Switch, Vf
@@ -26,18 +26,7 @@ from vfd.policy.requests import Grants, Request
 
 _GROUPS = (rtnl.RTNLGRP_LINK, rtnl.RTNLGRP_NEIGH, rtnl.RTNLGRP_TC)
 _OPTIONAL_GROUPS = (rtnl.RTNLGRP_NSID, rtnl.RTNLGRP_IPV4_MCADDR, rtnl.RTNLGRP_IPV6_MCADDR)
-_LINKS = (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK)
-_MEMBERSHIPS = (rtnl.RTM_NEWMULTICAST, rtnl.RTM_DELMULTICAST)
-_TRAFFIC_CONTROL = (
-    rtnl.RTM_NEWQDISC,
-    rtnl.RTM_DELQDISC,
-    rtnl.RTM_NEWTCLASS,
-    rtnl.RTM_DELTCLASS,
-    rtnl.RTM_NEWTFILTER,
-    rtnl.RTM_DELTFILTER,
-)
-
-_MOST, _SPAN = 4096, 0.2
+_MOST, _SPAN = 8192, 0.02
 """Notifications that are taken at once, and seconds for which they are looked at."""
 _TRIES = 3
 """How often a namespace is listed that its guest changes meanwhile."""
@@ -78,6 +67,9 @@ class Owner(Protocol):
     def may_be_its_own(self, vfid: int) -> bool:
         """Whether a MAC that the VF doesn't own can be the one that its guest's machine has."""
 
+    def related(self, nsid: int | None) -> set[int]:
+        """Ids of the namespaces that the one of a guest has an id for, and that are no NIC's."""
+
     def reach(self, nsid: int | None) -> contextlib.AbstractContextManager[Netlink | None]:
         """A request socket in a guest's namespace; None: it can't be reached."""
 
@@ -100,8 +92,13 @@ class Watch:
         self._waiting: list[Event] = []
         self._missed = ""
         """Why everything has to be looked at again; '' if it hasn't."""
-        self._heard: deque[Notification] = deque()
-        """What came and wasn't looked at yet."""
+        self._failed = False
+        """It is because looking failed: what guests were asked for may not have been told."""
+        self._heard = Heard(switch.netlink.portid, guests=not switch.tap)
+        self._moved: set[int | None] = set()
+        """Namespaces from which devices above a VF went to others."""
+        self._changed = False
+        """A guest end may be another than the program was told."""
         self._torn: set[int | None] = set()
         """Namespaces that changed while they were listed."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -110,6 +107,7 @@ class Watch:
             self._epoll.register(switch.names, select.EPOLLIN)
 
     def hear_program(self, ring: int, drain: Callable[[], list[bytes]]) -> None:
+        """``drain`` takes what is in the ring buffer of that descriptor."""
         self._drain = drain
         self._epoll.register(ring, select.EPOLLIN)
 
@@ -121,6 +119,10 @@ class Watch:
         if events:
             self._waiting += events
             self._ring_bell()
+
+    def look_soon(self) -> None:
+        """Guests may ask for something that nobody told of."""
+        self._ring_bell()
 
     def _ring_bell(self) -> None:
         """There is something to do at once, though nothing new was heard."""
@@ -140,42 +142,73 @@ class Watch:
         until that succeeds, with the next events.
 
         Takes no longer than ``_SPAN`` and a look or two, whatever guests do: what is left then is
-        for the next call, which the descriptor asks for."""
+        for the next call, which the descriptor asks for. Guests' requests come last, once for all
+        that was heard."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
         events, self._waiting = self._waiting, []
         self._switch.keep_name()
+        # before what the kernel tells: what a guest sent came before the news that it is gone
+        sent = self._drain()
+        self._listen()
         torn, self._torn = self._torn, set()
         for vfid in tuple(self._switch.ports) if torn else ():
             place = self._guests.place(vfid)
             if place is not None and place[0] in torn:
-                self._try(events, lambda: self.sync(vfid))  # noqa: B023
-        if not self._heard:
-            heard = self._listener.receive(_MOST)
-            if heard is None:
-                self._missed = "the kernel dropped notifications"
-            else:
-                self._heard.extend(heard)
+                self._try(events, lambda: self._sync(vfid))  # noqa: B023
+        for ended in self._heard.ended():
+            self._guests.left(ended)
+        for change in self._heard.traffic():
+            self._try(events, lambda: self._foreign(change))  # noqa: B023
         end = time.monotonic() + _SPAN
-        while self._heard and time.monotonic() < end:
-            notification = self._heard.popleft()
-            self._try(events, lambda: self._told_by_kernel(*notification))  # noqa: B023
+        for nsid, news in self._heard.turns():
+            self._try(events, lambda: self._told(nsid, news))  # noqa: B023
+            if time.monotonic() > end:
+                break
+        for nsid in self._moved:
+            self._try(events, lambda: self._nested(nsid))  # noqa: B023
+        self._moved = set()
         if self._heard:
             self._ring_bell()
-        for raw in self._drain():
-            self._try(events, lambda: _asked(self._told(raw)))  # noqa: B023
         if self._missed:
-            why, self._missed = self._missed, ""
+            # what guests ask for doesn't wait until everything can be looked at
+            events += _asked(self._guests.asks())
+            if self._failed:
+                self._owner.forget_guests()
+            why, self._missed, self._failed = self._missed, "", False
             events.append(Event(EventKind.OVERRUN, text=why))
             self._try(events, self.look_again)
-        return _in_time(events)
+        gone = {event.vfid for event in events if event.kind is EventKind.GUEST_GONE}
+        if gone:
+            sent += self._drain()
+        for raw in sent:
+            self._try(events, lambda: self._sent(raw, gone))  # noqa: B023
+        for vfid in self._guests.doubted():
+            self._try(events, lambda: self._look_at(vfid))  # noqa: B023
+        if self._changed:
+            self._changed = False
+            self._try(events, self._owner.guest_changed)
+        return _in_time(events + _asked(self._guests.asks()))
 
-    def _try(self, events: list[Event], find: Callable[[], Iterable[Event]]) -> None:
+    def _listen(self) -> None:
+        told, lost = self._listener.receive(_MOST)
+        self._heard.take(told)
+        if lost:
+            self._missed = "the kernel dropped notifications"
+        if len(told) >= _MOST:
+            self._ring_bell()
+        for nsid in self._heard.overfull():
+            if nsid is None or not self._guests.has(nsid):
+                self._missed = "more was told than is kept"
+            else:
+                self._torn.add(nsid)
+
+    def _try(self, events: list[Event], find: Callable[[], Iterable[Event] | None]) -> None:
         try:
-            events += find()
+            events += find() or ()
         except (OSError, NicError) as e:
             # what a guest was about to be asked for may be lost: it is asked for again
-            self._owner.forget_guests()
+            self._failed = True
             self._missed = f"looking after what happened failed: {e}"
 
     def look_again(self) -> Iterator[Event]:
@@ -200,65 +233,77 @@ class Watch:
                 yield from self._held(vfid, found, links[found.host])
             else:
                 yield from self._placed(vfid, found.guest)
-        yield from self.sync_all()
+        self._sync_all()
 
-    def sync(self, vfid: int, *, opened: bool = False) -> list[Event]:
-        """What the VF's guest shows that nobody told, as requests. ``opened``: the VF has a
-        configuration now; addresses set on the interface under another one are not asked for."""
+    def sync(self, vfid: int, *, opened: bool = False) -> None:
+        """What the VF's guest shows that nobody told is asked for, with the next ``events``.
+        ``opened``: the VF has a configuration now; addresses set on the interface under another one
+        are not asked for."""
+        self._sync(vfid, opened=opened)
+        self._ring_bell()
+
+    def sync_all(self) -> None:
+        """The same for all VFs, with one look at each namespace."""
+        self._sync_all()
+        self._ring_bell()
+
+    def _sync(self, vfid: int, *, opened: bool = False) -> None:
         place = self._guests.place(vfid)
         if place is None or self._switch.tap:
-            return []
+            return
         nsid, index = place
         link = rtnl.link(self._switch.netlink, index=index, nsid=nsid)
         if link is None:
-            return []
+            return
         self._guests.hush([vfid])
-        requests = self._guests.link(nsid, link)
+        self._guests.link(nsid, link)
         if nsid != self._root:
-            requests += self._list(nsid, [] if opened else [vfid])
+            self._list(nsid, [] if opened else [vfid])
         if nsid not in self._torn:
-            requests += self._guests.ask([vfid])
-        self._owner.guest_changed()
-        return _asked(requests)
+            self._guests.listen([vfid])
+        self._changed = True
 
-    def sync_all(self, vfids: Collection[int] | None = None) -> list[Event]:
-        """The same for all VFs or for these, with one look at each namespace."""
+    def _sync_all(self) -> None:
         if self._switch.tap:
-            return []
-        vfids = self._switch.ports if vfids is None else vfids
-        places = {v: p for v in vfids if (p := self._guests.place(v))}
+            return
+        places = {v: p for v in self._switch.ports if (p := self._guests.place(v))}
         self._guests.hush(places)
-        requests: list[Request] = []
         homes: dict[int | None, list[int]] = {}
         for vfid, (nsid, _) in places.items():
             homes.setdefault(nsid, []).append(vfid)
         for nsid, there in homes.items():
-            requests += self._list(nsid, there)
-        requests += self._guests.ask(
-            [v for v, place in places.items() if place[0] not in self._torn]
-        )
+            self._list(nsid, there)
+        self._guests.listen([v for v, place in places.items() if place[0] not in self._torn])
         self._owner.guest_changed()
-        return _asked(requests)
 
-    def _list(self, nsid: int | None, vfids: Sequence[int]) -> list[Request]:
+    def _list(self, nsid: int | None, vfids: Sequence[int]) -> None:
         """Everything in the namespace of these VFs' guests, unless one changes it faster than it is
         read. Then they ask for nothing until it was listed: at the next call of ``events``, for
         which the notification of what changed meanwhile is there already."""
-        requests: list[Request] = []
         try:
-            for link in rtnl.links(self._switch.netlink, nsid, tries=_TRIES):
-                requests += self._guests.link(nsid, link)
+            self._guests.links(nsid, rtnl.links(self._switch.netlink, nsid, tries=_TRIES))
             listed = rtnl.memberships(self._switch.netlink, nsid, tries=_TRIES)
         except TornError:
             self._torn.add(nsid)
-            return requests
+            return
         except OSError:
-            return requests  # the namespace goes just now; its DELLINK follows
+            return  # the namespace goes just now; its DELLINK follows
         self._guests.forget_groups(nsid, listed)
         members = [member for family in listed.values() for member in family]
-        requests += self._guests.membership(nsid, members, joined=True)
+        self._guests.membership(nsid, members, joined=True)
         self._list_addresses(nsid, vfids, told=[*listed])
-        return requests
+
+    def _nested(self, nsid: int | None) -> None:
+        """Devices above a VF may be in other namespaces, as containers of the guest have them.
+        Those that its own has to do with are heard from now on, and listed."""
+        known = {nsid}
+        for one in (found := [nsid]):
+            new = self._owner.related(one) - known - {self._root}
+            known |= new
+            found += sorted(new)
+            for other in new:
+                with contextlib.suppress(OSError):  # it goes just now
+                    self._guests.links(other, rtnl.links(self._switch.netlink, other))
 
     def _list_addresses(self, nsid: int | None, vfids: Sequence[int], told: Sequence[int]) -> None:
         """The interfaces' own address lists. IP groups of a family of which the kernel doesn't
@@ -267,10 +312,15 @@ class Watch:
             # a VF that waits for a guest has no addresses but those that its last one was granted
             grants = self._owner.grants()
             vfids = [v for v in vfids if self._guests.is_up(v) or v in grants]
-        for vfid, macs in self._addresses(nsid, vfids).items():
+        addresses = self._addresses(nsid, vfids)
+        for vfid, macs in addresses.items():
             if macs and rtnl.AF_INET not in told:
-                macs = {mac for mac in macs if not mac.startswith("01:00:5e:")}
-            self._guests.listed(vfid, macs)
+                addresses[vfid] = {mac for mac in macs if not mac.startswith("01:00:5e:")}
+        unknown = [v for v, macs in addresses.items() if self._guests.listed(v, macs) and macs]
+        if unknown and nsid != self._root:
+            self._nested(nsid)
+            for vfid in unknown:
+                self._guests.listed(vfid, addresses[vfid])
 
     def _addresses(
         self, nsid: int | None, vfids: Sequence[int]
@@ -285,30 +335,16 @@ class Watch:
                         found[vfid] = rtnl.own_addresses(there, place[1])
         return found
 
-    def _told_by_kernel(
-        self, nsid: int | None, kind: int, sender: int, body: bytes
-    ) -> Iterator[Event]:
-        if kind in _LINKS:
-            link = rtnl.parse_link(body)
-            gone = kind == rtnl.RTM_DELLINK
-            if nsid is None:
-                yield from self._here(link, gone)
-            if nsid is not None or self._switch.tap:
-                yield from self._there(nsid, link, gone)
-        elif kind in _TRAFFIC_CONTROL:
-            if nsid is None and sender != self._switch.netlink.portid:
-                yield from self._foreign(rtnl.parse_tc(body), kind)
-        elif self._switch.tap:
-            return
-        elif kind in _MEMBERSHIPS:
-            member = rtnl.parse_membership(body)
-            if member:
-                joined = kind == rtnl.RTM_NEWMULTICAST
-                yield from _asked(self._guests.membership(nsid, [member], joined))
-        elif kind in (rtnl.RTM_NEWNEIGH, rtnl.RTM_DELNEIGH) and body[0] == rtnl.AF_BRIDGE:
-            entry = rtnl.parse_neighbour(body)
-            added = kind == rtnl.RTM_NEWNEIGH
-            yield from _asked(self._guests.neighbour(nsid, entry, added))
+    def _told(self, nsid: int | None, news: News) -> Iterator[Event]:
+        link = rtnl.parse_link(news.link) if news.link else None
+        if nsid is None and link is not None:
+            yield from self._here(link, news.gone)
+        if (nsid is not None or self._switch.tap) and link is not None:
+            yield from self._there(nsid, link, news)
+        for member, joined in news.members.values():
+            self._guests.membership(nsid, [member], joined)
+        for entry, added in news.addresses.values():
+            self._guests.neighbour(nsid, entry, added)
 
     def _here(self, link: Link, gone: bool) -> Iterator[Event]:
         """A link in the NIC's own namespace."""
@@ -329,6 +365,8 @@ class Watch:
         if vfid is None:
             return
         port = self._switch.ports[vfid]
+        if not gone and self._is_known(vfid, port, link):
+            return  # a guest sets its own end up and down as often as it likes
         # a notification tells what was; only what is now counts
         now = rtnl.link(self._switch.netlink, index=link.index)
         if now is None:
@@ -345,6 +383,15 @@ class Watch:
         else:
             yield from self._placed(vfid, self._switch.guest_place(now))
 
+    def _is_known(self, vfid: int, port: Vf, link: Link) -> bool:
+        """Whether a host end is as it was looked at last. Of a tap's carrier the kernel tells up to
+        a second later."""
+        known = self._guests.place(vfid)
+        return not self._switch.tap and (link.up, self._switch.guest_place(link)) == (
+            port.up,
+            known,
+        )
+
     def _held(self, vfid: int, port: Vf, now: Link) -> Iterator[Event]:
         """A tap has carrier while a process holds it. One process may follow another faster than
         the kernel tells."""
@@ -355,41 +402,61 @@ class Watch:
             held = False
             yield from self._owner.guest_moved(vfid, place, None)
         if now.carrier and not held:
+            self._taps.forget(vfid)
             yield from self._owner.guest_moved(vfid, None, place)
 
-    def _there(self, nsid: int | None, link: Link, gone: bool) -> Iterator[Event]:
+    def _there(self, nsid: int | None, link: Link, news: News) -> Iterator[Event]:
         """A link in a guest's namespace, or in the daemon's."""
         if nsid == self._root:
             yield from self._freed()
             name, uplink = self._owner.uplink()
-            if name and link.name == name and not uplink and not gone:
+            if name and link.name == name and not uplink and not news.gone:
                 yield from self._owner.wire_appeared(name)
                 return
         if self._switch.tap:
             return
         vfid = self._guests.at((nsid, link.index))
-        if vfid is None and link.kind == "veth" and link.link is not None:
+        if vfid is None and link.kind == "veth" and link.link is not None and not news.gone:
             # a guest end in a place that isn't known yet says whose peer it is
             vfid = next((v for v, p in self._switch.ports.items() if p.host == link.link), None)
             if vfid is not None and not self._is_peer(vfid, nsid, link):
                 vfid = None
         if vfid is None:
-            requests = (
-                self._guests.gone(nsid, link.index) if gone else self._guests.link(nsid, link)
-            )
-            yield from _asked(requests)
-        elif gone or self._guests.place(vfid) != (nsid, link.index):
+            self._device(nsid, link, news)
+        elif news.anew or self._guests.place(vfid) != (nsid, link.index):
             host = rtnl.link(self._switch.netlink, index=self._switch.ports[vfid].host)
             if host is not None:  # else its own DELLINK follows
-                yield from self._placed(vfid, self._switch.guest_place(host))
-        else:
+                yield from self._placed(vfid, self._switch.guest_place(host), left=news.anew)
+        elif not self._guests.shows(vfid, link):
             # What is now counts, not what was: a notification from before a forced MAC would be
-            # taken for the guest's wish, and a guest that changes things in a loop would be
-            # answered once for each turn.
+            # taken for the guest's wish.
             now = rtnl.link(self._switch.netlink, index=link.index, nsid=nsid)
             if now is not None:
-                yield from _asked(self._guests.link(nsid, now))
-                self._owner.guest_changed()
+                self._guests.link(nsid, now)
+                self._changed = True
+
+    def _look_at(self, vfid: int) -> None:
+        """Of some changes of a guest end the kernel doesn't tell."""
+        if (place := self._guests.place(vfid)) and not self._switch.tap:
+            now = rtnl.link(self._switch.netlink, index=place[1], nsid=place[0])
+            if now is not None:
+                self._guests.link(place[0], now)
+
+    def _device(self, nsid: int | None, link: Link, news: News) -> None:
+        """A link in a namespace of guests that is no VF."""
+        if news.anew:
+            if link.new_nsid is not None and link.kind in STACKED and self._guests.has(nsid):
+                self._moved.add(nsid)
+            self._guests.gone(nsid, link.index)
+        if news.gone:
+            return
+        if link.kind in STACKED and link.link_nsid is not None:
+            # what a namespace calls another one is its own affair
+            now = rtnl.link(self._switch.netlink, index=link.index, nsid=nsid)
+            if now is not None:
+                self._guests.link(nsid, now)
+            return
+        self._guests.link(nsid, link)
 
     def _freed(self) -> Iterator[Event]:
         """A name that a VF needs and something else had may be free again."""
@@ -403,52 +470,55 @@ class Watch:
         host = rtnl.link(self._switch.netlink, index=self._switch.ports[vfid].host)
         return host is not None and self._switch.guest_place(host) == (nsid, link.index)
 
-    def _placed(self, vfid: int, place: Place | None) -> Iterator[Event]:
+    def _placed(self, vfid: int, place: Place | None, *, left: bool = False) -> Iterator[Event]:
+        """``left``: its guest end was gone from where it was, though it may be there again."""
         before = self._guests.place(vfid)
-        if place is None or place[1] == 0 or place == before:
+        if place is None or place[1] == 0 or (place == before and not left):
             return
         self._switch.ports[vfid].guest = place
         self._taps.forget(vfid)
         yield from self._owner.guest_moved(vfid, before, place)
-        yield from self.sync(vfid)
+        self._sync(vfid)
 
-    def _foreign(self, found: rtnl.Tc, kind: int) -> Iterator[Event]:
+    def _foreign(self, change: Traffic) -> Iterator[Event]:
         """Somebody else's traffic control on the NIC's netdevs."""
-        if found.index in (rtnl.BLOCK, -1):
-            if found.parent in (self._switch.block, self._switch.shaper_block):
+        index, handle, parent, kind = change
+        if index in (rtnl.BLOCK, -1):
+            if parent in (self._switch.block, self._switch.shaper_block):
                 yield from self._owner.drifted(None, "the program was detached or replaced")
             return
-        if found.index in (self._switch.near, self._switch.far):
-            if kind == rtnl.RTM_DELQDISC and found.handle == rtnl.CLSACT_HANDLE:
+        hook_gone = kind == rtnl.RTM_DELQDISC and handle == rtnl.CLSACT_HANDLE
+        if index in (self._switch.near, self._switch.far):
+            if hook_gone:
                 self._switch.shaper_ready = False
             yield from self._owner.drifted(None, "the shaper was changed")
             return
         for vfid, port in self._switch.ports.items():
-            if port.host == found.index:
-                if kind == rtnl.RTM_DELQDISC and found.handle == rtnl.CLSACT_HANDLE:
+            if port.host == index:
+                if hook_gone:
                     port.hooked = False
                 yield from self._owner.drifted(vfid, "its queueing or its hook was changed")
-        if found.index == self._owner.uplink()[1] and found.handle == rtnl.CLSACT_HANDLE:
+        if index == self._owner.uplink()[1] and handle == rtnl.CLSACT_HANDLE:
             yield from self._owner.drifted(None, "the uplink's hook was changed")
 
-    def _told(self, raw: bytes) -> list[Request]:
-        """One record of the ring buffer: struct veb_event."""
+    def _sent(self, raw: bytes, gone: Collection[int | None]) -> list[Event]:
+        """One record of the ring buffer: struct veb_event. One of a guest that is gone by now (or
+        of the next one, which will send again) asks for nothing: granted, it would be the next
+        one's. So does one of a tap without carrier: nobody holds it, or its link is down."""
         port = int.from_bytes(raw[0:4], "little")
         kind = int.from_bytes(raw[4:6], "little")
         size = int.from_bytes(raw[6:8], "little")
         frame = raw[8 : 8 + size]
         vfid = port - 1
+        found = self._switch.ports.get(vfid)
+        if vfid in gone or found is None or (self._switch.tap and not found.carrier):
+            return []
         if kind == SOURCE and len(frame) >= 12:
             own = self._owner.may_be_its_own(vfid)
-            return self._taps.source(vfid, mac_text(frame[6:12]), own=own)
-        if kind == REPORT:
-            place = self._guests.place(vfid)
-            if place is None:
-                return []
-            requests: list[Request] = []
+            return _asked(self._taps.source(vfid, mac_text(frame[6:12]), own=own))
+        if kind == REPORT and (place := self._guests.place(vfid)) is not None:
             for joined, member in reports(frame, place[1]):
-                requests += self._guests.membership(place[0], [member], joined)
-            return requests
+                self._guests.membership(place[0], [member], joined)
         return []
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from vfd.nic.netlink import Notification
-from vfd.nic.soft import rtnl
+from vfd.nic.soft import nsids, rtnl
 from vfd.nic.soft.rtnl import Membership, Neighbour
 
 _DEVICES, _FACTS = 4096, 1024
@@ -86,8 +86,8 @@ class Heard:
                 if nsid is None and sender != self._own:
                     index, (handle, parent) = _INDEX.unpack_from(body)[0], _TC.unpack_from(body)
                     self._traffic[index, handle, parent, kind] = None
-            elif kind == rtnl.RTM_DELNSID:
-                self._end(nsid, rtnl.parse_nsid(body))
+            elif kind == nsids.RTM_DELNSID:
+                self._end(nsid, nsids.parse_nsid(body))
             elif self._guests:
                 self._fact(nsid, kind, body)
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vfd.nic.netlink import Netlink
-from vfd.nic.soft import namespace, rtnl
+from vfd.nic.soft import namespace, nsids, rtnl
 from vfd.policy.shown import printable
 
 
@@ -77,10 +77,10 @@ class Homes:
                 with contextlib.suppress(OSError):
                     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                     try:
-                        if rtnl.nsid_of(there, fd) is None:
+                        if nsids.nsid_of(there, fd) is None:
                             continue
-                        rtnl.give_nsid(self._netlink, fd)
-                        if (known := rtnl.nsid_of(self._netlink, fd)) is not None:
+                        nsids.give_nsid(self._netlink, fd)
+                        if (known := nsids.nsid_of(self._netlink, fd)) is not None:
                             found.add(known)
                     finally:
                         os.close(fd)
@@ -93,7 +93,7 @@ class Homes:
             with contextlib.suppress(OSError):
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 with contextlib.suppress(OSError):
-                    if rtnl.nsid_of(self._netlink, fd) == nsid:
+                    if nsids.nsid_of(self._netlink, fd) == nsid:
                         return fd
                 os.close(fd)
         return None
@@ -110,7 +110,7 @@ class Homes:
         except OSError:
             return None
         try:
-            return rtnl.nsid_of(self._netlink, fd)
+            return nsids.nsid_of(self._netlink, fd)
         except OSError:
             return None
         finally:

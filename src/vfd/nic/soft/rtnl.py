@@ -41,7 +41,6 @@ RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTCLASS, RTM_DELTCLASS, RTM_GETTCLASS = 40, 41, 42
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 RTM_NEWMULTICAST, RTM_DELMULTICAST, RTM_GETMULTICAST = 56, 57, 58
-RTM_NEWNSID, RTM_DELNSID, RTM_GETNSID = 88, 89, 90
 
 RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_TC, RTNLGRP_NSID = 1, 3, 4, 28
 RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR = 37, 38
@@ -325,29 +324,6 @@ def memberships(
             continue
         found[family] = [m for _, b in answers if (m := parse_membership(b))]
     return found
-
-
-def give_nsid(netlink: Netlink, namespace: int) -> None:
-    """Gives the namespace of a descriptor an id in the socket's namespace, so that it is heard
-    there. Harmless where it has one."""
-    body = struct.pack("=Bxxx", 0) + attr(1, struct.pack("=i", -1)) + attr_u32(3, namespace)
-    for failed in netlink.send_all([Message(RTM_NEWNSID, body, 0, "giving a namespace an id")]):
-        if failed.errno != errno.EEXIST:
-            raise failed
-
-
-def parse_nsid(body: bytes) -> int | None:
-    """The id in a message about one."""
-    a = parse_attrs(body, 4)
-    return _signed(a[1]) if 1 in a else None  # NETNSA_NSID
-
-
-def nsid_of(netlink: Netlink, namespace: int) -> int | None:
-    """The id that the socket's namespace has for the one of a descriptor; None: none yet."""
-    body = struct.pack("=Bxxx", 0) + attr_u32(3, namespace)  # NETNSA_FD
-    a = parse_attrs(netlink.get(RTM_GETNSID, body, "asking for a namespace's id"), 4)
-    nsid = _signed(a[1]) if 1 in a else -1
-    return None if nsid < 0 else nsid
 
 
 def _tc(index: int, handle: int, parent: int, info: int = 0) -> bytes:

@@ -28,7 +28,7 @@ from pathlib import Path
 from vfd.nic.inotify import Inotify
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import NicError
-from vfd.nic.soft import namespace, rtnl, tap, uplink
+from vfd.nic.soft import namespace, nsids, rtnl, tap, uplink
 from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, Link
 from vfd.policy.values import MAX_VFS
 
@@ -147,7 +147,7 @@ class Switch:
                 setting = Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6")
                 with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
                     setting.write_text("1")
-        rtnl.give_nsid(self.netlink, self.root)
+        nsids.give_nsid(self.netlink, self.root)
 
     def keep_name(self) -> None:
         """The NIC outlives the daemon by its namespace's name: puts it back if somebody took it
@@ -224,7 +224,7 @@ class Switch:
 
     def root_nsid(self) -> int | None:
         """The id of the daemon's namespace where the host ends are; None: it is the same."""
-        return None if self.tap else rtnl.nsid_of(self.netlink, self.root)
+        return None if self.tap else nsids.nsid_of(self.netlink, self.root)
 
     def build_shaper(self) -> None:
         """The shaper's veth pair and the NIC's own hooks, as far as they aren't there."""

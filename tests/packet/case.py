@@ -117,11 +117,7 @@ class Case:
         found = set(self.needs)
         for policy in self.policies:
             for each in policy.vfs:
-                found |= {
-                    name
-                    for name, info in VfRules.model_fields.items()
-                    if getattr(each, name) != info.default
-                }
+                found |= stated(each)
             if policy.pf.enable_loopback:
                 found.add("enable_loopback")
             if policy.pf.tpid != PfPolicy.model_fields["tpid"].default:
@@ -136,6 +132,17 @@ class Case:
             if isinstance(step, Send) and (step.port == WIRE or WIRE in step.out):
                 found.add("wire")
         return frozenset(found)
+
+
+def stated(vf: VfPolicy) -> set[str]:
+    """The attributes that are not at their defaults, which may follow from each other."""
+    fields = VfRules.model_fields.items()
+    return {
+        name
+        for name, info in fields
+        if getattr(vf, name)
+        != info.get_default(call_default_factory=True, validated_data=vf.__dict__)
+    }
 
 
 def case(name: str, proves: str, policy: NicPolicy, *steps: Step, needs: str = "") -> Case:

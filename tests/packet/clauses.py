@@ -280,6 +280,8 @@ REQUESTS = Section(
             "A refused request stays known as a *wish*, is shown with the VF, and is decided again,"
             " unasked, whenever the reason of its refusal may be gone (on any VF of the PF), until"
             " the guest gives it up.",
+            elsewhere="tests/daemon/test_wishes.py::"
+            "test_a_deleted_vfs_mac_goes_to_the_guest_that_was_refused_it",
         ),
     ),
 )

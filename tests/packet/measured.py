@@ -19,10 +19,9 @@ from vfd.policy.values import (
     QueueShare,
     TrafficClass,
     VfPolicy,
-    VfRules,
 )
 
-from .case import WIRE, nic, vf
+from .case import WIRE, nic, stated, vf
 from .frames import ALL, GROUP, IPV4, STRANGER, WORLD, Frame, c, from_vf, mac
 
 
@@ -99,11 +98,7 @@ class Measured:
     def features(self) -> frozenset[str]:
         found = set(self.needs) | ({"offload"} if self.tcp else set())
         for each in self.nic.vfs:
-            found |= {
-                name
-                for name, info in VfRules.model_fields.items()
-                if getattr(each, name) != info.default
-            }
+            found |= stated(each)
         if self.nic.pf.enable_qos:
             found.add("tclasses")
         if self.nic.pf.enable_loopback:

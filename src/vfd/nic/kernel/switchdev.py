@@ -38,7 +38,9 @@ _OFFERS = (
     "macs", "mac_anti_spoof", "allow_bcast", "allow_mcast", "allow_un_ucast",
     "mirror", "storm_limit", "max_rx_rate",
 )  # fmt: skip
-_DEFAULTS = {name: field.default for name, field in VfRules.model_fields.items()}
+_DEFAULTS = {name: getattr(VfRules(), name) for name in VfRules.model_fields}
+_NOTED = {*_OFFERS, "vm_mac", "link_status"}
+"""What is noted of a policy with its rules; the rest is others', and may follow from these."""
 _BROKEN = {"vlans": (), "allow_untagged": False, "mac_anti_spoof": False, "vlan_anti_spoof": False}
 """What is shown of a VF whose rules are not those of any policy: no policy is like this."""
 _SOFTWARE = "enforced by the CPU for {}: the NIC did not take the rules"
@@ -244,7 +246,8 @@ class SwitchdevSurface:
         )
         rules = compile_rules(eswitch) | record(PF_PORT, pf)
         for vfid, policy in vfs.items():
-            rules |= record(vfid, policy.model_dump(mode="json", exclude_defaults=True))
+            content = policy.model_dump(mode="json", include=_NOTED, exclude_defaults=True)
+            rules |= record(vfid, content)
         return rules
 
     def _noted(self, assigned: Assignment) -> VfRules | None:

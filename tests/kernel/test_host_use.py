@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -65,14 +66,34 @@ def test_a_netdev_that_nobody_uses_has_its_link_local_address_alone(netns: str) 
         (["addr add 192.0.2.7/24 dev pf"], "it has 192.0.2.7/24"),
         (["addr add 2001:db8::7/64 dev pf nodad"], "it has 2001:db8::7/64"),
         (["route add default dev pf"], "the default route leads over it"),
-        (["link add mv0 link pf type macvlan"], "mv0 is above it"),
-        (["link add br0 type bridge", "link set pf master br0"], "it is a port of br0"),
+        (["-6 route add default dev pf"], "the default route leads over it"),
+        (["addr add 192.0.2.7/24 dev pf", "route add 10.0.0.0/8 dev pf"], "it has 192.0.2.7/24"),
     ],
 )
 def test_what_hangs_on_it_is_said(netns: str, commands: list[str], said: str) -> None:
     for command in commands:
         ip("-n", netns, *command.split())
-    assert said in use_of(netns)
+    assert use_of(netns) == said
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("what", ["master", "upper"])
+def test_what_it_belongs_to_and_what_is_above_it_is_said(what: str) -> None:
+    one, other = (f"use{secrets.token_hex(3)}" for _ in range(2))
+    ip("link", "add", one, "type", "veth", "peer", "name", f"{one}p")
+    try:
+        if what == "master":
+            ip("link", "add", other, "type", "bridge")
+            ip("link", "set", one, "master", other)
+        else:
+            ip("link", "add", other, "link", one, "type", "macvlan")
+        netlink, index = Netlink(), socket.if_nametoindex(one)
+        said = host_use(netlink, index)
+        netlink.close()
+    finally:
+        ip("link", "del", one)
+        subprocess.run(["ip", "link", "del", other], capture_output=True, check=False)
+    assert said == (f"it is a port of {other}" if what == "master" else f"{other} is above it")
 
 
 def test_a_pf_that_the_host_uses_is_warned_of_and_keeps_the_mtu_that_nobody_stated(

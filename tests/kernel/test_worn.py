@@ -188,6 +188,18 @@ def test_a_close_that_was_cut_short_is_finished_at_the_start(
         assert vfs.worn(1) == untouched
 
 
+def test_a_vf_whose_file_went_while_no_daemon_ran_is_bound_anew_when_it_closes(
+    pf: tuple[ModelledPf, HostVfs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, vfs = pf
+    vfs.seen[0].vlan = 5
+    former, untouched = vfs.worn(0), vfs.worn(1)
+    with daemon_on(device, tmp_path, monkeypatch):
+        assert vfs.seen[0].vlan == 0
+        assert vfs.worn(0) != former
+        assert vfs.worn(1) == untouched
+
+
 def test_a_mac_that_becomes_anothers_is_taken_from_an_idle_netdev(
     pf: tuple[ModelledPf, HostVfs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

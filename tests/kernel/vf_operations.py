@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from vfd.nic.netlink import Message, Netlink, NetlinkError, attr, attr_text, attr_u32, nest
 
-_SETLINK, _GETLINK, _GETADDR = 19, 18, 22
+_SETLINK, _GETLINK, _GETADDR, _GETROUTE = 19, 18, 22, 26
 _IFNAME, _MTU, _NUM_VF, _VFINFO_LIST, _STATS64, _EXT_MASK = 3, 4, 21, 22, 23, 29
 _VFS, _SKIP_STATS = 1, 8
 _HEAD = struct.Struct("=BxHiII")
@@ -167,6 +167,8 @@ class PfNetdev(Netlink):
         return [(20, head + attr(2, socket.inet_aton(address))) for address in self.addresses]
 
     def get(self, kind: int, body: bytes, what: str = "") -> bytes:  # noqa: ARG002
+        if kind == _GETROUTE:
+            raise NetlinkError(errno.ENETUNREACH, Message(kind, body), "", 0)
         assert kind == _GETLINK
         index = self.index = _HEAD.unpack_from(body)[2]
         mask = dict(_attrs(body[_HEAD.size :]))[_EXT_MASK][0]

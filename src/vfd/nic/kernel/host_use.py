@@ -1,64 +1,73 @@
-"""What of this host's own network hangs on a PF's netdev: a change of the PF may cut it off."""
+"""What of this host's own network hangs on a PF's netdev: a change of the PF may cut it off.
+
+Asked at every look at a PF, so nothing is listed that may be long: neither routes nor netdevs.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 from collections.abc import Iterator
 
-from vfd.nic.netlink import Netlink, NetlinkError, parse_attrs, text, u32
+from vfd.nic.kernel.sriov import NETDEVS, link_name
+from vfd.nic.netlink import Netlink, NetlinkError, attr, parse_attrs, u32
 from vfd.policy.shown import printable
 
-_RTM_GETLINK, _RTM_GETADDR, _RTM_GETROUTE = 18, 22, 26
-_IFINFO, _IFADDR, _RTMSG = (
-    struct.Struct("=BxHiII"),
-    struct.Struct("=BBBBi"),
-    struct.Struct("=BBBBBBBBI"),
-)
-_IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINK_NETNSID = 3, 5, 10, 37
-_IFA_ADDRESS, _IFA_LOCAL, _RTA_OIF = 1, 2, 4
+_RTM_GETADDR, _RTM_GETROUTE = 22, 26
+_IFADDR, _RTMSG = struct.Struct("=BBBBi"), struct.Struct("=BBBBBBBBI")
+_IFA_ADDRESS, _IFA_LOCAL, _RTA_DST, _RTA_OIF = 1, 2, 1, 4
 _SCOPE_LINK = 253
 """RT_SCOPE_LINK: an address of this scope, or a host's own, is nobody's but this link's."""
-_AF_INET, _AF_INET6, _UNICAST = 2, 10, 1
+_FIB_MATCH = 0x2000
+"""RTM_F_FIB_MATCH: the route itself is told, and not what becomes of one address."""
+_FAR = {2: ipaddress.ip_address("198.51.100.1"), 10: ipaddress.ip_address("2001:db8::1")}
+"""By family, an address that nobody has (RFC 5737, RFC 3849): the default route leads to it."""
 
 
 def host_use(netlink: Netlink, index: int) -> str:
     """In words; '' where nothing is known to. ``index``: the PF's netdev, in the namespace of the
     socket."""
+    found = [*_links(index)]
     try:
-        return ", ".join([*_links(netlink, index), *_addresses(netlink, index)])
-    except NetlinkError:
-        return ""
+        found += _addresses(netlink, index)
+    except NetlinkError as error:
+        found.append(f"whether it has addresses can't be told ({error.strerror})")
+    if any(_is_default(netlink, family, index) for family in _FAR):
+        found.append("the default route leads over it")
+    return ", ".join(found)
 
 
-def _links(netlink: Netlink, index: int) -> Iterator[str]:
+def _links(index: int) -> Iterator[str]:
     """The bridge or bond that it belongs to, and VLANs and the like above it."""
-    names, masters, above = {}, [], []
-    for _, body in netlink.dump(_RTM_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0), "listing netdevs"):
-        number, found = _IFINFO.unpack_from(body)[2], parse_attrs(body, _IFINFO.size)
-        names[number] = printable(text(found.get(_IFLA_IFNAME, b"")))
-        if number == index and _IFLA_MASTER in found:
-            masters.append(u32(found[_IFLA_MASTER]))
-        here = _IFLA_LINK_NETNSID not in found
-        if here and number != index and _IFLA_LINK in found and u32(found[_IFLA_LINK]) == index:
-            above.append(number)
-    yield from (f"it is a port of {names.get(master, '?')}" for master in masters)
-    yield from (f"{names[number]} is above it" for number in above)
+    try:
+        netdev = socket.if_indextoname(index)
+    except OSError:
+        return
+    if master := link_name(NETDEVS / netdev / "master"):
+        yield f"it is a port of {printable(master)}"
+    for upper in sorted((NETDEVS / netdev).glob("upper_*")):
+        name = upper.name.removeprefix("upper_")
+        if name != master:
+            yield f"{printable(name)} is above it"
 
 
 def _addresses(netlink: Netlink, index: int) -> Iterator[str]:
-    """Addresses that others may use, and the default route."""
+    """Those by which others may reach this host."""
     for _, body in netlink.dump(_RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0), "listing addresses"):
         _, length, _, scope, owner = _IFADDR.unpack_from(body)
         found = parse_attrs(body, _IFADDR.size)
         address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
         if owner == index and scope < _SCOPE_LINK and address:
             yield f"it has {ipaddress.ip_address(address)}/{length}"
-    for family in (_AF_INET, _AF_INET6):
-        asked = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-        for _, body in netlink.dump(_RTM_GETROUTE, asked, "listing routes"):
-            _, length, _, _, _, _, _, kind, _ = _RTMSG.unpack_from(body)
-            over = parse_attrs(body, _RTMSG.size).get(_RTA_OIF)
-            if not length and kind == _UNICAST and over and u32(over) == index:
-                yield "the default route leads over it"
-                return
+
+
+def _is_default(netlink: Netlink, family: int, index: int) -> bool:
+    far = _FAR[family]
+    head = _RTMSG.pack(family, far.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+    try:
+        body = netlink.get(_RTM_GETROUTE, head + attr(_RTA_DST, far.packed), "the default route")
+    except NetlinkError:
+        return False  # there is none
+    over = parse_attrs(body, _RTMSG.size).get(_RTA_OIF)
+    return over is not None and u32(over) == index and not _RTMSG.unpack_from(body)[1]

@@ -52,7 +52,8 @@ def is_foreign(
     if after is not None and after.vm_mac:
         return driver.mac_needs_rebind and worn.mac != after.vm_mac
     if after is None:
-        return before is not None and (had_tenant or worn.kind != RANDOM)
+        used = had_tenant or worn.kind != RANDOM
+        return before is not None and (used or bool(before.vlans))
     was_forced = before is not None and before.vm_mac is not None
     return worn.kind == GIVEN or (worn.kind is None and was_forced)
 

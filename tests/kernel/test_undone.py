@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -217,3 +218,41 @@ def test_on_the_x710_too_two_steps_are_undone_to_the_first() -> None:
 def settings(model: Modelled) -> list[dict[str, Any]]:
     """Of the VFs; in which order mirrors were made makes no difference."""
     return [{**vf, "mirror_rules": sorted(vf["mirror_rules"])} for vf in model.state()["vfs"]]
+
+
+def swapped(second: dict[str, Any]) -> dict[str, Any]:
+    """VFs 0 and 1 with each other's MAC."""
+    return {
+        "a": {"vfid": 0, "vlans": [5], "strip_ctag": True, "vm_mac": B},
+        "b": {"vfid": 1, "vlans": [6], "strip_ctag": True, "vm_mac": A, **second},
+    }
+
+
+@pytest.mark.parametrize("refused", ["vlan", "trust"])
+def test_a_mac_goes_to_nobody_while_its_owner_could_not_let_it_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """All is refused at once, so each VF's change is tried by itself."""
+    vfs = PlainVfs([VfSeen() for _ in range(2)])
+    files = {
+        "a": {"vfid": 0, "vlans": [5], "strip_ctag": True, "vm_mac": A},
+        "b": {"vfid": 1, "vlans": [6], "strip_ctag": True, "vm_mac": B},
+    }
+    changes: dict[str, dict[str, Any]] = {"vlan": {"vlans": [9]}, "trust": {"trust": True}}
+    change = changes[refused]
+    with (
+        plain_pf("ice", vfs) as device,
+        daemon_on(device, tmp_path, monkeypatch, files, strict=False) as (service, managed),
+    ):
+        assert [vf.mac for vf in vfs.seen] == [A, B]
+        vfs.refuses[("vlan", "9", "0", "802.1Q")] = errno.EBUSY
+        vfs.refuses[("trust", "1")] = errno.EBUSY
+        for name, config in swapped(change).items():
+            (tmp_path / f"vfs/{name}.json").write_text(json.dumps(vf(name=name, **config)))
+        service.reload(service.main)
+        assert managed.unmet.keys() == {0, 1}
+        assert [vf.mac for vf in vfs.seen] == [A, B]
+        vfs.refuses.clear()
+        service.retry()
+        assert [vf.mac for vf in vfs.seen] == [B, A]
+        assert managed.condition is Condition.OK

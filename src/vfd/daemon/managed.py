@@ -442,15 +442,7 @@ class Managed:
         except NicError as error:
             # One bad change must not keep the others from being made.
             log.warning("%s refused all changes at once, trying one by one: %s", self.id, error)
-            reached = steps.state_before(desired, changes)
-            for change in changes:
-                wanted = steps.state_after(reached, change)
-                try:
-                    nic.apply(wanted, [change])
-                except NicError as reason:
-                    failed.append((change, str(reason)))
-                else:
-                    reached = wanted
+            failed = steps.one_by_one(nic, desired, changes)
         self.seen = self._observed(nic, guests=guests)
         left = self.changes(self.aim, self.seen)
         reasons = {steps.vfid_of(change): why for change, why in failed}

@@ -5,8 +5,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vfd.config.errors import shown
+from vfd.nic.protocol import Nic, NicError
 from vfd.plan.changes import Change, PfChange, VfChange
+from vfd.plan.plan import owned
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
+
+
+def one_by_one(nic: Nic, desired: NicPolicy, changes: Sequence[Change]) -> list[tuple[Change, str]]:
+    """Makes each of the changes that can be made, and returns the others with the reasons.
+
+    One that would give a VF a MAC of which another VF could not be freed is not made, and a VF
+    whose change comes in two steps is not left between them.
+    """
+    reached, failed = state_before(desired, changes), list[tuple[Change, str]]()
+
+    def make(change: Change) -> bool:
+        nonlocal reached
+        wanted = state_after(reached, change)
+        try:
+            if taken := _still_owned(reached, change):
+                raise NicError(taken)
+            nic.apply(wanted, [change])
+        except NicError as reason:
+            failed.append((change, str(reason)))
+            return False
+        reached = wanted
+        return True
+
+    begun: dict[int, VfChange] = {}
+    for change in changes:
+        if make(change) and isinstance(change, VfChange):
+            begun.setdefault(change.vfid, change)
+    for change, _ in tuple(failed):
+        first = begun.get(change.vfid) if isinstance(change, VfChange) else None
+        if first is not None and first.after == change.before:
+            make(first.inverse())
+    return [(change, why) for change, why in failed if change in changes]
+
+
+def _still_owned(reached: NicPolicy, change: Change) -> str:
+    """Which VF has a MAC that the change would give to another; '' where none has."""
+    if isinstance(change, PfChange):
+        return ""
+    gets = owned(change.after) - owned(change.before)
+    for vf in reached.vfs:
+        if vf.vfid != change.vfid and (macs := gets & owned(vf.rules)):
+            return f"VF {vf.vfid} still has {', '.join(sorted(macs))}"
+    return ""
 
 
 def state_before(desired: NicPolicy, changes: Sequence[Change]) -> NicPolicy:

@@ -115,6 +115,9 @@ class PlainNic:
     def adopt(self, policies: Collection[VfPolicy]) -> None:
         pass
 
+    def manage(self, vfids: Collection[int] | None) -> None:
+        pass
+
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         if self.gone:
             raise NicGoneError("it is unplugged")

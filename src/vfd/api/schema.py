@@ -80,6 +80,8 @@ class State(StrEnum):
     OK = "ok"
     CLOSED = "closed"
     """A VF without a configuration: nothing passes."""
+    NOT_MANAGED = "not-managed"
+    """A VF without a configuration on a PF with `"unconfigured": "leave"`: another manager's."""
     DRIFTED = "drifted"
     """What the NIC enforces isn't what was asked, and repair failed."""
     FAILED = "failed"
@@ -92,6 +94,8 @@ class PfHealth(Answer):
     id: str
     state: State
     detail: str = ""
+    not_managed: list[int] = []
+    """The VFs that are left to another manager."""
 
 
 class BadFile(Answer):

@@ -25,7 +25,7 @@ from vfd.plan.changes import Change, PfChange
 from vfd.plan.plan import field_values
 from vfd.policy.addresses import vlan_ranges
 from vfd.policy.requests import Grants, in_words
-from vfd.policy.values import PfPolicy, VfRules
+from vfd.policy.values import PfPolicy, VfPolicy, VfRules
 
 
 def problems(found: Iterable[Problem]) -> list[schema.Problem]:
@@ -55,7 +55,12 @@ def _bad_file(bad: BadFile, home: Managed | None) -> schema.BadFile:
 
 def health(service: Service) -> schema.Health:
     pfs = [
-        schema.PfHealth(id=m.id, state=schema.State(m.condition.value), detail=m.detail)
+        schema.PfHealth(
+            id=m.id,
+            state=schema.State(m.condition.value),
+            detail=m.detail,
+            not_managed=[vfid for vfid in _vfids(m) if m.is_left(vfid)],
+        )
         for m in list(service.nics.values())
     ]
     bad = bad_files(service)
@@ -144,11 +149,28 @@ def _warnings(managed: Managed, vfid: int | None) -> list[str]:
         found.append(wished)
     if vfid is not None and vfid in managed.kept:
         found.append("open although no configuration of it can be read: left as it was found")
-    if vfid is not None and managed.nic is not None and managed.is_closed(vfid):
+    if vfid is not None and vfid in managed.vfs:
+        found += _shared_with_others(managed, managed.vfs[vfid].policy)
+    if vfid is not None and managed.nic is not None and _is_shut(managed, vfid):
         closed = managed.nic.capabilities.closed
         if closed.support is not Support.ENFORCED:
             found.append(f"not wholly closed: {closed.consequence} ({closed.limit})")
     return found
+
+
+def _shared_with_others(managed: Managed, policy: VfPolicy) -> list[str]:
+    """MACs of a VF that VFs which another manager has wear, too."""
+    mine = {policy.vm_mac, *policy.macs} - {None}
+    return [
+        f"VF {vfid}, which is not managed here, has the MAC {state.mac} of this VF, too"
+        for vfid, state in (managed.seen.vfs.items() if managed.seen and mine else ())
+        if state.mac in mine and managed.is_left(vfid)
+    ]
+
+
+def _is_shut(managed: Managed, vfid: int) -> bool:
+    """Whether vfd closed the VF."""
+    return managed.is_closed(vfid) and not managed.is_left(vfid)
 
 
 def caps(managed: Managed) -> schema.CapsAnswer:
@@ -164,7 +186,7 @@ def caps(managed: Managed) -> schema.CapsAnswer:
         pf_attributes=[
             _capability(f, known.pf.get(f))
             for f in PfPolicy.model_fields
-            if f not in ("id", "backend", "strict", "default_mtu")
+            if f not in ("id", "backend", "strict", "default_mtu", "unconfigured")
         ],
         device=[_capability(name, found) for name, found in sorted(known.device.items())],
         counters=[c for c in COUNTERS if c in known.counters],
@@ -253,6 +275,8 @@ def _pf_row(managed: Managed, counters: dict[str, int], extended: bool) -> schem
 def vf_condition(managed: Managed, vfid: int) -> schema.State:
     if managed.condition in (Condition.FAILED, Condition.LOST):
         return schema.State(managed.condition.value)
+    if managed.is_left(vfid):
+        return schema.State.NOT_MANAGED
     if vfid in managed.unmet:
         return schema.State.DRIFTED
     return schema.State.CLOSED if managed.is_closed(vfid) else schema.State.OK

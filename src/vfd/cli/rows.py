@@ -13,6 +13,9 @@ from vfd.policy.shown import plural
 UNUSUAL = ("drifted", "failed", "lost")
 """States that say more than the link does, and are shown in its place."""
 
+_NO_CONFIGURATION = {"closed": "closed", "not-managed": "not managed"}
+"""States of VFs that have none, as they are shown in place of the link."""
+
 _COUNTERS = (
     # key, title, rank: the highest leaves first
     ("rx_packets", "RX PKTS", 0),
@@ -34,17 +37,17 @@ def port_name(row: Row) -> str:
 
 
 def link_text(row: Row) -> str:
-    """``up``, ``down``, ``closed``, or what is wrong."""
+    """``up``, ``down``, ``closed``, ``not managed``, or what is wrong."""
     state = str(row.get("state", "ok"))
-    if state in UNUSUAL or state == "closed":
-        return state
+    if state in UNUSUAL or state in _NO_CONFIGURATION:
+        return _NO_CONFIGURATION.get(state, state)
     return str(row["link"])
 
 
 def link_style(_row: Row, text: str) -> str:
     if text in UNUSUAL:
         return "bold red"
-    return {"up": "green", "down": "red", "closed": "dim"}.get(text, "")
+    return {"up": "green", "down": "red", "closed": "dim", "not managed": "dim"}.get(text, "")
 
 
 def counter_style(key: str) -> Callable[[Row, str], str]:

@@ -45,8 +45,9 @@ def show(what: str) -> None:
 
     Directions are the guest's: RX is what it was given, TX what it sent. On a PF they are the
     wire's: RX came from the wire, TX went to it. `-` stands where the NIC can't count; a VF
-    without a configuration is `closed`. `!` marks what a note under the table explains. Files in
-    config_dir that are not in force are told there too.
+    without a configuration is `closed`, or `not managed` where its PF leaves such VFs alone. `!`
+    marks what a note under the table explains. Files in config_dir that are not in force are told
+    there too.
 
     On a terminal numbers are shortened and columns that find no room are left out, the least
     important first, and named below. In a pipe every column is there and counters are exact; a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,6 +45,25 @@ class Aim:
     """By vfid; None: of the PF."""
     short: Mapping[int, tuple[str, ...]]
     """Those of the warnings that say what the NIC can't enforce."""
+    closing: frozenset[int] = frozenset()
+    """VFs that lost their configuration and don't show yet that they are closed."""
+
+    def ours(self) -> frozenset[int] | None:
+        """The VFs that are vfd's; None: all. Where VFs without a configuration are left, one that
+        had one is closed first."""
+        if self.pf.unconfigured == "closed":
+            return None
+        return self.closing.union(vf.vfid for vf in self.desired.vfs)
+
+    def to_close(self, after: NicPolicy, is_closed: Callable[[int], bool]) -> frozenset[int]:
+        """The VFs that had a configuration, have none ``after`` and aren't closed."""
+        had = self.closing.union(vf.vfid for vf in self.desired.vfs) - after.by_vfid().keys()
+        return frozenset(vfid for vfid in had if not is_closed(vfid))
+
+    def settled(self, is_closed: Callable[[int], bool]) -> Aim:
+        """The same once VFs that lost their configuration show that they are closed."""
+        still = frozenset(vfid for vfid in self.closing if not is_closed(vfid))
+        return self if still == self.closing else replace(self, closing=still)
 
     def without(self, vfid: int) -> Aim:
         """The same for all other VFs, and this one closed. Nothing is judged or worked out anew."""
@@ -55,4 +74,5 @@ class Aim:
             desired=self.desired.model_copy(update={"vfs": others}),
             warnings={v: texts for v, texts in self.warnings.items() if v != vfid},
             short={v: texts for v, texts in self.short.items() if v != vfid},
+            closing=self.closing | {vfid},
         )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vfd.config.store import Retired
 from vfd.daemon import vanished
 from vfd.daemon.aim import Configured
 from vfd.daemon.failures import ConflictError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.loading import close_vf, still_kept
-from vfd.daemon.managed import Condition
+from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.request import Made
 from vfd.nic.protocol import NicError
+from vfd.plan.changes import Change
 
 if TYPE_CHECKING:
     from vfd.daemon.service import Service
@@ -33,10 +35,27 @@ def delete(service: Service, name: str, expected: Configured | None = None) -> M
             f"{name} was changed while its stop_cb ran: it is in force as it is now. Delete it"
             " again if it is to go"
         )
-    try:
-        retired = service.files.retire(one.file)
-    except OSError as error:
-        raise StorageError(f"{one.file} can't be removed: {error}") from error
+    take_away = _closed_first if managed.pf.unconfigured == "leave" else _retired_first
+    changes, doubts = take_away(service, managed, one)
+    vanished.settle(service, one.file)
+    no_longer_bad(service, one.file)
+    vanished.remember(service)
+    failing = managed.condition in (Condition.LOST, Condition.FAILED)
+    later = failing and not managed.is_closed(one.policy.vfid)
+    unless = ", unless the daemon starts again before" if managed.pf.unconfigured == "leave" else ""
+    warnings = (f"{managed.id} isn't working: the VF closes once it is{unless}",) if later else ()
+    made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings + doubts)
+    service.tell(made, "deleted")
+    return made
+
+
+_TakenAway = tuple[tuple[Change, ...], tuple[str, ...]]
+"""What that changed, and what is doubtful."""
+
+
+def _retired_first(service: Service, managed: Managed, one: Configured) -> _TakenAway:
+    """A daemon that is killed in between finds no file at its start, and closes the VF."""
+    retired = _retire(service, one)
     try:
         changes = close_vf(service, managed, one)
     except (NicError, RefusedError) as error:
@@ -47,16 +66,28 @@ def delete(service: Service, name: str, expected: Configured | None = None) -> M
                 f"{error}. Its file {one.file} could not be put back: {second}"
             ) from error
         raise
-    doubts = retired.finish()
-    vanished.settle(service, one.file)
-    no_longer_bad(service, one.file)
-    vanished.remember(service)
-    failing = managed.condition in (Condition.LOST, Condition.FAILED)
-    later = failing and not managed.is_closed(one.policy.vfid)
-    warnings = (f"{managed.id} isn't working: the VF closes once it is",) if later else ()
-    made = Made(one.policy.name, managed.id, one.policy.vfid, changes, warnings + doubts)
-    service.tell(made, "deleted")
-    return made
+    return changes, retired.finish()
+
+
+def _closed_first(service: Service, managed: Managed, one: Configured) -> _TakenAway:
+    """Where VFs without a configuration are left, a start without the file would leave the VF
+    open: one that finds the file opens it again, as if it had not been deleted."""
+    before = managed.aim
+    assert before is not None
+    changes = close_vf(service, managed, one)
+    try:
+        retired = _retire(service, one)
+    except StorageError:
+        managed.go_or_aim(before)
+        raise
+    return changes, retired.finish()
+
+
+def _retire(service: Service, one: Configured) -> Retired:
+    try:
+        return service.files.retire(one.file)
+    except OSError as error:
+        raise StorageError(f"{one.file} can't be removed: {error}") from error
 
 
 def _delete_bad(service: Service, name: str) -> None:

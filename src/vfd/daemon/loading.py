@@ -105,7 +105,11 @@ def _adopt(service: Service, nics: Iterable[Managed], good: Iterable[Configured]
             claims[home.id].append(one.policy)
     for pf_id, policies in claims.items():
         try:
-            service.nics[pf_id].working().adopt(policies)
+            managed = service.nics[pf_id]
+            if managed.pf.unconfigured == "leave":
+                named = {one.vfid for one in policies} | _named(service, managed)
+                managed.working().manage({vfid for vfid in named if vfid is not None})
+            managed.working().adopt(policies)
             service.nics[pf_id].look()
         except NicError as error:  # converging meets it, too, and tells
             log.warning("%s: %s", pf_id, error)
@@ -487,22 +491,28 @@ def still_kept(
 
     Of a NIC that is looked at for the first time it may be any VF, later one of ``kept``.
     """
-    main_file = str(service.files.main_file)
-    mine = [
-        b
-        for b in service.bad.values()
-        if b.file != main_file
-        and not b.vanished
-        and (not b.device or service.home(b.device) is managed)
-    ]
-    anybodys = any(b.vfid is None for b in mine)
-    named = {b.vfid for b in mine}
-    named |= {gone.vfid for gone in service.vanished.values() if gone.pf == managed.id}
+    named = _named(service, managed)
+    anybodys = None in named
+    if managed.aim is None and managed.pf.unconfigured == "leave":
+        anybodys = False  # one that no file names may be another manager's
     return {
         vfid: rules
         for vfid, rules in _open_without(managed, candidates).items()
         if (managed.aim is None or vfid in kept) and (anybodys or vfid in named)
     }
+
+
+def _named(service: Service, managed: Managed) -> set[int | None]:
+    """The PF's VFs that bad files, or files that are gone, are for; None: of one nobody knows."""
+    main_file = str(service.files.main_file)
+    found = {
+        b.vfid
+        for b in service.bad.values()
+        if b.file != main_file
+        and not b.vanished
+        and (not b.device or service.home(b.device) is managed)
+    }
+    return found | {gone.vfid for gone in service.vanished.values() if gone.pf == managed.id}
 
 
 def _left_open(

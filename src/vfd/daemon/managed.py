@@ -239,7 +239,18 @@ class Managed:
                 for vfid, texts in warnings.items()
             },
             {one.policy.vfid: short.get(one.policy.vfid, ()) for one in everyone},
+            self.aim.to_close(resolved.nic, self.is_closed) if self.aim else frozenset(),
         )
+
+    def _settle(self, nic: Nic, aim: Aim) -> None:
+        """VFs that closed are closed: where those without a configuration are left, so are they."""
+        self.aim = aim.settled(self.is_closed)
+        nic.manage(self.aim.ours())
+
+    def is_left(self, vfid: int) -> bool:
+        """Whether the VF is another manager's: it has no configuration, and such VFs are left."""
+        ours = self.aim.ours() if self.aim else None
+        return ours is not None and vfid not in ours
 
     def _admitted_before(self, pf: PfPolicy, desired: NicPolicy) -> Mapping[int, Configured]:
         """VFs that passed the door as they are: what a NIC can enforce was not asked twice."""
@@ -312,6 +323,7 @@ class Managed:
             nic.expressible,
             pf_fields=self.pf_fields(),
             only=only,
+            ours=aim.ours(),
         )
 
     def go(self, aim: Aim, *, force: bool = False) -> tuple[Change, ...]:
@@ -331,6 +343,7 @@ class Managed:
                 replace(c, force=True) if isinstance(c, PfChange) else c for c in changes
             )
         if changes:
+            nic.manage(aim.ours())
             nic.apply(with_spared(nic, aim, seen_before), changes)
             pf_changed = any(isinstance(c, PfChange) for c in changes)
             if pf_changed:
@@ -348,7 +361,8 @@ class Managed:
             except (NicError, RefusedError) as error:
                 self._undo(nic, before, changes, error)
             self._met(only)
-        self.aim, self.pf = aim, aim.pf
+        self.pf = aim.pf
+        self._settle(nic, aim)
         return changes
 
     def go_or_aim(self, aim: Aim) -> tuple[Change, ...]:
@@ -403,6 +417,7 @@ class Managed:
             if before is None:
                 raise NicError("there is no earlier state")
             nic.apply(before.desired, back)
+            nic.manage(before.ours())
             self.seen = nic.observe()
             touched = {steps.vfid_of(change) for change in changes}
             left = [c for c in self.changes(before, self.seen) if steps.vfid_of(c) in touched]
@@ -427,11 +442,13 @@ class Managed:
         """
         nic = self.working()
         assert self.aim is not None
+        nic.manage(self.aim.ours())
         self.seen = self._observed(nic, guests=not repair)
         self.aim = self._recounted(self._followed(self.aim), self.seen)
         changes, desired = self.changes(self.aim, self.seen), with_spared(nic, self.aim, self.seen)
         if not changes and not repair:
             self.condition, self.detail, self.unmet = Condition.OK, "", {}
+            self._settle(nic, self.aim)
             return (), ()
         failed: list[tuple[Change, str]] = []
         try:
@@ -445,6 +462,7 @@ class Managed:
             failed = steps.one_by_one(nic, desired, changes)
         self.seen = self._observed(nic, guests=guests)
         left = self.changes(self.aim, self.seen)
+        self._settle(nic, self.aim)
         reasons = {steps.vfid_of(change): why for change, why in failed}
         failed = [
             (c, reasons.get(steps.vfid_of(c), "the NIC took it but shows something else"))

@@ -46,4 +46,4 @@ class Openings:
 
 def _open_now(managed: Managed) -> set[int]:
     seen = managed.seen.vfs if managed.seen else {}
-    return {vfid for vfid in seen if not managed.is_closed(vfid)}
+    return {vfid for vfid in seen if not managed.is_closed(vfid) and not managed.is_left(vfid)}

@@ -40,6 +40,9 @@ def handle(service: Service, managed: Managed) -> int:
     except NicError as error:
         service.journal.emit("failed", str(error), level="error", pf=managed.id)
         events = [Event(EventKind.OVERRUN, text=str(error))]
+    if theirs := [e for e in events if _is_anothers(managed, e)]:
+        events = [event for event in events if event not in theirs]
+        look(service, managed)
     if not events:
         return 0
     changed: set[int] = set()
@@ -63,6 +66,13 @@ def handle(service: Service, managed: Managed) -> int:
     if kinds & _LOOK_AGAIN:
         return _look_again(service, managed, kinds)
     return 0
+
+
+def _is_anothers(managed: Managed, event: Event) -> bool:
+    """What another manager does to its VFs is no drift, and its guests are not answered."""
+    vfid = event.request.vfid if event.request else event.vfid
+    about_settings = event.kind in (EventKind.DRIFT, EventKind.REQUEST)
+    return about_settings and vfid is not None and managed.is_left(vfid)
 
 
 def _tell(service: Service, managed: Managed, event: Event) -> None:

@@ -251,6 +251,11 @@ class Nic(Protocol):
         Raises NicError."""
         ...
 
+    def manage(self, vfids: Collection[int] | None) -> None:
+        """From now on these VFs are the caller's, None: all. Others are another manager's: no
+        change of the PF touches them, but that VFs that are made anew get back what they had."""
+        ...
+
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         """Makes ``changes`` in their order, all or none; ``desired`` is the whole state that
         they lead to. Other VFs' traffic is not disturbed.

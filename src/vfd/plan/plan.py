@@ -11,7 +11,13 @@ from vfd.policy.values import NicPolicy, PfPolicy, VfRules
 Expressible = Callable[[int, VfRules | None], VfRules | None]
 """``Nic.expressible``: rules as the NIC will show them; of None, how it shows a closed VF."""
 
-PF_FIELDS = frozenset(PfPolicy.model_fields) - {"id", "backend", "default_mtu", "strict"}
+PF_FIELDS = frozenset(PfPolicy.model_fields) - {
+    "id",
+    "backend",
+    "default_mtu",
+    "strict",
+    "unconfigured",
+}
 """The PF's attributes that live in the NIC. The others only guide what is asked of it."""
 
 
@@ -30,6 +36,7 @@ def plan(
     *,
     pf_fields: Collection[str] = PF_FIELDS,
     only: Collection[int] | None = None,
+    ours: Collection[int] | None = None,
 ) -> tuple[Change, ...]:
     """The changes that lead from ``observed`` to ``desired`` (resolved), in a safe order.
 
@@ -39,6 +46,7 @@ def plan(
     The result is empty when the NIC shows what is desired.
 
     ``pf_fields``: the PF's attributes that count (a NIC may have fewer). ``only``: these VFs.
+    ``ours``: no others are closed.
     """
     wanted = desired.by_vfid()
     changes = []
@@ -47,7 +55,7 @@ def plan(
         seen = observed.vfs.get(vfid)
         closed = expressible(vfid, None)
         if policy is None:
-            if seen is not None and seen != closed:
+            if seen is not None and seen != closed and (ours is None or vfid in ours):
                 changes.append(VfChange(vfid, seen, None))
         else:
             after = expressible(vfid, policy.rules)

@@ -89,6 +89,12 @@ def remarks(
             found.append(Broken("", path, count, rule))
     for path, value, rule in without_effect(pf, backend or pf.backend):
         found.append(Broken("", path, value, rule))
+    if pf.unconfigured == "leave" and pf.backend == "soft":
+        rule = (
+            "a software NIC's VFs are vfd's alone: they are listed as not managed, but without a"
+            " configuration they pass nothing, whoever else is to manage them"
+        )
+        found.append(Broken("", "unconfigured", "leave", rule))
     if pf.link_speed is not None and pf.link_speed < _SLOWEST:
         rule = f'read as {bps_text(pf.link_speed)}: for 10 Gbit/s write "10Gbps"'
         found.append(Broken("", "link_speed", pf.link_speed, rule))
@@ -113,6 +119,8 @@ def remarks(
                     f"VF {mirror.target} has no configuration and is closed: it gets copies once it"
                     " has one"
                 )
+                if pf.unconfigured == "leave":
+                    rule = f"VF {mirror.target} is not managed here: whoever has it gets the copies"
                 found.append(Broken(vf.name, f"mirror[{number}].target", mirror.target, rule))
     return tuple(found)
 

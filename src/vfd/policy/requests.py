@@ -137,6 +137,8 @@ def decide(
     what it changes. ``owned``: what ``owners`` says of all this, where that is known.
     """
     vf = nic.by_vfid().get(request.vfid)
+    if vf is None and nic.pf.unconfigured == "leave":
+        return _refuse(f"VF {request.vfid} has no configuration: it is not managed here")
     if vf is None:
         return _refuse(f"VF {request.vfid} has no configuration: it is closed")
     if request.kind in _MAC_REQUESTS:
@@ -289,7 +291,8 @@ def _other_owner(
         return f"VF {owner} ({nic.by_vfid()[owner].name})"
     for closed in sorted(own_macs.keys() - nic.by_vfid().keys()):
         if own_macs[closed] == mac:
-            return f"VF {closed}, which is closed"
+            left = nic.pf.unconfigured == "leave"
+            return f"VF {closed}, which is {'not managed' if left else 'closed'}"
     return None
 
 

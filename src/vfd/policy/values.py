@@ -416,6 +416,9 @@ class PfPolicy(Value):
     reserved_macs: tuple[MacPrefix, ...] = ()
     """MACs, or prefixes like `00:00:5e:00:01:00/40`, that no guest is granted and no VF's file
     without `"trust": true` may state: gateways', routers'."""
+    unconfigured: Literal["closed", "leave"] = "closed"
+    """What becomes of VFs without a configuration: `closed`, or `leave`: another manager has them,
+    and they stay as they are."""
     # A software NIC's own:
     link_speed: SpeedField | None = None
     """A software NIC's link, like `"10Gbps"`; none: its uplink's speed, or 10 Gbit/s."""

@@ -6,16 +6,20 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from vfd.nic.kernel.vfinfo import RTM_GETLINK, LinkInfo, parse_link, request
 from vfd.nic.netlink import Netlink, NetlinkError
-from vfd.nic.protocol import NicError, NicGoneError
+from vfd.nic.protocol import Link, NicError, NicGoneError
 from vfd.policy.shown import printable
 
 _RESET = 0.5
 """Seconds that VFs in a reset are waited for. Drivers end one within some 0.3 s (i40e:
 i40e_reset_vf and the waits in it; ice: ice_reset_vf)."""
+
+LINK_PATIENCE = 5.0
+"""Seconds for a link that was up to come back: 1000BASE-T takes two to four to negotiate."""
 
 _LOOPBACK = 1
 """LOOPBACK_IFINDEX: in every network namespace."""
@@ -67,3 +71,10 @@ def _read_once(netlink: Netlink, index: int, *, vfs: bool, stats: bool) -> LinkI
         if error.errno == errno.EMSGSIZE:
             raise NicError("there are more VFs than fit netlink's answer: make fewer") from error
         raise NicError(f"reading the PF's VFs: {os.strerror(error.errno or 0)}") from error
+
+
+def await_link(link: Callable[[], Link]) -> None:
+    """Creating VFs resets the PF, whose link comes back after some seconds."""
+    deadline = time.monotonic() + LINK_PATIENCE
+    while not link().up and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from vfd.nic.kernel import counters
 from vfd.nic.kernel.abilities import Abilities, Seen
@@ -14,7 +14,8 @@ from vfd.nic.kernel.drivers import Driver, driver_named
 from vfd.nic.kernel.events import EventSource, Heard, Notice
 from vfd.nic.kernel.guests import HeldNetdevs, guests_of, is_up, state_of
 from vfd.nic.kernel.health import told
-from vfd.nic.kernel.link import await_rtnl
+from vfd.nic.kernel.link import await_link, await_rtnl
+from vfd.nic.kernel.ours import Ours
 from vfd.nic.kernel.parts import merged, put_back, without_rates, write_rules
 from vfd.nic.kernel.pf import PfSettings
 from vfd.nic.kernel.sriov import PciPf
@@ -58,15 +59,12 @@ log = logging.getLogger("vfd.nic")
 Steps = dict[int, tuple[VfRules | None, VfRules | None]]
 """By vfid: the rules before and after; None: closed."""
 
-
 FindSurfaces = Callable[
     [PfPolicy, PciPf, Netlink, int], tuple[Sequence[Surface], Sequence[PfSurface]]
 ]
 """Finds the control surfaces of a PF's netdev, strongest first, and those that set the PF too."""
 
 _IFF_UP = 1
-LINK_PATIENCE = 5.0
-"""Seconds for a link that was up to come back: 1000BASE-T takes two to four to negotiate."""
 
 
 class KernelNic:
@@ -87,18 +85,17 @@ class KernelNic:
         self._seen: Mapping[int, VfRules | None] | None = None
         self._seen_pf: Shown | None = None
         self._drifted: Mapping[int, VfRules | None] | None = None
-        """What was just read, where it was drift: whoever is told looks at once, and a repair must
-        not take long."""
+        """What was just read, where it was drift: a repair must not take long."""
         self._states: Mapping[int, VfState] = {}
         self._merged: dict[int, Seen] = {}
         """By vfid, what was seen last, or is to be seen next."""
         self._drift = Drift()
         self._netdevs = HeldNetdevs()
-        self._worn = Wardrobe()
+        self._ours = Ours()
+        self._worn = Wardrobe(self._ours)
         self._configured: Mapping[int, frozenset[str]] = {}
         """The VFs that have a configuration, and the MACs that it forces."""
-        self._lost = False
-        self._is_away = False
+        self._lost = self._is_away = False
         """Lost is the PF's netdev alone: to another network namespace."""
         try:
             self._take_up()
@@ -123,7 +120,9 @@ class KernelNic:
             self._source.hear_rules()
         self._tell_surfaces()
         self._hear_files()
-        self._settings = PfSettings(self._netlink, self._device, self._index, pf_surfaces)
+        self._settings = PfSettings(
+            self._netlink, self._device, self._index, pf_surfaces, self._ours
+        )
         self._can = Abilities(
             self._netlink, self._index, self._device, self._driver, surfaces, self._settings
         )
@@ -203,19 +202,22 @@ class KernelNic:
         closed = self._can.express(None)[1]
         self._shut_again([vfid for vfid in bound if rules[vfid] == closed])
 
+    def manage(self, vfids: Collection[int] | None) -> None:
+        self._ours.are(vfids)
+
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         self._require_device()
         self._drifted = None
         steps: Steps = {}
         for change in changes:
-            if isinstance(
-                change, VfChange
-            ):  # of a VF that goes in two steps, from before the first
+            if isinstance(change, VfChange):  # one that goes in two steps: from before the first
                 first = steps.get(change.vfid, (change.before,))[0]
                 steps[change.vfid] = first, change.after
         pf = next((c for c in changes if isinstance(c, PfChange)), None)
         if pf is None:
-            write_rules(self._surfaces, self._can.assigned, steps)
+            bind = partial(self._settings.bind_vfs, desired.pf)  # VFs that become ours
+            then = bind if self._ours.named is not None else None
+            write_rules(self._surfaces, self._can.assigned, steps, then)
         else:
             steps = self._apply_with_pf(desired, pf, steps)
         self._pf = desired.pf
@@ -241,7 +243,8 @@ class KernelNic:
             self._is_now(pf.after)
             if recount:
                 self._take_up()  # what was known of the old VFs is no longer true
-                steps = self._write_new(self._wanted(desired), was_up=was_up)
+                had = {vfid: rules for vfid, rules in before.items() if vfid not in self._ours}
+                steps = self._write_new({**had, **self._wanted(desired)}, was_up=was_up)
             else:
                 steps = self._again(desired, steps)
                 write_rules(self._surfaces, self._can.assigned, steps)
@@ -277,15 +280,16 @@ class KernelNic:
         """``steps`` on a PF that is another now, and with them all other VFs: more or less of
         their policies may be enforced than when the steps were worked out, or by another surface.
         """
-        wanted = self._wanted(desired)
-        others = {v: (rules, wanted.get(v)) for v, rules in self._observe_rules().items()}
+        wanted, shown = self._wanted(desired), self._observe_rules()
+        others = {v: (rules, wanted.get(v)) for v, rules in shown.items() if v in self._ours}
         return {**others, **{v: (before, wanted.get(v)) for v, (before, _) in steps.items()}}
 
     def _write_new(self, rules: Mapping[int, VfRules | None], *, was_up: bool) -> Steps:
         """Makes VFs that have just been created what they are to be, closed where no rules are
-        given. Until then a VF is open, so what must wait for the link comes last."""
+        given and the VF is ours. Until then a VF is open, so what must wait for the link comes
+        last."""
         vfids = [vf.vfid for vf in self._device.vfs()]
-        wanted = {vfid: rules.get(vfid) for vfid in vfids}
+        wanted = {v: rules.get(v) for v in vfids if v in self._ours or v in rules}
         first = {vfid: without_rates(rule) for vfid, rule in wanted.items()}
         steps: Steps = {vfid: (None, rule) for vfid, rule in wanted.items()}
         if self._driver.rate_needs_link and first != wanted:
@@ -295,16 +299,10 @@ class KernelNic:
                 {vfid: (None, rule) for vfid, rule in first.items()},
             )
             if was_up:
-                self._await_link()
+                await_link(self.link)
             steps = {vfid: (first[vfid], rule) for vfid, rule in wanted.items()}
         write_rules(self._surfaces, self._can.assigned, steps)
         return steps
-
-    def _await_link(self) -> None:
-        """Creating VFs resets the PF, whose link comes back after some seconds."""
-        deadline = time.monotonic() + LINK_PATIENCE
-        while not self.link().up and time.monotonic() < deadline:
-            time.sleep(0.02)
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
         """A Linux PF driver answers its guests itself; their requests never get here."""
@@ -405,6 +403,8 @@ class KernelNic:
         """What was written is to be seen from now on. It is not read back here: what somebody
         else changed meanwhile would pass for ours."""
         recount = pf is not None and steps.keys() == set(range(self._device.num_vfs()))
+        if pf is not None and "vfs" in pf.fields and self._ours.named is not None:
+            self._seen = None  # others' new VFs are as they are found
         if self._seen is not None:
             wanted = {vfid: self._can.express(after) for vfid, (_, after) in steps.items()}
             self._merged = {**({} if recount else self._merged), **wanted}

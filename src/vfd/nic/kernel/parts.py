@@ -26,8 +26,10 @@ def write_rules(
     surfaces: Sequence[Surface],
     assigned: Callable[[VfRules | None], Parts],
     changes: Mapping[int, tuple[VfRules | None, VfRules | None]],
+    then: Callable[[], None] | None = None,
 ) -> None:
-    """Makes VFs go from rules to rules (None: closed), all or none. Raises NicError.
+    """Makes VFs go from rules to rules (None: closed), ``then`` what belongs to it, all or none.
+    Raises NicError.
 
     VFs that close do so from the weakest surface on, which has the link; the others change and
     open from the strongest on, so that a VF's link comes up when its filters are there. A VF whose
@@ -52,6 +54,8 @@ def write_rules(
         for surface in surfaces:
             if rest:
                 surface.write({vfid: new[surface.name] for vfid, new in rest.items()})
+        if then is not None:
+            then()
     except NicGoneError:
         raise
     except NicError as error:

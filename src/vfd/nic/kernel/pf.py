@@ -11,6 +11,7 @@ from vfd.nic.kernel.devlink_params import param_capabilities, params
 from vfd.nic.kernel.guests import bind_idle, guests_of, idle_driver
 from vfd.nic.kernel.legacy import WANTED_FLAGS, BridgeMode, flag_capabilities, set_private_flags
 from vfd.nic.kernel.link import read_link
+from vfd.nic.kernel.ours import Ours
 from vfd.nic.kernel.sriov import PciPf
 from vfd.nic.kernel.surface import PfSurface, Shown
 from vfd.nic.kernel.vfinfo import RTM_SETLINK, set_link
@@ -80,8 +81,14 @@ class PfSettings:
     """What is set on the PF itself."""
 
     def __init__(
-        self, netlink: Netlink, device: PciPf, index: int, surfaces: Sequence[PfSurface] = ()
+        self,
+        netlink: Netlink,
+        device: PciPf,
+        index: int,
+        surfaces: Sequence[PfSurface] = (),
+        ours: Ours | None = None,
     ) -> None:
+        self._ours = ours or Ours()
         self._netlink = netlink
         self._device = device
         self._index = index
@@ -124,7 +131,7 @@ class PfSettings:
         if counted is None:
             vfs = self._device.num_vfs()
             if driver is not None and self._device.vfs_are_functions():
-                driver = idle_driver(self._device.vfs(), driver)
+                driver = idle_driver(self._ours.of(self._device.vfs()), driver)
         if wanted.vfs is None:
             vfs = None
         return wanted.model_copy(update={"vfs": vfs, "vf_driver": driver, **self.shown(wanted)})
@@ -153,7 +160,8 @@ class PfSettings:
         if after.vfs is not None and after.vfs != self._device.num_vfs():
             if now.vfs == 0:  # drivers take these only while no VF is active
                 set_private_flags(self._index, WANTED_FLAGS)
-            self._recount(after.vfs, probe=after.vf_driver is None)
+            hosts = after.vf_driver is None or after.unconfigured == "leave"
+            self._recount(after.vfs, probe=hosts)
         if after.mtu != now.mtu:
             self._link(mtu=after.mtu)
         if after.promiscuous != now.promiscuous:
@@ -178,7 +186,7 @@ class PfSettings:
         """Gives VFs that nobody holds the driver that is wanted, all or none. Raises NicError."""
         if wanted.vf_driver is not None and self._device.vfs_are_functions():
             self._device.set_autoprobe(True)  # off since we made VFs, if we were killed meanwhile
-            bind_idle(self._device.vfs(), wanted.vf_driver)
+            bind_idle(self._ours.of(self._device.vfs()), wanted.vf_driver)
 
     def refuse_count(self, after: PfPolicy, *, force: bool) -> None:
         """Raises NicError where the number of VFs asked for can't be had.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from vfd.nic.kernel.drivers import Driver
 from vfd.nic.kernel.guests import is_on_netdev, is_up
+from vfd.nic.kernel.ours import Ours
 from vfd.nic.kernel.sriov import DRIVERS, NETDEVS, PciPf, VfDevice, write_patiently
 from vfd.nic.protocol import NicError
 from vfd.plan.plan import owned
@@ -62,7 +63,7 @@ def forced_by(policies: Iterable[VfPolicy]) -> Mapping[int, frozenset[str]]:
     """The MACs that configurations force, by VF; there may be several for one."""
     found: dict[int, frozenset[str]] = {}
     for vf in policies:
-        macs = frozenset({vf.vm_mac} if vf.vm_mac else ())
+        macs = frozenset({vf.forced_mac} if vf.forced_mac else ())
         found[vf.vfid] = found.get(vf.vfid, frozenset()) | macs
     return found
 
@@ -71,7 +72,8 @@ class Wardrobe:
     """Binds anew the VFs whose netdevs wear a foreign MAC: idle ones at once, a guest's when it
     lets go."""
 
-    def __init__(self) -> None:
+    def __init__(self, ours: Ours) -> None:
+        self._ours = ours
         self._left: dict[int, str | None] = {}
         """VFs whose guest still wears such a MAC, and the one that is forced instead."""
 
@@ -89,7 +91,7 @@ class Wardrobe:
         """Finishes what was cut short; a VF without a configuration closes, if it isn't closed.
         Returns those that were bound anew."""
         bound: set[int] = set()
-        for vf in pf.vfs():
+        for vf in self._ours.of(pf.vfs()):
             rules = shown.get(vf.vfid)
             is_open = vf.vfid in configured or (rules and rules.vm_mac)
             after = rules if is_open else None
@@ -117,7 +119,7 @@ class Wardrobe:
                 bound.add(vf.vfid)
         taken = frozenset[str]().union(*(owned(new) - owned(old) for old, new in steps.values()))
         forced = {vf.vfid: vf.vm_mac for vf in desired.vfs}
-        for vf in pf.vfs() if taken else ():
+        for vf in self._ours.of(pf.vfs()) if taken else ():
             is_one = vf.vfid not in steps and worn_by(vf).mac in taken
             if is_one and self.change(vf, forced.get(vf.vfid)):
                 bound.add(vf.vfid)

@@ -218,6 +218,10 @@ class SoftNic:
     def adopt(self, policies: Collection[VfPolicy]) -> None:
         """Its tables say what is in force, and what was granted beside it."""
 
+    def manage(self, vfids: Collection[int] | None) -> None:
+        """Nobody else can open a VF of a software NIC: without a configuration it passes nothing,
+        whoever's it is."""
+
     def apply(self, desired: NicPolicy, changes: Sequence[Change]) -> None:
         before, wire = self._state, self._works.wire
         if any(isinstance(c, PfChange) for c in changes) and before.configured:

@@ -34,16 +34,17 @@ def test_a_pf_is_a_pci_address_or_a_netdev(written: str, canonical: str) -> None
 @pytest.mark.parametrize(
     "wrong",
     ["", ".", "..", "0000:07:20.0", "0000:07:00.8", "0:07:00.1", "a" * 16, "a/b", "a b", "a:b",
-     "ä", "a\0", "a\nb", "eth0\t1"],
+     "ä", "a\0", "a\nb", "eth0\t1", "s%d", "%", "100%"],
 )  # fmt: skip
 def test_what_is_neither_pci_address_nor_netdev_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="neither a PCI address"):
         canonical_device(wrong)
 
 
-def test_a_pci_address_is_no_netdev() -> None:
+@pytest.mark.parametrize("wrong", ["0000:07:00.1", "s%d", "eth%d"])
+def test_what_the_kernel_calls_no_netdev_is_no_netdev(wrong: str) -> None:
     with pytest.raises(ValueError, match="not the name of a netdev"):
-        checked_netdev("0000:07:00.1")
+        checked_netdev(wrong)
 
 
 @pytest.mark.parametrize("mac", ["02:00:00:00:00:0a", "02-00-00-00-00-0A", " 02:00:00:00:00:0A"])

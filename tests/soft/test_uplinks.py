@@ -187,7 +187,7 @@ def test_what_is_no_wire_is_refused_with_the_reason(guest: str) -> None:
         ip("link", "add", bridge, "type", "bridge")
         ip("tuntap", "add", "dev", tun, "mode", "tun")
         try:
-            for name, why in ((bridge, "a bridge"), (tun, "no Ethernet device"), ("lo", "")):
+            for name, why in ((bridge, "a bridge"), (tun, "no Ethernet"), ("lo", "")):
                 with pytest.raises(NicError, match=f"the uplink {name} .*{why}"):
                     w.apply(w.vf(0), pf=with_uplink(w, name))
             with pytest.raises(NicError, match="no netdev of this host"):
@@ -196,6 +196,16 @@ def test_what_is_no_wire_is_refused_with_the_reason(guest: str) -> None:
             ip("link", "del", bridge)
             ip("link", "del", tun)
         w.apply(w.vf(0))
+
+
+@pytest.mark.parametrize("guest", ["veth", "tap"])
+def test_an_uplink_by_another_of_its_names_is_refused_with_the_one_to_write(guest: str) -> None:
+    with world(guest=guest) as w:
+        uplink, _ = w.wire()
+        ip("link", "property", "add", "dev", uplink, "altname", f"{uplink}a")
+        with pytest.raises(NicError, match=f"another name of {uplink}: write {uplink}"):
+            w.apply(pf=with_uplink(w, f"{uplink}a"))
+        assert uplink in names()
 
 
 @pytest.mark.parametrize("ends", ["another uplink", "a kill and another uplink", "removed"])

@@ -20,7 +20,9 @@ from vfd.policy.shown import shown
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])")
-_NETDEV = re.compile(r"[!-.0-9;-~]{1,15}", re.ASCII)
+_NETDEV = re.compile(r"[!-$&-.0-9;-~]{1,15}", re.ASCII)
+_SOFT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
+_WORDS = {"lo", "all", "default", "pfs", "extended", "ex", "off", "on"}
 _RANGE = re.compile(r"(\d{1,4})\s*-\s*(\d{1,4})", re.ASCII)
 
 MAX_VID = 4094
@@ -75,7 +77,8 @@ def is_pci_address(device: str) -> bool:
 
 
 def is_netdev_name(text: str) -> bool:
-    """Whether the kernel would take it as one (dev_valid_name), and a folder of sysfs is one's."""
+    """Whether the kernel would take it as one (dev_valid_name), and a folder of sysfs is one's. It
+    would take ``%d`` too, and make a number of it (dev_alloc_name): no netdev is called so."""
     return _NETDEV.fullmatch(text) is not None and text not in (".", "..")
 
 
@@ -84,7 +87,7 @@ def canonical_device(text: str) -> str:
     (at least four digits: ``pci_setup_device``); a netdev's name as it is.
 
     Raises ValueError for what can be neither (a netdev's name is at most 15 characters, without
-    ``/``, ``:`` and white space: dev_valid_name in linux/net/core/dev.c).
+    ``/``, ``:``, ``%`` and white space: dev_valid_name in linux/net/core/dev.c).
     """
     device = text.strip()
     if found := _PCI.fullmatch(device.lower()):
@@ -92,9 +95,22 @@ def canonical_device(text: str) -> str:
     if not is_netdev_name(device):
         raise ValueError(
             f"{shown(text)} is neither a PCI address like 0000:07:00.1 nor the name of a netdev"
-            f" like ens1f0 (at most {MAX_NETDEV} characters, without '/', ':' and blanks)"
+            f" like ens1f0 (at most {MAX_NETDEV} characters, without '/', ':', '%' and blanks)"
         )
     return device
+
+
+def no_soft_id(name: str) -> str | None:
+    """Why a software NIC can't be called so, though a netdev could; None: it can. The name is part
+    of netdevs' names, of a namespace's (a file), and a word on command lines."""
+    if not _SOFT_ID.fullmatch(name):
+        return (
+            "a software NIC's name has letters, digits, '_', '-' and '.', and begins with a letter"
+            " or digit: the kernel, a shell and `iplex` read other characters in their own ways"
+        )
+    if name in _WORDS:
+        return "that word means something else to the kernel or `iplex`: call it soft0, say"
+    return None
 
 
 def checked_netdev(text: str) -> str:
@@ -103,7 +119,7 @@ def checked_netdev(text: str) -> str:
     if not is_netdev_name(name):
         raise ValueError(
             f"{shown(text)} is not the name of a netdev like ens1f0 (at most {MAX_NETDEV}"
-            " characters, without '/', ':' and blanks)"
+            " characters, without '/', ':', '%' and blanks)"
         )
     return name
 
@@ -247,7 +263,7 @@ Device = Annotated[
             "type": "string",
             "anyOf": [
                 {"pattern": r"^\s*([0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[01][0-9A-Fa-f]\.[0-7]\s*$"},
-                {"pattern": r"^\s*(?!\.\.?\s*$)[!-.0-9;-~]{1,15}\s*$"},
+                {"pattern": r"^\s*(?!\.\.?\s*$)[!-$&-.0-9;-~]{1,15}\s*$"},
             ],
         }
     ),
@@ -264,7 +280,7 @@ Netdev = Annotated[
         {
             "title": "name of a netdev",
             "type": "string",
-            "pattern": r"^\s*(?!\.\.?\s*$)[!-.0-9;-~]{1,15}\s*$",
+            "pattern": r"^\s*(?!\.\.?\s*$)[!-$&-.0-9;-~]{1,15}\s*$",
         }
     ),
 ]

@@ -6,13 +6,14 @@ Every function here is pure and reports all that is broken at once; nothing rais
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from vfd.policy.addresses import MAX_NETDEV, is_pci_address
+from vfd.policy.addresses import MAX_NETDEV, is_pci_address, no_soft_id
 from vfd.policy.guarantees import needed
 from vfd.policy.memo import by_identity
 from vfd.policy.mirrors import merged
@@ -294,15 +295,29 @@ def _soft(pf: PfPolicy) -> Iterator[_Found]:
     if pf.vfs is None:
         rule = "required: a software NIC has as many VFs as this says"
         yield ("backend", "id", "vfs"), "vfs", None, rule
-    last_port = f"{pf.id}v{max(0, (pf.vfs or 1) - 1)}"
-    if len(last_port) > MAX_NETDEV:
-        rule = f"its VFs are netdevs, and {last_port} is longer than {MAX_NETDEV} characters"
+    if why := no_soft_id(pf.id):
+        yield ("backend", "id"), "id", pf.id, why
+    longest = max((f"{pf.id}v{max(0, (pf.vfs or 1) - 1)}", *_shaper_names(pf)), key=len)
+    if len(longest) > MAX_NETDEV:
+        rule = f"its VFs are netdevs, and {longest} is longer than {MAX_NETDEV} characters"
         yield ("backend", "id", "vfs"), "id", pf.id, rule
-    if pf.uplink is not None:
-        own = pf.uplink.removeprefix(f"{pf.id}v")
-        if pf.uplink == pf.id or (own != pf.uplink and own.isdigit()):
-            rule = "a software NIC's wire is another netdev than its own"
-            yield ("backend", "id", "uplink"), "uplink", pf.uplink, rule
+    if pf.uplink is not None and (pf.uplink == pf.id or _is_own(pf, pf.uplink)):
+        rule = "a software NIC's wire is another netdev than its own"
+        yield ("backend", "id", "uplink"), "uplink", pf.uplink, rule
+
+
+def _shaper_names(pf: PfPolicy) -> tuple[str, ...]:
+    """Of a NIC that has no namespace of its own, where names are short."""
+    return (f"{pf.id}-s0", f"{pf.id}-s1") if pf.guest == "tap" else ()
+
+
+def _is_own(pf: PfPolicy, netdev: str) -> bool:
+    """Whether a software NIC has a netdev of that name, or wants one where its wire goes."""
+    number = netdev.removeprefix(f"{pf.id}v")
+    if (number != netdev and number.isdigit()) or netdev in _shaper_names(pf):
+        return True
+    inside = netdev in ("lo", "shaper0", "shaper1") or re.fullmatch(r"v[0-9]{1,3}", netdev)
+    return pf.guest == "veth" and bool(inside)
 
 
 def _classes(pf: PfPolicy) -> Iterator[_Found]:

@@ -29,11 +29,12 @@ from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
 from vfd.nic.soft.homes import Homes
 from vfd.nic.soft.state import State, expressible, from_tables, in_steps
-from vfd.nic.soft.switch import MAX_ID, Switch
+from vfd.nic.soft.switch import Switch
 from vfd.nic.soft.tables import decode
 from vfd.nic.soft.watch import Watch
 from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.requests import Decision, Grants, Request, RequestKind, granted
+from vfd.policy.rules import check_pf
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
 
 _LOST = "its netdev is gone: the VF is made anew, with nothing granted"
@@ -43,11 +44,8 @@ class SoftNic:
     """One soft NIC, opened. Use ``vfd.nic.soft.open``."""
 
     def __init__(self, pf: PfPolicy) -> None:
-        if len(pf.id) > MAX_ID or "/" in pf.id or not pf.id.isascii():
-            raise NicError(
-                f"{pf.id!r} can't be the id of a soft NIC: its VFs' netdevs are called <id>v<N>,"
-                f" so it has at most {MAX_ID} plain characters"
-            )
+        if broken := [one for one in check_pf(pf) if one.field == "id"]:
+            raise NicError(f"{pf.id!r} can't be the id of a soft NIC: {broken[0].rule}")
         self._guests = Guests()
         self._taken_back: Counter[int] = Counter()
         """How many guests of each VF went whose ``revoke`` is to come, and is done already."""

@@ -46,8 +46,6 @@ HOST_MTU = 65535
 XDP_MTU = 3072
 """The host ends' while neither VF nor guest has a larger one. A guest's veth takes a native XDP
 program only if what comes fits a page (drivers/net/veth.c, veth_xdp_set; 3506 bytes on x86)."""
-MAX_ID = 15 - len(f"v{MAX_VFS - 1}")
-"""Longest id of a NIC: a netdev's name has at most 15 characters."""
 
 
 class NoUplinkError(NicError):
@@ -436,14 +434,14 @@ class Switch:
             return "no netdev of this host: the NIC has no wire until there is one"
         if self.tap and self.is_hooked(there.index):
             return None
-        why = uplink.objection(self.root_netlink, there, moves=not self.tap)
+        why = uplink.objection(self.root_netlink, there, name, moves=not self.tap)
         return why and f"it {why}"
 
     def _take_from_host(self, name: str) -> Link:
         """A netdev that the host has. What is wrong with it is told before anything is touched."""
         try:
             there = rtnl.link(self.root_netlink, name=name)
-            why = there and uplink.objection(self.root_netlink, there, moves=not self.tap)
+            why = there and uplink.objection(self.root_netlink, there, name, moves=not self.tap)
             if there and not why:
                 noted = uplink.note(self.root_netlink, there, self.id)
                 if self.tap:

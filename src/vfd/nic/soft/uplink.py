@@ -63,9 +63,11 @@ class Before:
         return bool(self.flags & IFF_UP)
 
 
-def objection(netlink: Netlink, link: Link, *, moves: bool) -> str | None:
+def objection(netlink: Netlink, link: Link, name: str, *, moves: bool) -> str | None:
     """Why a netdev of the socket's namespace is no wire, and what to do; None: it may be taken.
-    ``moves``: it has to leave the namespace. Raises OSError."""
+    ``name``: by which it was found. ``moves``: it has to leave the namespace. Raises OSError."""
+    if link.name != name:
+        return f"is another name of {link.name}: write {link.name}, which notifications call it"
     kind, attrs = _look(netlink, link)
     if kind != _ARPHRD_ETHER:
         return "is no Ethernet device: name one that is"

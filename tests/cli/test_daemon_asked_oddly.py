@@ -170,3 +170,11 @@ def test_a_name_that_is_no_text_is_one_that_nobody_has(ask: Iplex) -> None:
         assert ended.code in (2, 3, 4), (command, ended)
         assert "Traceback" not in ended.err
         assert "fault" not in ended.err, ended
+
+
+def test_a_warning_is_told_once_by_the_name_that_the_file_uses(daemon: Daemon, ask: Iplex) -> None:
+    daemon.write("vm1", daemon.vf(1, mirror={"target": 2, "vlans": [5]}))
+    told = ask("plan", "vm1").out
+    assert told.count("no frame of it will be copied") == 1
+    assert told.count("VF 2 has no configuration") == 1
+    assert "mirror[0]" not in told

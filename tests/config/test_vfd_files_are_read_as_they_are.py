@@ -412,3 +412,35 @@ def test_flow_control_that_is_asked_for_is_reported_as_not_set() -> None:
     assert told(asked) == {"enable_flowcontrol"}
     unasked = parse_main('{"enable_flowcontrol": false, "pciids": ["0000:07:00.0"]}', file="v.cfg")
     assert told(unasked) == set()
+
+
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ("spoofchk", "mac_anti_spoof"),
+        ("spoof-check", "mac_anti_spoof"),
+        ("max_tx_rate", "rate"),
+        ("maxTxRate", "rate"),
+        ("min_tx_rate", "min_rate"),
+        ("vlanQoS", "pcp"),
+        ("vlan", "vlans"),
+        ("vlan-id", "vlans"),
+        ("vlanProto", "strip_stag"),
+        ("link_state", "link_status"),
+        ("mac-address", "vm_mac"),
+        ("promisc", "trust"),
+    ],
+)
+def test_what_other_programs_call_a_field_is_answered_with_its_name_here(
+    field: str, meant: str
+) -> None:
+    """The nearest in letters may be its opposite: max_tx_rate is no max_rx_rate."""
+    text = json.dumps({"pciid": "s", "vfid": 0, "vlans": [1], field: 1})
+    [problem] = refused(text).problems
+    assert problem.rule == f"unknown field; here it is called {meant}"
+
+
+def test_nobody_is_sent_to_a_field_that_has_no_effect() -> None:
+    text = json.dumps({"pciid": "s", "vfid": 0, "vlans": [1], "antispoof_macs": True})
+    [problem] = refused(text).problems
+    assert "antispoof_mac" not in problem.rule.partition("is ")[2]

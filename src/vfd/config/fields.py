@@ -63,6 +63,23 @@ _OLD = {
     for shape in (VF_SHAPE, PF_SHAPE, CLASS_SHAPE, MAIN_SHAPE)
     for old, new in shape.old.items()
 }
+_GONE = frozenset(
+    name for shape in (VF_SHAPE, PF_SHAPE, CLASS_SHAPE, MAIN_SHAPE) for name in shape.gone
+)
+_ELSEWHERE = {
+    "spoofchk": "mac_anti_spoof", "spoofcheck": "mac_anti_spoof", "macspoofcheck": "mac_anti_spoof",
+    "vlan": "vlans", "vlanid": "vlans", "vid": "vlans", "trunk": "vlans", "vlantrunk": "vlans",
+    "vlanqos": "pcp", "qos": "pcp", "qualityofservice": "pcp",
+    "vlanproto": "strip_stag", "vlanprotocol": "strip_stag", "proto": "strip_stag",
+    "linkstate": "link_status", "state": "link_status",
+    "maxtxrate": "rate", "txrate": "rate", "maxrate": "rate", "mintxrate": "min_rate",
+    "macaddress": "vm_mac", "hwaddr": "vm_mac", "hwaddress": "vm_mac", "address": "vm_mac",
+    "promisc": "trust", "promiscuous": "trust", "allmulti": "trust", "trusted": "trust",
+    "vf": "vfid", "vfindex": "vfid", "virtualfunction": "vfid", "pf": "pciid", "parent": "pciid",
+    "numvfs": "vfs", "sriovnumvfs": "vfs", "totalvfs": "vfs", "virtualfunctions": "vfs",
+}  # fmt: skip
+"""What ip link, sriov-cni, nmstate, systemd and libvirt call it, without case and hyphens: the
+nearest in letters may be another thing (max_tx_rate is no max_rx_rate)."""
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _TOLD = 100
 _NESTED: Mapping[str, type[BaseModel]] = {
@@ -117,6 +134,11 @@ def unknown_fields(
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
+    known = frozenset(known)
+    meant = _ELSEWHERE.get(re.sub("[-_. ]", "", key[:64]).lower())
+    if meant in known:
+        return f"unknown field; here it is called {meant}"
+    known -= _GONE  # nobody is sent to a field that has no effect
     near = difflib.get_close_matches(key[:64].lower(), sorted(known), n=1, cutoff=0.0)
     return f"unknown field; the nearest known one is {near[0]}" if near else "unknown field"
 

@@ -8,12 +8,16 @@ for a limit in words is warned of, and refused where ``strict`` is true.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vfd.config.errors import Problem
+from vfd.config.fields import as_files_have_it
+from vfd.daemon.aim import Configured
 from vfd.nic.protocol import Capability, Support
 from vfd.policy.no_effect import OF_ONE_KIND
+from vfd.policy.rules import Broken
 from vfd.policy.values import PfPolicy, VfPolicy
 
 
@@ -75,6 +79,21 @@ def _consequence(capability: Capability) -> str:
     if capability.consequence and why:
         return f"{capability.consequence} ({why})"
     return capability.consequence or why or "nothing on this NIC provides it"
+
+
+def told_of_vfs(
+    remarks: Iterable[Broken], everyone: Iterable[Configured]
+) -> Iterator[tuple[int | None, str]]:
+    """Remarks in words, by vfid (None: of the PF), with the fields as each VF's file spells them:
+    what reading the file told already is the same text then. None of a VF that has no file."""
+    by_name = {one.policy.name: one for one in everyone}
+    for remark in remarks:
+        if not remark.vf:
+            yield None, f"{remark.field}: {remark.rule}"
+        elif (one := by_name.get(remark.vf)) is not None:
+            problem = Problem(one.file, remark.field, "", remark.rule)
+            [written] = as_files_have_it([problem], {one.file: one.written})
+            yield one.policy.vfid, f"{written.field}: {remark.rule}"
 
 
 def admit_pf(pf: PfPolicy, capabilities: Mapping[str, Capability], backend: str) -> Admission:

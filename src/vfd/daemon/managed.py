@@ -14,7 +14,7 @@ from vfd.config.errors import Problem, shown
 from vfd.config.fields import as_files_have_it
 from vfd.daemon import steps
 from vfd.daemon.aim import Aim, Configured
-from vfd.daemon.door import admit, admit_pf
+from vfd.daemon.door import admit, admit_pf, told_of_vfs
 from vfd.daemon.exclusive import InUseError, Lock, lock_nic
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.spared import with_spared
@@ -221,12 +221,11 @@ class Managed:
             ]
         if problems:
             raise RefusedError(as_files_have_it(problems, {c.file: c.written for c in everyone}))
-        vfid_of = {c.policy.name: c.policy.vfid for c in everyone}
         for one in everyone:
             warnings[one.policy.vfid] += short.get(one.policy.vfid, ())
-        for remark in remarks(asked, link_bps=link_bps, backend=nic.identity.backend):
-            if (vfid := vfid_of.get(remark.vf)) is not None or not remark.vf:
-                warnings[vfid].append(f"{remark.field}: {remark.rule}")
+        about = remarks(asked, link_bps=link_bps, backend=nic.identity.backend)
+        for vfid, text in told_of_vfs(about, everyone):
+            warnings[vfid].append(text)
         return Aim(
             pf,
             {c.policy.vfid: c for c in everyone},

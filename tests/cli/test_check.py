@@ -55,7 +55,7 @@ def test_every_broken_rule_is_told_with_file_field_value_and_rule(
         lines = [line for line in ended.out.splitlines() if f"{path}: {field} = " in line]
         assert len(lines) == 1, ended.out
         assert value in lines[0]
-    assert "the nearest known one is vlans" in ended.out
+    assert "here it is called vlans" in ended.out
     assert ended.out.endswith("4 problems in 1 of 1 file\n")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from vfd.nic.soft.guests import Guests, TapGuests
+from vfd.nic.soft.guests import Guests
 from vfd.nic.soft.rtnl import IFF_UP, Link, Membership, Neighbour
+from vfd.nic.soft.taps import TapGuests
 from vfd.policy.requests import Grants, RequestKind
 
 GROUP = Membership(index=256, group=bytes((239, 1, 2, 3)))

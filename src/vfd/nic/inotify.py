@@ -10,6 +10,7 @@ from pathlib import Path
 
 MODIFY, MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
 DELETE_SELF, MOVE_SELF = 0x400, 0x800
+CLOSE = 0x18  # whoever had it open, to write or not
 _OVERFLOW, _ONLYDIR = 0x4000, 0x01000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _EVENT = struct.Struct("=iIII")
@@ -31,9 +32,9 @@ class Inotify:
         os.close(self._fd)
 
     def watch(self, folder: Path) -> None:
-        """This one too from now on. One that is gone is forgotten by the kernel; one that was made
-        again is another. Raises OSError."""
-        mask = self._events | _ONLYDIR
+        """This one (for CLOSE also a file) too from now on. One that is gone is forgotten by the
+        kernel; one that was made again is another. Raises OSError."""
+        mask = self._events | (0 if self._events == CLOSE else _ONLYDIR)
         _checked(_LIBC.inotify_add_watch(self._fd, os.fsencode(folder), mask))
 
     def read(self) -> bool:

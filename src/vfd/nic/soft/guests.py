@@ -39,8 +39,6 @@ others."""
 _MOST_ASKED = 256
 """Further MACs, and groups, that a guest asks for at a time: four times what it can be granted.
 What it has beyond that is asked for when it gives others up."""
-_MOST_SOURCES = 256
-"""What is remembered of the MACs that a tap's guest sent from; more than it can be granted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,28 +511,3 @@ def _chosen(
                 if len(kept) == _MOST_ASKED:
                     break
     return frozenset(kept)
-
-
-class TapGuests:
-    """The guests behind taps are virtual machines, heard only by what they send: a source MAC
-    that isn't the VF's asks for that MAC, an IGMP or MLD report for its group."""
-
-    def __init__(self) -> None:
-        self._asked: dict[int, dict[str, None]] = {}
-        """The last that each asked for, the latest at the end: a guest may invent MACs for ever."""
-
-    def source(self, vfid: int, mac: str, *, own: bool) -> list[Request]:
-        """A frame came from a MAC that the VF doesn't own. Asked for once. ``own``: it may be the
-        machine's own, and so the default MAC; else it is a further one."""
-        asked = self._asked.setdefault(vfid, {})
-        if mac in asked:
-            return []
-        if len(asked) >= _MOST_SOURCES:
-            del asked[next(iter(asked))]
-        asked[mac] = None
-        kind = RequestKind.DEFAULT_MAC if own and len(asked) == 1 else RequestKind.ADD_MAC
-        return [Request(vfid, kind, mac=mac)]
-
-    def forget(self, vfid: int) -> None:
-        """What was refused may be granted now: the VF has another guest, or another policy."""
-        self._asked.pop(vfid, None)

@@ -94,6 +94,7 @@ class SoftNic:
             return state
         works.doubt_wire()
         self._state = state
+        self._watch.seek_holders(state.grants)
         self._follow_all()
         lost = [v for v in range(state.pf.vfs or 0) if v not in switch.ports]
         self._watch.add(self._lose(lost))
@@ -123,7 +124,7 @@ class SoftNic:
         happens may not have been listed yet."""
         port, place = self._switch.ports.get(vfid), self._guests.place(vfid)
         if self._switch.tap:
-            return port is not None and not port.carrier
+            return port is not None and not port.held
         if place is None or place[0] != self._root_nsid:
             return False
         link = rtnl.link(self._switch.root_netlink, index=place[1])
@@ -134,7 +135,7 @@ class SoftNic:
             if place := self._guests.place(vfid) or port.guest:
                 self._ends.follow(self._state, vfid, place)
                 if self._switch.tap:
-                    self._guests.hold(vfid, port.carrier)
+                    self._guests.hold(vfid, port.held)
                 if self._switch.tap:  # heard by its reports alone
                     self._guests.keep_groups(vfid, (rtnl.AF_INET, rtnl.AF_INET6))
                 elif not rtnl.tells_groups():
@@ -199,7 +200,7 @@ class SoftNic:
             if port is None:
                 continue
             place = self._guests.place(vfid)
-            held = port.carrier if self._switch.tap else self._is_held(vfid, place)
+            held = port.held if self._switch.tap else self._is_held(vfid, place)
             vfs[vfid] = VfState(
                 vfid=vfid,
                 rules=rules.get(vfid),

@@ -61,13 +61,15 @@ class Vf:
     hooked: bool
     guest: tuple[int | None, int] | None
     carrier: bool
-    """Of a tap, as its guest was last told of: a process holds it."""
+    """Of a tap: that a process holds it, and says no other."""
     losses: int
-    """How often that ended until then."""
+    """How often that ended, when it was looked at last."""
     mtu: int
     """The host end's."""
     max_mtu: int
     """The largest that the host end takes: less than HOST_MTU while its guest has native XDP."""
+    held: bool = False
+    """Of a tap, as was told last: a process holds it."""
 
     @property
     def has_xdp(self) -> bool:
@@ -192,6 +194,7 @@ class Switch:
                     losses=same.losses,
                     mtu=link.mtu,
                     max_mtu=link.max_mtu,
+                    held=old.held if old is same else link.carrier,
                 )
         return links
 

@@ -16,11 +16,12 @@ from typing import Protocol
 from vfd.nic.netlink import Listener, Netlink, TornError
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import rtnl
-from vfd.nic.soft.guests import STACKED, Guests, Place, TapGuests
+from vfd.nic.soft.guests import STACKED, Guests, Place
 from vfd.nic.soft.heard import Heard, News, Traffic
 from vfd.nic.soft.reports import reports
 from vfd.nic.soft.rtnl import Link
 from vfd.nic.soft.switch import Switch, Vf
+from vfd.nic.soft.taps import Taps
 from vfd.policy.addresses import mac_text
 from vfd.policy.requests import Grants, Request
 
@@ -81,7 +82,7 @@ class Watch:
     def __init__(self, switch: Switch, guests: Guests, owner: Owner) -> None:
         self._switch = switch
         self._guests = guests
-        self._taps = TapGuests()
+        self._taps = Taps(switch, owner)
         self._owner = owner
         self._drain: Callable[[], list[bytes]] = list
         with switch.inside():
@@ -103,6 +104,8 @@ class Watch:
         """Namespaces that changed while they were listed."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
+        if (closed := self._taps.fileno()) is not None:
+            self._epoll.register(closed, select.EPOLLIN)
         if switch.names is not None:
             self._epoll.register(switch.names, select.EPOLLIN)
 
@@ -132,10 +135,15 @@ class Watch:
         self._epoll.close()
         os.close(self._bell)
         self._listener.close()
+        self._taps.close()
+
+    def seek_holders(self, vfids: Iterable[int]) -> None:
+        """Who holds taps without carrier is looked for, as when a daemon starts."""
+        self._taps.seek(vfids)
 
     def forget(self, vfid: int) -> None:
         """The VF has another guest now: what the former asked for is forgotten."""
-        self._taps.forget(vfid)
+        self._taps.guests.forget(vfid)
 
     def events(self) -> list[Event]:
         """What was heard, whatever fails on the way: then everything is looked at again, now and
@@ -168,6 +176,7 @@ class Watch:
         for nsid in self._moved:
             self._try(events, lambda: self._nested(nsid))  # noqa: B023
         self._moved = set()
+        self._try(events, self._taps.let_go)
         if self._heard:
             self._ring_bell()
         if self._missed:
@@ -230,7 +239,7 @@ class Watch:
             if found.up != port.up:
                 yield from self._owner.drifted(vfid, "its link was changed")
             if self._switch.tap:
-                yield from self._held(vfid, found, links[found.host])
+                yield from self._taps.held(vfid, links[found.host])
             else:
                 yield from self._placed(vfid, found.guest)
         self._sync_all()
@@ -379,31 +388,16 @@ class Watch:
             port.up = now.up
             yield from self._owner.drifted(vfid, f"its link was set {_up(now.up)}")
         if self._switch.tap:
-            yield from self._held(vfid, port, now)
+            yield from self._taps.held(vfid, now)
         else:
             yield from self._placed(vfid, self._switch.guest_place(now))
 
     def _is_known(self, vfid: int, port: Vf, link: Link) -> bool:
         """Whether a host end is as it was looked at last. Of a tap's carrier the kernel tells up to
         a second later."""
-        known = self._guests.place(vfid)
-        return not self._switch.tap and (link.up, self._switch.guest_place(link)) == (
-            port.up,
-            known,
-        )
-
-    def _held(self, vfid: int, port: Vf, now: Link) -> Iterator[Event]:
-        """A tap has carrier while a process holds it. One process may follow another faster than
-        the kernel tells."""
-        held, port.carrier = port.carrier, now.carrier
-        lost, port.losses = now.losses != port.losses, now.losses
-        place = (None, now.index)
-        if held and (lost or not now.carrier):
-            held = False
-            yield from self._owner.guest_moved(vfid, place, None)
-        if now.carrier and not held:
-            self._taps.forget(vfid)
-            yield from self._owner.guest_moved(vfid, None, place)
+        if self._switch.tap or self._switch.guest_place(link) != self._guests.place(vfid):
+            return False
+        return (link.up, link.mtu, link.max_mtu) == (port.up, port.mtu, port.max_mtu)
 
     def _there(self, nsid: int | None, link: Link, news: News) -> Iterator[Event]:
         """A link in a guest's namespace, or in the daemon's."""
@@ -476,7 +470,7 @@ class Watch:
         if place is None or place[1] == 0 or (place == before and not left):
             return
         self._switch.ports[vfid].guest = place
-        self._taps.forget(vfid)
+        self._taps.guests.forget(vfid)
         yield from self._owner.guest_moved(vfid, before, place)
         self._sync(vfid)
 
@@ -515,7 +509,7 @@ class Watch:
             return []
         if kind == SOURCE and len(frame) >= 12:
             own = self._owner.may_be_its_own(vfid)
-            return _asked(self._taps.source(vfid, mac_text(frame[6:12]), own=own))
+            return _asked(self._taps.guests.source(vfid, mac_text(frame[6:12]), own=own))
         if kind == REPORT and (place := self._guests.place(vfid)) is not None:
             for joined, member in reports(frame, place[1]):
                 self._guests.membership(place[0], [member], joined)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import (
@@ -159,6 +160,11 @@ def expand_vlans(value: Any) -> Any:
 def vlan_ranges(vids: Iterable[int]) -> list[int | str]:
     """The shortest list that ``expand_vlans`` writes out as these, in their order: runs of three
     and more are ranges, ``[5, "10-12"]``."""
+    return list(_ranges(tuple(vids)))
+
+
+@lru_cache(maxsize=1024)  # VFs that have many VLANs mostly have the same
+def _ranges(vids: tuple[int, ...]) -> tuple[int | str, ...]:
     runs: list[list[int]] = []
     for vid in vids:
         if runs and vid == runs[-1][1] + 1:
@@ -168,7 +174,7 @@ def vlan_ranges(vids: Iterable[int]) -> list[int | str]:
     found: list[int | str] = []
     for first, last in runs:
         found += [f"{first}-{last}"] if last > first + 1 else range(first, last + 1)
-    return found
+    return tuple(found)
 
 
 def mac_prefix(text: str) -> str:

@@ -260,6 +260,23 @@ def test_shares_of_a_class_hold_between_tcp_and_udp() -> None:
         assert got[0] / (got[0] + got[1]) == pytest.approx(0.75, abs=0.03), got
 
 
+def test_a_vf_that_gets_and_loses_a_guarantee_costs_the_others_no_frame() -> None:
+    with world(vfs=3, enable_qos=True) as w:
+        w.apply(w.vf(0), w.vf(1), w.vf(2))
+        for vfid in (1, 2):
+            w.guest(vfid, silent=True)
+        w.settle()
+        out, port = w.port(1), w.port(2)
+        heard = 0
+        for turn in range(8):
+            for n in range(60):
+                out.send(frame(w.mac(2), w.mac(1), bytes(1400)))
+                if n == 30:
+                    w.apply(w.vf(0, min_rate="5Gbps" if turn % 2 else 0))
+            heard += len(port.heard(0.05))
+        assert heard == 8 * 60
+
+
 def test_tcp_is_counted_in_packets_on_the_wire() -> None:
     with world() as w:
         w.apply(w.vf(0), w.vf(1))

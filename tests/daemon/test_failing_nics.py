@@ -418,6 +418,25 @@ def test_a_guest_that_asks_without_end_fills_neither_the_log_nor_the_events(
     assert "5000 more" in told("noisy")[-1].text
 
 
+def test_a_guest_that_resets_its_vf_without_end_fills_neither_of_them(service: Service) -> None:
+    now = 0.0
+    service.flood = Flood(clock=lambda: now)
+    add(service, "noisy", 0)
+    [managed] = service.nics.values()
+    nic = nic_of(service)
+    for _ in range(BURST + 50):
+        nic.told.append(Event(EventKind.VF_RESET, 0))
+        handle(service, managed)
+    told = [e for e in service.journal.since(0) if e.kind == "vf-reset"]
+    assert len(told) == BURST
+    now += EVERY
+    nic.told += [Event(EventKind.VF_RESET, 0), Event(EventKind.GUEST_COME, 0)]
+    handle(service, managed)
+    kinds = [(e.kind, e.data.get("untold")) for e in service.journal.since(told[-1].seq)]
+    assert ("vf-reset", 50) in kinds
+    assert ("guest-come", None) in kinds
+
+
 def test_a_pf_is_locked_under_its_address_as_soon_as_that_is_known(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,9 +126,7 @@ class Entrance:
         return self._open[peer.uid] < room
 
     def _tell(self, peer: Peer) -> None:
-        untold = self._flood.untold(peer.uid)
-        if untold is not None:
-            more = {"untold": untold} if untold else {}
+        if (more := self._flood.fields(peer.uid)) is not None:
             log.warning(
                 "uid %d (pid %d) has too many connections",
                 peer.uid,

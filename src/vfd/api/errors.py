@@ -178,8 +178,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
-        if (untold := bugs.untold(type(error).__name__)) is not None:
-            fields = {"untold": untold} if untold else {}
+        if (fields := bugs.fields(type(error).__name__)) is not None:
             told = "%s %.300s", request.method, request.url.path
             log.error(*told, exc_info=error, extra={"fields": fields})
         return answer(500, f"{type(error).__name__}: this is a bug in vfd; its log says more")

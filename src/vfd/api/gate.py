@@ -70,15 +70,15 @@ class Gate:
         if not log.isEnabledFor(level):
             return
         flood = self._refused if status >= 400 else self._flood
-        untold = None if peer.trusted else flood.untold((peer.uid, level))
-        if untold is None and not peer.trusted:
+        more = {} if peer.trusted else flood.fields(peer.uid)
+        if more is None:
             return
         fields = {
             "uid": peer.uid,
             "gid": peer.gid,
             "pid": peer.pid,
             "ms": round(seconds * 1000, 1),
-            **({"untold": untold} if untold else {}),
+            **more,
         }
         path = scope["path"] if len(scope["path"]) <= LONGEST else f"{scope['path'][:LONGEST]}…"
         log.log(level, "%s %s %d", scope["method"], path, status, extra={"fields": fields})

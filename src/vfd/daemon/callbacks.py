@@ -102,8 +102,9 @@ async def run(
     vf: tuple[str, str, int],
     *,
     time_limit: float = TIME_LIMIT,
+    quiet: bool = False,
 ) -> Outcome:
-    """Runs ``command`` for the VF (name, PF, vfid) and logs what it printed.
+    """Runs ``command`` for the VF (name, PF, vfid) and logs what it printed, unless ``quiet``.
 
     Its environment is PATH, HOME, USER, LANG and VFD_EVENT, VFD_NAME, VFD_PF, VFD_VFID.
     """
@@ -148,7 +149,10 @@ async def run(
     finally:
         os.close(writable)
     with open(readable, "rb", buffering=0) as pipe:
-        return await _finish(process, pipe, which, owner, time_limit)
+        outcome, printed = await _finish(process, pipe, which, owner, time_limit)
+    for line in [] if quiet else printed.splitlines():
+        log.info("%s: %s", which, line, extra={"fields": {"uid": owner.uid}})
+    return outcome
 
 
 async def _finish(
@@ -157,7 +161,8 @@ async def _finish(
     which: str,
     owner: Owner,
     time_limit: float,
-) -> Outcome:
+) -> tuple[Outcome, str]:
+    """How it ended, and the beginning of what it printed."""
     output = asyncio.StreamReader(limit=OUTPUT_LIMIT)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(output), pipe
@@ -183,9 +188,7 @@ async def _finish(
     await asyncio.wait([reading], timeout=LAST_WORDS)
     reading.cancel()
     transport.close()
-    for line in printed.decode(errors="replace").splitlines():
-        log.info("%s: %s", which, line, extra={"fields": {"uid": owner.uid}})
-    return outcome
+    return outcome, printed.decode(errors="replace")
 
 
 async def _read(output: asyncio.StreamReader, printed: bytearray) -> None:

@@ -40,3 +40,10 @@ class Flood:
         asker.left -= 1
         untold, asker.untold = asker.untold, 0
         return untold
+
+    def fields(self, who: Hashable) -> dict[str, int] | None:
+        """The same, as what is told with it; None: nothing is told."""
+        untold = self.untold(who)
+        if untold is None:
+            return None
+        return {"untold": untold} if untold else {}

@@ -241,8 +241,7 @@ def clear(service: Service, pf_id: str, vfid: int | None) -> None:
         raise NotFoundError(f"{managed.id} has no VF {vfid}")
     service.zero.set(managed.id, counters if vfid is None else {vfid: counters[vfid]})
     whom = f"VF {vfid} of {managed.id}" if vfid is not None else f"{managed.id} and its VFs"
-    untold = service.flood.untold(("cleared", managed.id))
-    if untold is not None:
+    more: dict[str, Any] | None = service.flood.fields(("cleared", managed.id))
+    if more is not None:
         text = f"counters of {whom} start at zero"
-        more: dict[str, Any] = {"untold": untold} if untold else {}
         service.journal.emit("cleared", text, pf=managed.id, vfid=vfid, **more)

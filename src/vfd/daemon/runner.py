@@ -18,6 +18,7 @@ from vfd.config.main_file import MainConfig, ParsedMain
 from vfd.daemon import callbacks, pfs, stats
 from vfd.daemon.aim import Configured
 from vfd.daemon.failures import ConflictError, NotFoundError
+from vfd.daemon.flood import Flood
 from vfd.daemon.guests import decide_again
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify, watchdog_seconds
@@ -40,6 +41,8 @@ for dead: a driver that makes many VFs takes a minute or two."""
 BREATH = 0.01
 """At most as many seconds pass between two looks at what a NIC tells: requests come in between, and
 what a guest does meanwhile as fast as it can is looked at once."""
+TOLD = 20
+"""Callbacks of one VF whose end and output are told at once, then one in 5 s."""
 STARTING = 8
 """``start_cb`` that run at a time: after a start there may be as many to run as there are VFs."""
 REPAIRS, REPAIR_WINDOW = 20, 10.0
@@ -82,6 +85,7 @@ class Daemon:
         """``start_cb`` that wait for others to end, by the VF's name."""
         self._started: dict[str, asyncio.Task[None]] = {}
         """Those that run."""
+        self._ran = Flood(TOLD)
         self._loop = asyncio.get_running_loop()
         journal.attach(self._loop)
 
@@ -384,12 +388,15 @@ class Daemon:
     async def _run(self, which: Any, command: str, one: Configured) -> None:
         policy = one.policy
         vf = (policy.name, policy.pciid, policy.vfid)
-        outcome = await callbacks.run(which, command, one.owner, vf)
-        self.journal.emit(
-            "callback",
-            outcome.text,
-            level="info" if outcome.ok else "error",
-            pf=policy.pciid,
-            vfid=policy.vfid,
-            name=policy.name,
-        )
+        more: dict[str, Any] | None = self._ran.fields((which, policy.pciid, policy.vfid))
+        outcome = await callbacks.run(which, command, one.owner, vf, quiet=more is None)
+        if more is not None:
+            self.journal.emit(
+                "callback",
+                outcome.text,
+                level="info" if outcome.ok else "error",
+                pf=policy.pciid,
+                vfid=policy.vfid,
+                name=policy.name,
+                **more,
+            )

@@ -361,15 +361,14 @@ class Service:
 
     def tell(self, made: Made, kind: str) -> None:
         """Who asks for the same again and again fills no log: see Flood."""
-        untold = self.flood.untold((kind, made.pf, made.vfid))
-        if untold is None:
+        more: dict[str, Any] | None = self.flood.fields((kind, made.pf, made.vfid))
+        if more is None:
             return
         changed = {f for c in made.changes if isinstance(c, VfChange) for f in c.fields}
         fields = sorted(changed | {field for field, _, _ in made.callbacks})
         text = f"VF {made.vfid} of {made.pf} is {kind}"
         if kind == "updated":
             text += f": {', '.join(fields) or 'nothing differed'}"
-        more: dict[str, Any] = {"untold": untold} if untold else {}
         self.journal.emit(kind, text, pf=made.pf, vfid=made.vfid, name=made.name, **more)
         for warning in made.warnings:
             self.journal.emit(
@@ -466,12 +465,11 @@ class Service:
         if managed.refused and managed.condition is Condition.OK:
             managed.condition, managed.detail = Condition.FAILED, managed.refused
         for change in done if found is not None else ():
-            self.journal.emit(
-                "drift",
-                f"{found}; repaired: {differences([change])}",
-                level="warning",
-                **self._whose(managed, change),
-            )
+            whose = self._whose(managed, change)
+            more: dict[str, Any] | None = self.flood.fields(("drift", *whose.values()))
+            if more is not None:
+                text = f"{found}; repaired: {differences([change])}"
+                self.journal.emit("drift", text, level="warning", **whose, **more)
         for change, reason in failed:
             if unmet.get(change.vfid if isinstance(change, VfChange) else None) == reason:
                 continue  # told before

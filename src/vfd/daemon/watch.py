@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from itertools import groupby
+from typing import Any
 
 from vfd.daemon.guests import answer, look
 from vfd.daemon.loading import admit_waiting, judge_again
@@ -92,6 +93,11 @@ def _tell(service: Service, managed: Managed, event: Event) -> None:
     if kind is EventKind.LOST:
         managed.condition = Condition.LOST
         managed.detail = event.text or "the PF is gone"
+    more: dict[str, Any] | None = {}
+    if event.vfid is not None:  # its guest may come, go and reset it without end
+        more = service.flood.fields((kind, managed.id, event.vfid))
+    if more is None:
+        return
     service.journal.emit(
         str(kind),
         event.text or _WORDS.get(kind, str(kind)),
@@ -99,6 +105,7 @@ def _tell(service: Service, managed: Managed, event: Event) -> None:
         pf=managed.id,
         vfid=event.vfid,
         name=service.name_of(managed, event.vfid),
+        **more,
     )
 
 

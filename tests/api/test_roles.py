@@ -189,3 +189,12 @@ def test_iplex_finds_the_readers_socket_and_says_who_may_change(
     assert "root and the members of the groups vfd and vfd-read may ask" in said
     code, said = iplex_as(64501, CHANGERS, capfd, "verbose", "info", *at)
     assert code == 0, said
+
+
+def test_a_reader_has_nothing_written(vfd: Vfd) -> None:
+    """A plan says what a change would do, and makes no file for that, not for a moment either."""
+    plan = ("POST", "/v1/plan", {"name": "deep/vm1", "config": vfd.vf(1)})
+    changed = vfd.config_dir.stat().st_mtime_ns
+    ((status, text),) = ask_as(READER, READERS, f"{vfd.socket}.read", plan)
+    assert (status, json.loads(text)["action"]) == (200, "add")
+    assert vfd.config_dir.stat().st_mtime_ns == changed

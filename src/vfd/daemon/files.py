@@ -116,18 +116,16 @@ class Files:
 
     # Writing
 
-    def stage(
+    def sent(
         self,
         config: Mapping[str, Any],
         name: str | None,
         uid: int,
         gid: int,
         replaces: Configured | None,
-    ) -> tuple[Configured, Staged]:
-        """A configuration that was sent, written beside its place; whoever sent it owns it.
-
-        Raises ConfigError, ExistsError where a file that isn't in force has its name, OSError.
-        """
+    ) -> Configured:
+        """A configuration that was sent, as it is to be kept; whoever sent it owns it. Raises
+        ConfigError."""
         called = replaces.file if replaces else f"{name or 'request'}.json"
         nameless = name is None and replaces is None and "name" not in config
         missing = [Problem(called, "name", "", "give the VF a name")] if nameless else []
@@ -141,17 +139,32 @@ class Files:
             nobody = made.policy.model_copy(update={"name": f"<{called}>"})
             raise ConfigError(missing, Readable(nobody, frozenset({"name"}), made.written))
         file = replaces.file if replaces else f"{made.policy.name}.json"
-        path = self._path(file)
-        owner = Owner(uid, gid)
-        text = json.dumps(dict(config), indent=4, ensure_ascii=False) + "\n"
-        staged = self._stage(file, text, uid, gid, 0o640)
-        if replaces is None and staged.replaces():
-            staged.abandon()
-            raise ExistsError(
-                f"{path} exists and is not in force: add it by its name, or delete it first"
-            )
+        self._path(file)
         remarks = tuple(words(w) for w in made.warnings)
-        return Configured(made.policy, file, owner, remarks, made.written), staged
+        return Configured(made.policy, file, Owner(uid, gid), remarks, made.written)
+
+    def stage(self, one: Configured, config: Mapping[str, Any], *, fresh: bool) -> Staged:
+        """A configuration that was ``sent``, written beside its place.
+
+        Raises ConfigError, OSError; and ExistsError where a file has the name of a ``fresh`` one.
+        """
+        text = json.dumps(dict(config), indent=4, ensure_ascii=False) + "\n"
+        staged = self._stage(one.file, text, one.owner.uid, one.owner.gid, 0o640)
+        if fresh and staged.replaces():
+            staged.abandon()
+            raise self._exists(one.file)
+        return staged
+
+    def foresee(self, one: Configured, *, fresh: bool) -> None:
+        """Raises what ``stage`` would raise, but for a disk that is full: writes nothing."""
+        self.folder.stat()
+        if fresh and store.is_there(self._path(one.file), inside=self.folder):
+            raise self._exists(one.file)
+
+    def _exists(self, file: str) -> ExistsError:
+        return ExistsError(
+            f"{self._path(file)} exists and is not in force: add it by its name, or delete it first"
+        )
 
     def restage(self, file: str, field: str, value: Any) -> Staged:
         """The file with ``field`` changed and all else as it is. Raises ConfigError, OSError."""

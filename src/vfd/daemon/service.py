@@ -207,12 +207,10 @@ class Service:
     def plan_of(self, source: Source, uid: int, gid: int) -> tuple[str, Made]:
         """What adding or updating would do: ("add", "update" or "none", the changes).
 
-        Raises what adding or updating would raise.
+        Raises what adding or updating would raise, but for a disk that is full: nothing is written.
         """
         old = self._replaced(source)
-        one, staged = self._read(source, uid, gid, replaces=old)
-        if staged is not None:
-            staged.abandon()
+        one, _ = self._read(source, uid, gid, replaces=old, planned=True)
         if old is None and (found := self.by_name(one.policy.name)):
             old = found[1]
         managed, aim = self._judge(one, old, move=source.move)
@@ -232,12 +230,23 @@ class Service:
         return None
 
     def _read(
-        self, source: Source, uid: int, gid: int, replaces: Configured | None = None
+        self,
+        source: Source,
+        uid: int,
+        gid: int,
+        replaces: Configured | None = None,
+        *,
+        planned: bool = False,
     ) -> tuple[Configured, Staged | None]:
-        """The configuration that a request means; content is written beside its place."""
+        """The configuration that a request means; content is written beside its place, unless it is
+        ``planned`` only."""
         try:
             if source.config is not None:
-                return self.files.stage(source.config, source.name, uid, gid, replaces)
+                one = self.files.sent(source.config, source.name, uid, gid, replaces)
+                if planned:
+                    self.files.foresee(one, fresh=replaces is None)
+                    return one, None
+                return one, self.files.stage(one, source.config, fresh=replaces is None)
             file = source.file or (replaces.file if replaces else None)
             if file is None:
                 rule = "name a file in config_dir, or send a configuration"

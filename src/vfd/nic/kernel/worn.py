@@ -134,7 +134,7 @@ class Wardrobe:
         if vf.netdev and not is_up(vf.netdev):
             return _bind_anew(vf)
         self._left[vf.vfid] = forced
-        log.info("%s keeps the MAC that it has until its guest lets go", vf.address)
+        log.warning("%s keeps a MAC that isn't its own until its guest lets go", vf.address)
         return False
 
     def let_go(self, vf: VfDevice) -> bool:
@@ -156,8 +156,11 @@ def _bind_anew(vf: VfDevice) -> bool:
     driver = DRIVERS / vf.driver
     try:
         write_patiently(driver / "unbind", vf.address)
-        write_patiently(driver / "bind", vf.address)
     except NicError as error:
         log.warning("%s keeps a MAC that isn't its own any more: %s", vf.address, error)
         return False
+    try:
+        write_patiently(driver / "bind", vf.address)
+    except NicError as error:
+        log.warning("%s was to be bound anew and has no driver now: %s", vf.address, error)
     return True

@@ -25,7 +25,7 @@ from vfd.cli import streams
 from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, shown
 from vfd.config.main_file import MainConfig, ParsedMain, parse_main
-from vfd.daemon import logs, pidfile, privileges, sockets
+from vfd.daemon import live, logs, pidfile, privileges, sockets
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.files import Files
 from vfd.daemon.folders import make_folder
@@ -240,6 +240,9 @@ def _check(config: Path, parsed: ParsedMain) -> int:
             err=True,
         )
         return EXIT_CONFIG
+    if left := len(live.waiting(reading.folder)):
+        where = live.folder_of(reading.folder)
+        click.echo(f"warning: {plural(left, 'file')} of VFd's in {where}: a start takes them over")
     # As iplex check judges them, which the daemon itself has no use for.
     from vfd.cli.checking import Findings, between
 

@@ -158,7 +158,7 @@ def _daemon_routes(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/v1/health", response_model=schema.Health, operation_id="health")
     async def health() -> Response:
         """How the daemon, its PFs and its files are. Answers while NICs are busy."""
-        return _json(views.health(service))
+        return _json(views.health(service, await daemon.edited()))
 
     @app.get(
         "/v1/ready",
@@ -282,9 +282,11 @@ def _vf_routes(app: FastAPI, daemon: Daemon) -> None:
     async def vfs() -> Response:
         """Every VF that has a configuration in force, and the files that aren't."""
 
+        edited = await daemon.edited()
+
         def every() -> schema.VfList:
             found = [
-                views.vf(managed, one)
+                views.vf(managed, one, edited)
                 for managed in service.nics.values()
                 for _, one in sorted(managed.vfs.items())
             ]
@@ -300,7 +302,8 @@ def _vf_routes(app: FastAPI, daemon: Daemon) -> None:
     )
     async def vf(name: VfName) -> Response:
         """The policy in force on a VF, and where it differs from the one asked for."""
-        return _json(await daemon.call(lambda: views.vf(*service.find(name))))
+        edited = await daemon.edited()
+        return _json(await daemon.call(lambda: views.vf(*service.find(name), edited)))
 
     @app.post(
         "/v1/vfs",
@@ -369,7 +372,8 @@ def _table_routes(app: FastAPI, daemon: Daemon) -> None:
         extended: Annotated[bool, Query(description="Policies and identities too.")] = False,
     ) -> Response:
         """The operator's table: a row for each PF and VF."""
-        return _json(await daemon.call(views.show, service, pf, vf, extended))
+        edited = await daemon.edited()
+        return _json(await daemon.call(views.show, service, pf, vf, extended, edited))
 
     @app.get("/v1/mirrors", response_model=schema.MirrorList, operation_id="mirrors")
     async def mirrors() -> Response:

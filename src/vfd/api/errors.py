@@ -150,7 +150,8 @@ def install(app: FastAPI) -> None:
     async def refused(_: Request, error: RefusedError) -> Response:
         count = len(error.problems)
         told = str(error) if count == 1 else f"{count} rules are broken"
-        return answer(422, f"{told}. Nothing was changed", views.problems(error.problems))
+        told += f". Nothing was changed{f': {error.aside}' if error.aside else ''}"
+        return answer(422, told, views.problems(error.problems))
 
     @app.exception_handler(UnsupportedError)
     async def unsupported(_: Request, error: UnsupportedError) -> Response:

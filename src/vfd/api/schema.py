@@ -117,6 +117,8 @@ class Health(Answer):
     """Seconds."""
     pfs: list[PfHealth]
     bad_files: list[BadFile]
+    edited: list[str] = []
+    """Files that say something else by now than what they were put in force with."""
 
 
 class Ready(Answer):

@@ -27,6 +27,8 @@ from vfd.policy.addresses import vlan_ranges
 from vfd.policy.requests import Grants, in_words
 from vfd.policy.values import PfPolicy, VfPolicy, VfRules
 
+NOTHING_EDITED: Mapping[str, str] = {}
+
 
 def problems(found: Iterable[Problem]) -> list[schema.Problem]:
     return [
@@ -53,7 +55,7 @@ def _bad_file(bad: BadFile, home: Managed | None) -> schema.BadFile:
     )
 
 
-def health(service: Service) -> schema.Health:
+def health(service: Service, edited: Mapping[str, str] = NOTHING_EDITED) -> schema.Health:
     pfs = [
         schema.PfHealth(
             id=m.id,
@@ -72,6 +74,7 @@ def health(service: Service) -> schema.Health:
         uptime=round(time.time() - service.started, 3),
         pfs=pfs,
         bad_files=bad,
+        edited=sorted(edited),
     )
 
 
@@ -217,7 +220,13 @@ def _capability(attribute: str, found: Capability | None) -> schema.CapabilityAn
 # The operator's table
 
 
-def show(service: Service, pf: str | None, vf: int | None, extended: bool) -> schema.Show:
+def show(
+    service: Service,
+    pf: str | None,
+    vf: int | None,
+    extended: bool,
+    edited: Mapping[str, str] = NOTHING_EDITED,
+) -> schema.Show:
     """A row for each PF and below it one for each of its VFs."""
     nics = [service.nic(pf)] if pf is not None else list(service.nics.values())
     rows: list[schema.Row] = []
@@ -228,7 +237,7 @@ def show(service: Service, pf: str | None, vf: int | None, extended: bool) -> sc
             rows.append(_pf_row(managed, counters.get(PF_PORT, {}), extended))
         for vfid in _vfids(managed):
             if vf is None or vf == vfid:
-                rows.append(_vf_row(managed, vfid, counters.get(vfid, {}), copies))
+                rows.append(_vf_row(managed, vfid, counters.get(vfid, {}), copies, edited))
     return schema.Show.model_construct(rows=rows)
 
 
@@ -287,6 +296,7 @@ def _vf_row(
     vfid: int,
     counters: dict[str, int],
     copies: list[schema.MirrorRow] | None,
+    edited: Mapping[str, str],
 ) -> schema.Row:
     """``copies``: the PF's mirrors, where the row is to be extended."""
     state, one = managed.vf_state(vfid), managed.vfs.get(vfid)
@@ -302,7 +312,7 @@ def _vf_row(
         speed=managed.seen.link.speed_bps if managed.seen else None,
         mac=state.mac if state else None,
         counters=counters,
-        warnings=_warnings(managed, vfid),
+        warnings=[*_warnings(managed, vfid), *_edited(one, edited)],
         scale=scale,
         class_scale=class_scale,
         extended=_extended(managed, vfid, state, copies) if copies is not None else None,
@@ -375,7 +385,13 @@ def mirrors(managed: Managed) -> list[schema.MirrorRow]:
 # VFs
 
 
-def vf(managed: Managed, one: Configured) -> schema.VfAnswer:
+def _edited(one: Configured | None, edited: Mapping[str, str]) -> list[str]:
+    return [edited[one.file]] if one is not None and one.file in edited else []
+
+
+def vf(
+    managed: Managed, one: Configured, edited: Mapping[str, str] = NOTHING_EDITED
+) -> schema.VfAnswer:
     policy = one.policy
     state = managed.vf_state(policy.vfid)
     rules = state.rules if state else None
@@ -405,7 +421,7 @@ def vf(managed: Managed, one: Configured) -> schema.VfAnswer:
             allmulti=grants.allmulti,
         ),
         wishes=wishes(managed, policy.vfid),
-        warnings=_warnings(managed, policy.vfid),
+        warnings=[*_warnings(managed, policy.vfid), *_edited(one, edited)],
     )
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+from collections.abc import Iterator
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from vfd.api.client import ApiError, Client, NoDaemonError
 from vfd.cli.command import Command, Example, Settings, settings
+from vfd.cli.source import stem
 
 SHELLS = ("bash", "zsh", "fish")
 PATIENCE = 0.5
 """Seconds. A key press that hangs is worse than one that completes nothing."""
+_LISTED = 10_000
+"""Files of config_dir that are looked through."""
 _PLAIN = re.compile(r"[\w.:/@%+,=-]+", re.ASCII)
 """What every shell takes as one word and as nothing but a word. A shell puts what it is offered on
 the command line as it stands, and a tenant may have chosen a name such as ``a;reboot``: other
@@ -51,6 +57,34 @@ def complete_vf_or_file(
 ) -> list[CompletionItem]:
     """The same, and files: what ``update`` takes."""
     return [*complete_vf(context, param, incomplete), CompletionItem(incomplete, type="file")]
+
+
+def complete_new(
+    context: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Files of config_dir that are not in force, also those that were refused, and other files:
+    what ``add`` takes."""
+    names = {row["name"] for row in _rows(context)}
+    found = []
+    try:
+        folder = _client(context).get("/v1/version")["config_dir"]
+    except (ApiError, NoDaemonError, click.UsageError, KeyError, TypeError):
+        folder = ""
+    for file in itertools.islice(_files_of(folder), _LISTED) if folder else ():
+        name = stem(file)
+        if name != file and name not in names and _fits(name, incomplete):
+            names.add(name)
+            found.append(CompletionItem(name, help=file))
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
+def _files_of(folder: str) -> Iterator[str]:
+    """None where the user may not list it."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in sorted(files):
+            if not file.startswith("."):
+                yield os.path.relpath(f"{parent}/{file}", folder)
 
 
 def complete_pf(

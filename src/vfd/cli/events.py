@@ -22,7 +22,7 @@ KINDS = (
     *("added", "updated", "deleted", "pf", "cleared"),
     *("granted", "refused"),
     *("guest-come", "guest-gone", "vf-reset", "link"),
-    *("drift", "warning", "bad-file", "kept", "callback"),
+    *("drift", "warning", "bad-file", "refused-file", "taken-over", "kept", "callback"),
     *("failed", "lost", "back", "cpu-alarm"),
 )
 """As docs/operating.md explains them."""

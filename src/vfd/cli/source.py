@@ -20,6 +20,8 @@ from vfd.cli.command import NOT_FOUND, REFUSED, IplexError, not_found
 
 STDIN = "-"
 _EXPLICIT = ("/", "./", "../", "~/")
+_REFUSED = ".error"
+"""What the daemon puts behind the name of a file that it refuses to add."""
 _MOST = 1 << 20
 """Bytes of a configuration, as the daemon has it."""
 
@@ -41,6 +43,8 @@ def as_path(text: str) -> Path | None:
             found = _readable(path)
             if found is None and explicit:
                 found = _readable(path.with_name(f"{path.name}.json"))  # as VFd's iplex took it
+            if found is None and explicit:
+                found = _readable(path.with_name(f"{stem(path.name)}.json{_REFUSED}"))
             if found is not None:
                 return found
     except (OSError, ValueError, RuntimeError) as error:  # too long; no home of ~user
@@ -64,6 +68,10 @@ def _readable(path: Path) -> Path | None:
 
 
 def stem(name: str) -> str:
+    """A file's name without ``.json``, or without that and what vfd put behind it when it refused
+    the file."""
+    if name.endswith(f".json{_REFUSED}"):
+        name = name.removesuffix(_REFUSED)
     return name.removesuffix(".json")
 
 
@@ -76,6 +84,7 @@ def request(client: Client, text: str, named: str | None = None, *, new: bool = 
             raise click.UsageError(f"--name is for a PATH or {STDIN}: {text} is a name already")
         return _in_force(client, text) or _of_daemon(text) if not new else _of_daemon(text)
     if path is not None and (inside := _in_config_dir(client, path)):
+        inside = inside.removesuffix(_REFUSED)
         if not inside.endswith(".json"):
             told = f"{text}: a file in config_dir is in force only under a name that ends in .json"
             raise IplexError(told, NOT_FOUND, hint="Rename it first.")

@@ -9,7 +9,7 @@ import click
 from vfd.api.client import ApiError
 from vfd.cli.changes import change_lines, warning_texts
 from vfd.cli.command import FILE, REFUSED, Command, Example, Settings, not_found, settings
-from vfd.cli.completion import complete_vf, complete_vf_or_file
+from vfd.cli.completion import complete_new, complete_vf, complete_vf_or_file
 from vfd.cli.look import not_in_force
 from vfd.cli.source import request
 
@@ -35,7 +35,7 @@ moving = click.option(
         Example("make-config vm1 | iplex add - --name vm1", "Made by a program, in no file."),
     ],
 )
-@click.argument("name", metavar="NAME|PATH|-", type=FILE)
+@click.argument("name", metavar="NAME|PATH|-", type=FILE, shell_complete=complete_new)
 @named
 def add(name: str, called: str | None) -> None:
     """Put a VF's configuration in force.
@@ -49,7 +49,9 @@ def add(name: str, called: str | None) -> None:
     The VF is called as the file's `name` says, else as --name does, else as the file without
     `.json`; what comes through a pipe needs one of the first two. It stays in
     force over restarts of the daemon and the host until it is deleted. A configuration that
-    breaks a rule changes nothing, and every broken rule is told.
+    breaks a rule changes nothing, and every broken rule is told. A file of config_dir that is
+    refused is renamed to `NAME.json.error`, so that no later start puts it in force; once it is
+    right, `iplex add NAME` takes it again.
     """
     ask = settings()
     client = ask.client()

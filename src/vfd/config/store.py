@@ -29,6 +29,10 @@ MAX_FILE = 1 << 20
 KEPT = "-"
 """What ``delete_keep`` puts behind a file's name, as VFd did."""
 
+REFUSED = ".error"
+"""What stands behind the name of a file that was refused when it was added, as VFd had it: no later
+start reads it."""
+
 _TEMPORARY_SUFFIX = ".vfd-tmp"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.vfd-tmp")
 
@@ -164,6 +168,33 @@ class Staged:
 
 
 @dataclass(slots=True)
+class Renaming:
+    """A file that is to be given its other name. Ends by one of its methods."""
+
+    root: Path
+    file: Path
+    """Below ``root``, as it is called now."""
+    name: str
+    """What it is to be called, in the same folder."""
+
+    def replaces(self) -> bool:
+        """Whether there is something of that name now."""
+        return is_there(self.root / self.file.with_name(self.name), inside=self.root)
+
+    def commit(self) -> tuple[str, ...]:
+        """Raises OSError, and then it is called as before. Returns warnings, as ``Staged`` does."""
+        folder = open_folder(self.root, self.file.parent)
+        try:
+            os.rename(self.file.name, self.name, src_dir_fd=folder, dst_dir_fd=folder)
+            return _synced(folder, self.root / self.file.with_name(self.name), "is in its place")
+        finally:
+            os.close(folder)
+
+    def abandon(self) -> None:
+        """Nothing was done yet."""
+
+
+@dataclass(slots=True)
 class Retired:
     """A file out of its place, from where it can come back. Ends by one of its methods."""
 
@@ -200,12 +231,20 @@ class Retired:
 
 
 def stage(
-    root: Path, file: Path, text: str, uid: int, gid: int, mode: int, *, keep_age: bool = False
+    root: Path,
+    file: Path,
+    text: str,
+    uid: int,
+    gid: int,
+    mode: int,
+    *,
+    keep_age: bool = False,
+    mtime_ns: int | None = None,
 ) -> Staged:
     """``text`` beside the place of ``file`` below ``root``, durably. Folders on the way are made;
     ``root`` is not: an empty one in its place would close every VF at the next reload.
 
-    ``keep_age``: it is as old as the file that it replaces.
+    ``keep_age``: it is as old as the file that it replaces. ``mtime_ns``: it is this old.
 
     Raises ConfigError where a link would lead out of ``root``, OSError with nothing left.
     """
@@ -224,7 +263,7 @@ def stage(
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(fresh, flags, 0o600, dir_fd=folder)
-        with open(fd, "w", encoding="utf-8") as written:
+        with open(fd, "w", encoding="utf-8", errors="surrogateescape") as written:
             written.write(text)
             written.flush()
             if (uid, gid) != (os.geteuid(), os.getegid()):
@@ -234,6 +273,8 @@ def stage(
                 with contextlib.suppress(FileNotFoundError):
                     old = os.stat(file.name, dir_fd=folder, follow_symlinks=False)
                     os.utime(fd, ns=(old.st_atime_ns, old.st_mtime_ns))
+            if mtime_ns is not None:
+                os.utime(fd, ns=(mtime_ns, mtime_ns))
             os.fsync(fd)
     except OSError:
         staged.abandon()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vfd.config.store import Retired
-from vfd.daemon import vanished
+from vfd.daemon import refused, vanished
 from vfd.daemon.aim import Configured
 from vfd.daemon.failures import ConflictError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.loading import close_vf, still_kept
@@ -100,10 +100,12 @@ def _delete_bad(service: Service, name: str) -> None:
         return
     if file not in service.bad or file == str(service.files.main_file):
         file = next((bad.file for bad in service.bad.values() if bad.name == name), "")
+    file = file or refused.file_of(service, name)
     if not file:
         raise NotFoundError(f"no VF has the name {name}, and no bad file has it either")
+    on_disk = service.bad[file].on_disk if file in service.bad else ""
     try:
-        doubts = service.files.retire(service.bad[file].on_disk or file).finish()
+        doubts = service.files.retire(on_disk or file).finish()
     except OSError as error:
         raise StorageError(f"{file} can't be removed: {error}") from error
     no_longer_bad(service, file)

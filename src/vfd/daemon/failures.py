@@ -12,8 +12,10 @@ from vfd.config.errors import Problem
 class RefusedError(Exception):
     """The request breaks rules: all of them, in ``problems``. Nothing was changed."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], aside: str = "") -> None:
         self.problems = tuple(problems)
+        self.aside = aside
+        """What became of the file that is refused, if anything."""
         super().__init__("; ".join(map(str, self.problems)))
 
 

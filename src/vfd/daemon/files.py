@@ -9,8 +9,9 @@ with half of one.
 from __future__ import annotations
 
 import json
+import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -21,13 +22,14 @@ from vfd.config.edit import with_field
 from vfd.config.errors import ConfigError, Problem, Readable
 from vfd.config.json_text import parse_object
 from vfd.config.main_file import MainConfig
-from vfd.config.store import Retired, Staged
+from vfd.config.store import Renaming, Retired, Staged
 from vfd.config.vf_file import parse_vf_object
 from vfd.daemon.aim import Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.failures import ExistsError
 from vfd.daemon.memory import Memory
 from vfd.daemon.reading import BadFile, Reading, parsed, read_all, reread, words
+from vfd.policy.values import VfPolicy
 
 __all__ = ["BadFile", "Files"]
 
@@ -42,6 +44,8 @@ class Files:
         self._guard = threading.Lock()
         self._unused: WeakSet[Reading] = WeakSet()
         """Readings that are not used yet."""
+        self._same: dict[str, tuple[tuple[int, ...], VfPolicy]] = {}
+        """Files as they were when they said what is in force."""
         self.made: dict[Path, Identity] = {Path(f): i for f, i in self.memory.kept.made.items()}
         """Folders that were made here: empty, they go again."""
         self.configure(main)
@@ -97,6 +101,36 @@ class Files:
             raise FileNotFoundError(f"there is no file {path}")
         return parsed(file, store.read(path, inside=self.folder))
 
+    def take(self, name: str) -> tuple[Configured, Renaming | None]:
+        """The same for a file that is to be added: one that was refused before is taken, too, where
+        there is no other, and is to be renamed once it is in force."""
+        file = self.file_of(name)
+        refused = f"{file}{store.REFUSED}"
+        if self.has(file) or not self.has(refused):
+            return self.load(file), None
+        path = self._path(file).with_name(Path(refused).name)
+        one = parsed(file, store.read(path, inside=self.folder))
+        self._changes(file)
+        return one, Renaming(self.folder, Path(refused), Path(file).name)
+
+    def refuse(self, file: str) -> None:
+        """Renames a file that was refused, so that no later start reads it. Raises OSError."""
+        self._changes(file)
+        aside = f"{Path(file).name}{store.REFUSED}"
+        Renaming(self.folder, Path(file), aside).commit()
+
+    def has(self, file: str) -> bool:
+        """Raises ConfigError for a name that would lead out of ``config_dir``."""
+        path = self._path(file.removesuffix(store.REFUSED))
+        return store.is_there(path.with_name(Path(file).name), inside=self.folder)
+
+    def is_file(self, file: str) -> bool:
+        """Whether it is a file or a link, and no folder."""
+        try:
+            return not stat.S_ISDIR((self.folder / file).lstat().st_mode)
+        except OSError:
+            return False
+
     def says(self, one: Configured) -> bool:
         """Whether the file, as it stands, is this configuration (whatever it calls the VF)."""
         try:
@@ -105,8 +139,34 @@ class Files:
         except (ConfigError, OSError):
             return False
 
+    def edited(self, in_force: Iterable[Configured]) -> dict[str, str]:
+        """Which files of these say something else by now than what is in force, with what is the
+        matter, in words. Any thread may ask: it may wait for a slow file system."""
+        found = {}
+        for one in in_force:
+            try:
+                about = (self.folder / one.file).lstat()
+            except FileNotFoundError:
+                found[one.file] = f"its file {one.file} is gone: a reload says what becomes of it"
+                continue
+            except OSError:
+                continue
+            stamp = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+            if self._same.get(one.file) == (stamp, one.policy):
+                continue
+            if self.says(one):
+                if stat.S_ISREG(about.st_mode):  # a link stays the same when its target changes
+                    self._same[one.file] = (stamp, one.policy)
+            else:
+                found[one.file] = (
+                    f"edited, not in force: {one.file} says something else by now; `iplex plan"
+                    f" {one.policy.name}` shows what, a reload or `iplex update` puts it in force"
+                )
+        return found
+
     def file_of(self, name: str) -> str:
-        """``vm1`` and ``vm1.json`` are ``vm1.json``; so is its absolute path."""
+        """``vm1``, ``vm1.json`` and ``vm1.json.error`` are ``vm1.json``; so are absolute paths."""
+        name = name.removesuffix(store.REFUSED) if name.endswith(f".json{store.REFUSED}") else name
         file = name if name.endswith(".json") else f"{name}.json"
         return file.removeprefix(f"{self.folder}/")
 

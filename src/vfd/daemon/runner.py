@@ -43,6 +43,8 @@ BREATH = 0.01
 what a guest does meanwhile as fast as it can is looked at once."""
 TOLD = 20
 """Callbacks of one VF whose end and output are told at once, then one in 5 s."""
+FILES_PATIENCE = 1.0
+"""Seconds for which a table waits for what files say by now."""
 STARTING = 8
 """``start_cb`` that run at a time: after a start there may be as many to run as there are VFs."""
 REPAIRS, REPAIR_WINDOW = 20, 10.0
@@ -168,6 +170,19 @@ class Daemon:
     async def _read_files(self, folder: Path) -> Reading:
         """Reading takes as long as whoever may write files there likes: NICs don't wait for it."""
         return await self._loop.run_in_executor(self._reader, self.service.files.read_all, folder)
+
+    async def edited(self) -> dict[str, str]:
+        """Which files say something else than what is in force. Nothing where the file system takes
+        its time: whoever asks for the table waits for NICs, and for nothing else."""
+        in_force = [
+            one
+            for managed in list(self.service.nics.values())
+            for one in managed.vfs.values()
+            if one.file not in self.service.vanished
+        ]
+        looking = self._loop.run_in_executor(None, self.service.files.edited, in_force)
+        done, _ = await asyncio.wait([looking], timeout=FILES_PATIENCE)
+        return looking.result() if done else {}
 
     async def stop(self) -> None:
         """Lets go of everything; the NICs go on enforcing."""

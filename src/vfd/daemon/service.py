@@ -14,8 +14,8 @@ from typing import Any
 
 from vfd.config.errors import ConfigError, Problem, Readable, not_told, shown
 from vfd.config.main_file import MainConfig
-from vfd.config.store import Staged
-from vfd.daemon import deleting, vanished
+from vfd.config.store import Renaming, Staged
+from vfd.daemon import deleting, live, refused, vanished
 from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.exclusive import InUseError
@@ -28,7 +28,7 @@ from vfd.daemon.failures import (
 )
 from vfd.daemon.files import BadFile, Files
 from vfd.daemon.flood import Flood
-from vfd.daemon.journal import Journal
+from vfd.daemon.journal import Journal, Level
 from vfd.daemon.loading import admit_waiting, load, why_homeless
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.memory import Known
@@ -47,6 +47,12 @@ log = logging.getLogger("vfd.service")
 
 
 __all__ = ["Made", "Service", "Source"]
+
+
+_TAKEN_OVER: Mapping[bool, tuple[str, Level]] = {
+    False: ("taken-over", "info"),
+    True: ("bad-file", "error"),
+}
 
 
 class Service:
@@ -78,6 +84,9 @@ class Service:
         Raises InUseError where another daemon has one of them.
         """
         self.files.sweep()
+        for one in live.take_over(self.files.folder):
+            kind, level = _TAKEN_OVER[one.is_bad]
+            self.journal.emit(kind, one.text, level=level, file=one.file)
         for managed in self.nics.values():
             self._open(managed, starting=True)
         self.load()
@@ -190,13 +199,22 @@ class Service:
     # Requests
 
     def add(self, source: Source, uid: int, gid: int) -> Made:
-        """Puts a VF's configuration in force, and keeps it. Raises ExistsError where it is."""
-        one, staged = self._read(source, uid, gid)
-        return self._put(one, staged, None)
+        """Puts a VF's configuration in force, and keeps it. Raises ExistsError where it is. A file
+        of ``config_dir`` that is refused is renamed, so that no later start reads it."""
+        try:
+            return self._add(source, uid, gid)
+        except RefusedError as error:
+            if source.file is None:
+                raise
+            raise refused.put_aside(self, self.files.file_of(source.file), error) from None
 
     def admit(self, file: str) -> Made:
         """Puts a file in force that waited for its VF. Raises as ``add`` does."""
-        return self.add(Source(file=file), 0, 0)
+        return self._add(Source(file=file), 0, 0)
+
+    def _add(self, source: Source, uid: int, gid: int) -> Made:
+        one, staged = self._read(source, uid, gid)
+        return self._put(one, staged, None)
 
     def update(self, name: str, source: Source, uid: int, gid: int) -> Made:
         """Changes what differs. The VF stays on its PF and in its file. Raises NotFoundError."""
@@ -237,7 +255,7 @@ class Service:
         replaces: Configured | None = None,
         *,
         planned: bool = False,
-    ) -> tuple[Configured, Staged | None]:
+    ) -> tuple[Configured, Staged | Renaming | None]:
         """The configuration that a request means; content is written beside its place, unless it is
         ``planned`` only."""
         try:
@@ -251,7 +269,7 @@ class Service:
             if file is None:
                 rule = "name a file in config_dir, or send a configuration"
                 raise RefusedError([Problem("request", "file", "", rule)])
-            return self.files.load(file), None
+            return self.files.take(file) if replaces is None else (self.files.load(file), None)
         except FileNotFoundError as error:
             if error.errno is None:  # said by us: there is no such file in config_dir
                 raise NotFoundError(str(error)) from None
@@ -329,7 +347,7 @@ class Service:
     def _put(
         self,
         one: Configured,
-        staged: Staged | None,
+        staged: Staged | Renaming | None,
         old: Configured | None,
         *,
         move: bool = False,

@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 
+from vfd.daemon import deleting
+from vfd.daemon.service import Service
+from vfd.nic.protocol import NicError
+
 from .harness import Vfd
+from .plain_nic import add, nic_of, restarted
 
 
 def told(vfd: Vfd) -> dict[str, str]:
@@ -174,6 +179,33 @@ def test_another_folder_in_its_place_deletes_nothing(two: Vfd) -> None:
     (two.config_dir / "vm1.json").unlink()
     two.reload()
     assert (states(two)[:2], told(two)) == (["ok", "closed"], {}), "it is the folder now"
+
+
+def test_a_daemon_that_is_killed_while_it_deletes_the_last_vf_has_deleted_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is gone, and the next daemon has no more than what was kept by then."""
+    add(service, "vm0", 0)
+    file = service.files.folder / "vm0.json"
+    kept = []
+
+    def closed(*_: object) -> None:
+        assert not file.exists()
+        kept.append(service.files.memory.kept)
+        raise NicError("killed")
+
+    monkeypatch.setattr(deleting, "close_vf", closed)
+    with pytest.raises(NicError):
+        service.delete("vm0")
+    [then] = kept
+    assert then.files == {}
+    assert service.files.memory.kept.files.keys() == {"vm0.json"}
+    file.unlink()
+    service.files.memory.keep(then)
+    again = restarted(service, monkeypatch)
+    again.start()
+    assert nic_of(again).rules[0] is None
+    again.stop()
 
 
 def test_a_file_that_was_moved_or_renamed_is_not_gone(two: Vfd) -> None:

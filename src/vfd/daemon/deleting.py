@@ -61,6 +61,7 @@ def _retired_first(service: Service, managed: Managed, one: Configured) -> _Take
     except (NicError, RefusedError) as error:
         try:
             retired.restore()
+            vanished.remember(service)
         except OSError as second:
             raise StorageError(
                 f"{error}. Its file {one.file} could not be put back: {second}"
@@ -84,9 +85,12 @@ def _closed_first(service: Service, managed: Managed, one: Configured) -> _Taken
 
 
 def _retire(service: Service, one: Configured) -> Retired:
+    # Not after it: a daemon killed in between would take the last file for one that vanished.
+    vanished.forget(service, one.file)
     try:
         return service.files.retire(one.file)
     except OSError as error:
+        vanished.remember(service)
         raise StorageError(f"{one.file} can't be removed: {error}") from error
 
 

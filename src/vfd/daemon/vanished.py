@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,6 +123,13 @@ def remember(service: Service) -> None:
         folders |= {f: i for f, i in reading.folders.items() if f in wanted - suspect}
     made = {str(folder): identity for folder, identity in service.files.made.items()}
     service.files.memory.keep(Kept(files, folders, made))
+
+
+def forget(service: Service, file: str) -> None:
+    """A file is about to be deleted, which is a decision."""
+    kept = service.files.memory.kept
+    files = {one: known for one, known in kept.files.items() if one != file}
+    service.files.memory.keep(replace(kept, files=files))
 
 
 def by_name(vanished: Mapping[str, Known], name: str, file: str) -> str | None:

@@ -160,10 +160,12 @@ def needs_shaper(nic: NicPolicy) -> frozenset[int]:
 
 
 def canonical(rules: VfRules, **more: object) -> VfRules:
-    """``rules`` as ``decode`` shows them: sorted, one mirror for each target and direction, and a
-    MAC that is ``vm_mac`` too left in ``macs``. Means the same, but for the fields in ``more``."""
+    """``rules`` as ``decode`` shows them: sorted, one mirror for each target and direction, the MAC
+    that is forced as ``vm_mac``, and left in ``macs``. Means the same, but for the fields in
+    ``more``."""
     return rules.model_copy(
         update={
+            "vm_mac": rules.forced_mac,
             "vlans": tuple(sorted(set(rules.vlans))),
             "macs": tuple(sorted(set(rules.macs))),
             "queues": tuple(sorted(rules.queues, key=lambda queue: queue.priority)),

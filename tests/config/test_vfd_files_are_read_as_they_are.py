@@ -297,6 +297,16 @@ def test_everything_that_is_wrong_with_the_main_file_is_told_at_once() -> None:
     }  # fmt: skip
 
 
+def test_a_pf_is_not_the_wire_of_a_software_nic() -> None:
+    for other in ("eth1", {"id": "eth1", "backend": "kernel"}):
+        soft = {"id": "soft0", "backend": "soft", "vfs": 1, "uplink": "eth1"}
+        with pytest.raises(ConfigError) as caught:
+            parse_main(json.dumps({"pciids": [soft, other]}), file="vfd.cfg")
+        (problem,) = caught.value.problems
+        assert problem.field == "pciids[0].uplink"
+        assert "a PF of its own" in problem.rule
+
+
 def refused_main(main: dict[str, Any]) -> set[tuple[str, str]]:
     with pytest.raises(ConfigError) as caught:
         parse_main(json.dumps(main), file="vfd.cfg")

@@ -304,8 +304,9 @@ def _missing_classes(
 
 
 def _between(nics: Mapping[int, _Pf], file: str) -> list[Problem]:
-    """PFs named twice, and wires that two software NICs would share."""
+    """PFs named twice, and wires that two software NICs would share, or a PF is itself."""
     found = []
+    pfs = {pf.policy.id for pf in nics.values() if "id" not in pf.unknown}
     first: dict[str, int] = {}
     wires: dict[str, int] = {}
     for number, pf in nics.items():
@@ -316,6 +317,9 @@ def _between(nics: Mapping[int, _Pf], file: str) -> list[Problem]:
         elif wire is not None and wires.setdefault(wire, number) != number:
             other = nics[wires[wire]].policy.id
             rule = f"a netdev is the wire of one software NIC, and {other} has it"
+            found.append(Problem(file, f"pciids[{number}].uplink", shown(wire), rule))
+        elif wire in pfs - {name}:
+            rule = "it is a PF of its own in pciids, which a software NIC would take away"
             found.append(Problem(file, f"pciids[{number}].uplink", shown(wire), rule))
     return found
 

@@ -346,9 +346,10 @@ class TrafficClass(Value):
     latency: Flag = False
     """Read and reported: VFd kept it and used it nowhere."""
     lsp: Flag = False
-    """Strict priority over the whole link."""
+    """Strict priority over the whole link, but for what others are guaranteed (`min_bw`,
+    `min_rate`); among strict classes the larger `pri` goes first."""
     bsp: Flag = False
-    """Strict priority in its bandwidth group."""
+    """Strict priority in its bandwidth group, but for what others are guaranteed."""
     max_bw: Annotated[int, Strict(), Field(ge=1, le=100)] = 100
     """The most that the class gets, percent of the link."""
     min_bw: Percent = 0

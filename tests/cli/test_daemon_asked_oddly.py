@@ -178,3 +178,29 @@ def test_a_warning_is_told_once_by_the_name_that_the_file_uses(daemon: Daemon, a
     assert told.count("no frame of it will be copied") == 1
     assert told.count("VF 2 has no configuration") == 1
     assert "mirror[0]" not in told
+
+
+def test_numbers_names_and_folders_without_end_are_told_in_a_line(
+    daemon: Daemon, ask: Iplex
+) -> None:
+    daemon.write("vm1", daemon.vf(1))
+    assert ask("add", "vm1").code == 0
+    nines = "9" * 5000
+    for line, code in (
+        (("show", nines), 2),
+        (("clear", f"{nines}:1"), 2),
+        (("mirror", nines, "0", "in", "1"), 2),
+        (("events", "--pf", nines), 0),
+        (("cpu_alarm", nines), 2),
+        (("verbose", nines), 2),
+        (("status", nines), 2),
+        (("status", "a\nb"), 2),
+        (("export", "--to", nines), 4),
+        (("export", "--to", "/proc/nosuch"), 4),
+        (("plan", os.fsdecode(b"\xff")), 4),
+        (("update", os.fsdecode(b"\xff")), 4),
+    ):
+        ended = ask(*line)
+        assert ended.code == code, (line[0], ended)
+        assert "is a fault of" not in ended.err
+        assert len(ended.err) < 1500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -23,6 +24,7 @@ PATIENCE = 20.0
 """Seconds for which a daemon that ends amid a change is waited for: systemd starts it again after
 one, and a host full of NICs takes some more."""
 CONFIG_FILE = "/etc/vfd/vfd.cfg"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _MOST = 1 << 20
 """Bytes of a configuration, as the daemon has it."""
@@ -30,6 +32,8 @@ OK, USAGE, REFUSED, NOT_FOUND, NIC_FAILED, NO_DAEMON = 0, 2, 3, 4, 5, 6
 """Exit codes. NIC_FAILED is a full disk's, too. INTERRUPTED and PIPE_CLOSED are the shell's for the
 signals."""
 INTERRUPTED, PIPE_CLOSED = 130, 141
+MOST_DIGITS = 9
+"""Of a number on the command line: Python refuses to read thousands of them."""
 
 
 class IplexError(Exception):
@@ -170,9 +174,14 @@ class Count(click.ParamType[int]):
 def _not_empty(context: click.Context, param: click.Parameter, value: Any) -> None:
     """An empty text is an unset variable of somebody's script. It means no VF, and not the default
     either: ``--socket "$X"`` would ask another daemon, ``export "$X"`` give all VFs."""
-    values = value if isinstance(value, tuple) else (value,)
-    if "" in values and not context.resilient_parsing:
-        raise click.BadParameter("it is empty: an unset variable?", context, param)
+    if context.resilient_parsing:
+        return
+    for one in value if isinstance(value, tuple) else (value,):
+        if one == "":
+            raise click.BadParameter("it is empty: an unset variable?", context, param)
+        if isinstance(one, str) and _CONTROL.search(one):
+            told = f"{one!r} has a line break or another control character, as no name here has"
+            raise click.BadParameter(told, context, param)
 
 
 def common_options(hidden: bool) -> list[click.Option]:

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from vfd.cli.command import Command, Example, settings
+from vfd.cli.command import MOST_DIGITS, Command, Example, settings
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 NUMBERED = ("warning", "info", "debug")
@@ -107,7 +107,7 @@ def verbose(level: str | None) -> None:
 
 def log_level(text: str) -> str:
     """A level's name, from itself or from VFd's number."""
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS:
         return NUMBERED[min(int(text), len(NUMBERED) - 1)]
     if text.lower() in LEVELS:
         return text.lower()
@@ -136,7 +136,8 @@ def cpu_alarm(percent: str) -> None:
 def as_percent(text: str) -> int:
     """15 for ``15``, ``15%`` and, as vfd.cfg may have it, ``0.15``."""
     digits = text.strip().removesuffix("%").strip()
-    if digits.isascii() and digits.isdigit() and int(digits) <= 1000:
+    few = digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS
+    if few and int(digits) <= 1000:
         return int(digits)
     if digits == text.strip() and _SHARE.match(digits):
         return round(float(digits) * 100)

@@ -187,11 +187,12 @@ def export(name: str | None, folder: str | None) -> None:
 
 def _write(folder: Path, name: str, config: dict[str, Any]) -> Path:
     path = folder / f"{name}.json"
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise IplexError(f"the VF's name {name!r} leads out of {folder}", NOT_FOUND)
     try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise IplexError(f"the VF's name {name!r} leads out of {folder}", NOT_FOUND)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise IplexError(f"{path} can't be written: {error.strerror}", NOT_FOUND) from None
+    except (OSError, RuntimeError) as error:  # a loop of links
+        why = getattr(error, "strerror", None) or error
+        raise IplexError(f"{path} can't be written: {why}", NOT_FOUND) from None
     return path

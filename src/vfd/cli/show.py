@@ -10,7 +10,16 @@ import click
 
 from vfd.api.client import Client
 from vfd.cli.blocks import block_lines
-from vfd.cli.command import NOT_FOUND, Command, Example, IplexError, Settings, not_found, settings
+from vfd.cli.command import (
+    MOST_DIGITS,
+    NOT_FOUND,
+    Command,
+    Example,
+    IplexError,
+    Settings,
+    not_found,
+    settings,
+)
 from vfd.cli.completion import complete_what
 from vfd.cli.rows import mirror_table, port_table, scale_lines, trouble_lines, warning_lines
 from vfd.policy.shown import plural
@@ -160,7 +169,7 @@ def split_port(text: str) -> tuple[str, int | None]:
 
 def resolve_pf(client: Client, pf: str) -> str:
     """A PF's id for itself, or for its place in vfd.cfg counted from 0."""
-    if not (pf.isascii() and pf.isdigit()):
+    if not (pf.isascii() and pf.isdigit() and len(pf) <= MOST_DIGITS):
         return pf
     ids = [entry["id"] for entry in client.get("/v1/pfs")["pfs"]]
     if pf in ids:

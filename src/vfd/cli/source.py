@@ -105,6 +105,8 @@ def request(client: Client, text: str, named: str | None = None, *, new: bool = 
 
 
 def _of_daemon(text: str) -> Source:
+    if not text.isascii() and text != text.encode(errors="replace").decode():
+        raise IplexError(f"{text} is no name of a file in config_dir: it is no text", NOT_FOUND)
     return Source(stem(text), {"file": text})
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfd.api import schema
+from vfd.api import schema, views
 from vfd.api.encoding import encoded
+from vfd.api.lines import Lines
+from vfd.daemon.journal import KEPT, Journal
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
@@ -47,3 +50,15 @@ def test_what_json_can_carry_is_as_it_was_and_the_rest_is_escaped() -> None:
     assert file("a", {"\ud800": ["\udfff", "ü", 1.5, True]})["problems"][0]["value"] == {
         "\\ud800": ["\\udfff", "ü", 1.5, True]
     }
+
+
+def test_an_event_is_written_once_for_all_its_readers() -> None:
+    journal, lines = Journal(), Lines()
+    for number in range(KEPT + 100):
+        journal.emit("tick", str(number))
+        lines.of(journal.since(0)[-1]) if number < 100 else None
+    events = journal.since(0)
+    listed = asyncio.run(lines.listed(events))
+    assert listed == encoded(schema.EventList(events=[views.event(one) for one in events]))
+    assert all(lines.of(one) is lines.of(one) for one in events)
+    assert len(lines._lines) <= KEPT

@@ -175,3 +175,32 @@ def test_sixteen_members_do_not_keep_root_from_asking(vfd: Vfd, attack: str) -> 
     assert statistics.median(took) < 10 * alone, told
     assert used < 0.6, told
     assert log < 100_000, told
+
+
+ASK_FAIRLY = """
+took = []
+for n in range(8):
+    began = time.perf_counter()
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(sys.argv[1])
+    s.sendall(b"GET /v1/version HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
+    answer = s.makefile("rb").read()
+    assert b" 200 " in answer[:20], answer
+    took.append(time.perf_counter() - began)
+print(max(took))
+"""
+
+
+@pytest.mark.parametrize("attack", ["connects and hangs up", "connects and holds"])
+def test_nor_do_they_keep_out_another_member(vfd: Vfd, attack: str) -> None:
+    """Whose connections stand in one queue with theirs, and who waits, but not in vain."""
+    code = ATTACKER + ATTACKS[attack]
+    attackers = run_as(64000, CHANGERS, code, str(vfd.socket), vfd.pf, many=MEMBERS)
+    try:
+        time.sleep(1)
+        asking = run_as(64900, CHANGERS, ASK_FAIRLY, str(vfd.socket))
+        said = asking.communicate(timeout=60)[0]
+    finally:
+        end(attackers)
+    print(f"\n{attack}: another member waits for at most {said.strip()} s")
+    assert float(said) < 3

@@ -20,13 +20,14 @@ import vfd
 from vfd.api import errors, schema, views
 from vfd.api.encoding import encoded
 from vfd.api.gate import Gate
+from vfd.api.lines import Lines
 from vfd.api.peers import Peer, who_may
 from vfd.api.roles import may_wait, role_of
 from vfd.api.turns import Turns
 from vfd.config.main_file import alarm
 from vfd.daemon import pfs as pf_requests
 from vfd.daemon.failures import RefusedError
-from vfd.daemon.journal import Happening, Listener
+from vfd.daemon.journal import Happening, Journal, Listener
 from vfd.daemon.logs import set_level
 from vfd.daemon.request import Source
 from vfd.daemon.runner import Daemon
@@ -411,7 +412,7 @@ def _table_routes(app: FastAPI, daemon: Daemon) -> None:
 
 
 def _event_routes(app: FastAPI, daemon: Daemon, turns: Turns) -> None:
-    journal = daemon.journal
+    journal, lines = daemon.journal, Lines()
 
     @app.get(
         "/v1/events",
@@ -436,32 +437,35 @@ def _event_routes(app: FastAPI, daemon: Daemon, turns: Turns) -> None:
     ) -> Response:
         """What happened. A stream is NDJSON, or server-sent events for who accepts those."""
         if not follow:
-            found = [views.event(one) for one in journal.since(since or 0)]
-            return _json(schema.EventList(events=found))
+            listed = await lines.listed(journal.since(since or 0))
+            return Response(listed, media_type="application/json")
         sse = "text/event-stream" in request.headers.get("accept", "")
-        listener = journal.listen(since)
+
+        def line(one: Happening) -> str:
+            text = lines.of(one)
+            return f"id: {one.seq}\nevent: {one.kind}\ndata: {text}\n\n" if sse else f"{text}\n"
+
         return StreamingResponse(
-            _stream(daemon, listener, sse, turns, _peer(request)),
+            _stream(journal, journal.listen(since), line, turns, _peer(request)),
             media_type="text/event-stream" if sse else "application/x-ndjson",
             headers={"cache-control": "no-store"},
         )
 
 
 async def _stream(
-    daemon: Daemon, listener: Listener, sse: bool, turns: Turns, peer: Peer
+    journal: Journal,
+    listener: Listener,
+    line: Callable[[Happening], str],
+    turns: Turns,
+    peer: Peer,
 ) -> AsyncIterator[str]:
     try:
         async for some in listener.events():
             if not peer.trusted:
                 await turns.turn(peer.uid)
-            yield "".join(_line(one, sse) for one in some)
+            yield "".join(map(line, some))
     finally:
-        daemon.journal.forget(listener)
-
-
-def _line(one: Happening, sse: bool) -> str:
-    line = encoded(views.event(one))
-    return f"id: {one.seq}\nevent: {one.kind}\ndata: {line}\n\n" if sse else f"{line}\n"
+        journal.forget(listener)
 
 
 def _peer(request: Request) -> Peer:

@@ -399,3 +399,36 @@ def test_256_vfs_with_policies_are_made_quickly_and_adopted_quickly() -> None:
         print(f"made {made:.3f} adopted {adopted:.3f} changed {changed:.4f} counted {counted:.4f}")
         assert made < 3
         assert adopted < 1
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_guest_that_another_one_followed_while_no_daemon_ran_is_told_from_it(
+    swapped: bool,
+) -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        first, next_ = w.guest(0), w.home(f"{w.id}n")
+        w.settle()
+        assert w.nic.observe().vfs[0].grants.groups
+        w.nic.close()
+        if swapped:
+            ip("-n", first, "link", "set", "eth0", "netns", next_)
+            ip("-n", next_, "link", "set", "eth0", "up")
+        w.open_again()
+        told = [e.kind for e in w.settle() if e.vfid == 0]
+        assert (EventKind.GUEST_GONE in told) is swapped
+        assert w.nic.observe().vfs[0].held
+
+
+def test_a_vf_in_the_daemons_own_namespace_that_is_down_at_a_restart_keeps_its_mac() -> None:
+    mine = "02:00:00:00:ee:01"
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        ip("link", "set", f"{w.id}v0", "up", "address", mine)
+        w.settle()
+        assert w.mac(0) == mine
+        ip("link", "set", f"{w.id}v0", "down")
+        w.settle()
+        w.reopen()
+        w.settle()
+        assert w.mac(0) == mine

@@ -120,6 +120,32 @@ def test_a_daemon_that_starts_takes_nothing_from_a_machine_whose_link_is_down() 
         assert grants(w) == Grants()
 
 
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_machine_that_another_one_followed_while_no_daemon_ran_leaves_it_nothing(
+    followed: bool,
+) -> None:
+    with world(guest="tap") as w:
+        two(w)
+        with machine(w, 0) as guest:
+            ready(w, guest)
+            before = grants(w)
+            carrier(guest, False)
+            w.settle(1.2)
+            carrier(guest, True)
+            w.settle(1.2)
+            w.nic.close()
+            if not followed:
+                w.open_again()
+                assert kinds(w.settle()) == []
+                assert grants(w) == before
+                return
+        with machine(w, 0):
+            w.open_again()
+            assert EventKind.GUEST_GONE in kinds(w.settle())
+            assert grants(w) == Grants()
+            assert w.nic.observe().vfs[0].held
+
+
 def test_a_group_that_one_machine_joined_is_granted_to_the_next_when_it_joins() -> None:
     with world(guest="tap") as w:
         two(w)

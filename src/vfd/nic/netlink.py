@@ -149,6 +149,11 @@ class Netlink:
     def close(self) -> None:
         self._socket.close()
 
+    def namespace_cookie(self) -> int:
+        """A number that the socket's namespace alone has, until the host is booted again. Raises
+        OSError."""
+        return u64(self._socket.getsockopt(socket.SOL_SOCKET, 71, 8))  # SO_NETNS_COOKIE
+
     def send(self, messages: Sequence[Message]) -> None:
         """Sends all ``messages`` in as few system calls as fit; the kernel does them in order.
 

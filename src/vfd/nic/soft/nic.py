@@ -28,6 +28,7 @@ from vfd.nic.soft.ends import GuestEnds
 from vfd.nic.soft.enforce import Enforcement
 from vfd.nic.soft.guests import Guests, Place
 from vfd.nic.soft.homes import Homes
+from vfd.nic.soft.marks import HERE, Marks
 from vfd.nic.soft.state import State, expressible, from_tables, in_steps
 from vfd.nic.soft.switch import Switch
 from vfd.nic.soft.tables import decode
@@ -86,6 +87,7 @@ class SoftNic:
         works.wire = links.get(works.uplink or "")
         works.read()
         self._root_nsid = switch.root_nsid()
+        self._marks = Marks(switch, self._guests, self.reach, self._root_nsid)
         try:
             works.release_uplinks()
         except OSError as e:
@@ -115,17 +117,22 @@ class SoftNic:
             place = self._guests.place(vfid)
             if place and not self._switch.tap:
                 self._ends.follow(self._state, vfid, place)
-                self._ends.welcome_home(self._state, vfid, place[1])
-        text = "nobody holds the VF any more"
+                if place[0] == self._root_nsid:
+                    self._ends.welcome_home(self._state, vfid, place[1])
+                else:
+                    self._watch.sync(vfid)
+        text = "the guest that was granted what the VF had is gone"
         self._watch.add([Event(EventKind.GUEST_GONE, vfid, text) for vfid in gone])
 
     def _waits(self, vfid: int) -> bool:
-        """Whether it is certain that nobody holds the VF. Looks itself: a namespace where much
-        happens may not have been listed yet."""
+        """Whether it is certain that the guest that was granted what the VF has is gone. Looks
+        itself: a namespace where much happens may not have been listed yet."""
         port, place = self._switch.ports.get(vfid), self._guests.place(vfid)
+        if self._marks.is_anothers(vfid):
+            return True
         if self._switch.tap:
             return port is not None and not port.held
-        if place is None or place[0] != self._root_nsid:
+        if place is None or place[0] != self._root_nsid or self._marks.noted(vfid) == HERE:
             return False
         link = rtnl.link(self._switch.root_netlink, index=place[1])
         return link is not None and not link.up
@@ -247,6 +254,7 @@ class SoftNic:
                 has = now.get(vfid) or before.grants.get(vfid, Grants())
                 now[vfid] = granted(has, request)
         if any(grants != before.grants.get(vfid, Grants()) for vfid, grants in now.items()):
+            self._marks.note(now)
             self._rewrite(before.granted(now), "granting what guests asked for")
 
     def revoke(self, vfid: int) -> None:
@@ -337,6 +345,7 @@ class SoftNic:
         self._homes.forget()
         if after is not None:
             self._ends.follow(self._state, vfid, after)
+            self.guest_stays(vfid)
             if after[0] != root:
                 name = self._guest_names().get(after[0], "")
                 events.append(Event(EventKind.GUEST_COME, vfid, f"taken by {name or 'a guest'}"))
@@ -347,6 +356,10 @@ class SoftNic:
         except (OSError, NicError) as e:
             events += self.drifted(vfid, f"its guest's place could not be followed: {e}")
         return events
+
+    def guest_stays(self, vfid: int) -> None:
+        if vfid in self._state.grants:
+            self._marks.note([vfid])
 
     def forget_guests(self) -> None:
         if not self._switch.tap:
@@ -426,6 +439,7 @@ class SoftNic:
             self._watch.forget(vfid)
             self._switch.ports.pop(vfid, None)
             self._works.forget(vfid)
+            self._marks.forget(vfid)
             if held:
                 self._taken_back[vfid] += 1
                 text = "its netdev went with its namespace"
@@ -451,11 +465,15 @@ class SoftNic:
 
     def _rewrite(self, after: State, what: str) -> None:
         """Only the tables change; all or nothing."""
+        before, wire = self._state, self._works.wire
         try:
             self._works.rewrite(after)
             self._state = after
         except (OSError, NicError) as e:
-            self._put_back(e, what)
+            try:
+                self._put_back(e, what)
+            finally:
+                self._watch.add(self._found_wire(before, wire))
 
     def _put_back(self, error: Exception, what: str = "the change") -> NoReturn:
         """Enforces what was enforced before, and says what went wrong."""

@@ -54,7 +54,7 @@ _NDMSG = struct.Struct("=BxHiHBB")
 _IFADDR = struct.Struct("=BBBBi")
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_NET_NS_FD = 18, 26, 28
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD = 18, 20, 26, 28
 IFLA_EXT_MASK, IFLA_PROMISCUITY, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 29, 30, 31, 32
 IFLA_CARRIER, IFLA_CARRIER_DOWN_COUNT, IFLA_MAX_MTU = 33, 48, 51
 IFLA_LINK_NETNSID, IFLA_NEW_NETNSID = 37, 45
@@ -104,6 +104,7 @@ class Link:
     """How often it lost its carrier; 0 where the kernel doesn't tell."""
     new_nsid: int | None
     """In RTM_DELLINK of a device that moved: where to."""
+    alias: str = ""
 
     @property
     def up(self) -> bool:
@@ -132,6 +133,7 @@ def parse_link(body: bytes) -> Link:
         carrier=bool(a[IFLA_CARRIER][0]) if IFLA_CARRIER in a else bool(flags & IFF_LOWER_UP),
         losses=u32(a[IFLA_CARRIER_DOWN_COUNT]) if IFLA_CARRIER_DOWN_COUNT in a else 0,
         new_nsid=_signed(a[IFLA_NEW_NETNSID]) if IFLA_NEW_NETNSID in a else None,
+        alias=text(a.get(IFLA_IFALIAS, b"")),
     )
 
 
@@ -220,6 +222,7 @@ def set_link(
     name: str | None = None,
     namespace: int | None = None,
     new_index: int | None = None,
+    alias: str | None = None,
     silent: bool = False,
 ) -> Message:
     """Changes a link. ``namespace``: moves it to that of the descriptor, as ``new_index``.
@@ -234,6 +237,8 @@ def set_link(
         body += attr_u32(IFLA_MTU, mtu)
     if name is not None:
         body += attr_text(IFLA_IFNAME, name)
+    if alias is not None:
+        body += attr_text(IFLA_IFALIAS, alias)
     if namespace is not None:
         body += attr_u32(IFLA_NET_NS_FD, namespace)
         if new_index is not None:

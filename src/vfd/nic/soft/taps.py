@@ -23,6 +23,7 @@ _MOST_SOURCES = 256
 
 class Owner(Protocol):
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]: ...
+    def guest_stays(self, vfid: int) -> None: ...
 
 
 class Taps:
@@ -52,6 +53,8 @@ class Taps:
         if port.held and not self._stays(vfid, had, now.carrier, losses):
             port.held = False
             yield from self._owner.guest_moved(vfid, (None, now.index), None)
+        elif port.held and now.carrier and not had:
+            self._owner.guest_stays(vfid)
         if now.carrier and not port.held:
             port.held = True
             self.guests.forget(vfid)

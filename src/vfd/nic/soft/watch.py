@@ -50,6 +50,9 @@ class Owner(Protocol):
     def guest_moved(self, vfid: int, before: Place | None, after: Place | None) -> list[Event]:
         """A VF's guest end is in another place than before."""
 
+    def guest_stays(self, vfid: int) -> None:
+        """A tap whose carrier came back is held by the guest that it had before."""
+
     def forget_guests(self) -> None:
         """What guests asked for may not have been told: what was granted counts."""
 

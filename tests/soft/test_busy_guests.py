@@ -93,3 +93,67 @@ def test_a_guest_that_makes_devices_without_a_pause_holds_nobody_up() -> None:
         # what it did meanwhile is known once it rests
         macvlan(w, 0, ANOTHER)
         w.until(asked(RequestKind.ADD_MAC, ANOTHER), seconds=10)
+
+
+TOGGLED = {
+    "its MAC": ("address 02:00:00:02:00:01", "address 02:00:00:02:00:02"),
+    "its MTU": ("mtu 1400", "mtu 1401"),
+    "promiscuous mode": ("promisc on", "promisc off"),
+    "its link": ("down", "up"),
+}
+
+
+@contextlib.contextmanager
+def toggling(w: World, vfid: int, one: str, other: str) -> Iterator[None]:
+    lines = f"link set eth0 {one}\\nlink set eth0 {other}"
+    endless = f"yes \"$(printf '{lines}')\" | ip -n {w.guests[vfid]} -force -batch -"
+    quiet = subprocess.DEVNULL
+    loop = subprocess.Popen(
+        ["sh", "-c", endless], stdout=quiet, stderr=quiet, start_new_session=True
+    )
+    try:
+        time.sleep(0.7)
+        yield
+    finally:
+        subprocess.run(["kill", "--", f"-{loop.pid}"], check=False)
+        loop.wait()
+
+
+def turns_until_heard(w: World, mac: str) -> int:
+    """How often the NIC is asked for events until another guest's request is among them."""
+    macvlan(w, 1, mac)
+    for turn in range(1, 1000):
+        events = w.nic.events()
+        for event in events:
+            w.answer(event)
+        if any(asked(RequestKind.ADD_MAC, mac)(event) for event in events):
+            return turn
+        time.sleep(0.01)
+    raise AssertionError("not heard")
+
+
+@pytest.mark.parametrize("what", TOGGLED)
+def test_a_guest_that_changes_something_as_fast_as_it_can_holds_no_other_up(what: str) -> None:
+    with world() as w:
+        pair(w, guest_macs="any")
+        with toggling(w, 0, *TOGGLED[what]):
+            turns = turns_until_heard(w, WANTED)
+        assert turns <= 12, "some 30 000 notifications wait at most, 8192 are taken at once"
+
+
+def test_a_guest_with_a_thousand_macvlans_holds_no_other_up() -> None:
+    with world() as w:
+        w.apply(w.vf(0), w.vf(1))
+        w.guest(0)
+        w.guest(1)
+        w.settle()
+        many = "".join(
+            f"link add k{n} link eth0 type macvlan\nlink set k{n} up\n" for n in range(1000)
+        )
+        subprocess.run(["ip", "-n", w.guests[0], "-batch", "-"], input=many, text=True, check=True)
+        assert turns_until_heard(w, WANTED) <= 3
+        w.settle()
+        grants = w.nic.observe().vfs[0].grants
+        assert len(grants.macs) == 64
+        wished = [wish.request.kind for wish in w.wishes.of(0)]
+        assert wished.count(RequestKind.ADD_MAC) == 256 - 64

@@ -18,6 +18,7 @@ from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, Storag
 from vfd.daemon.files import BadFile
 from vfd.daemon.managed import Condition, Managed
 from vfd.daemon.reading import Reading
+from vfd.daemon.reserved import granted_macs, tell_taken_back
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change
 from vfd.policy.values import PfPolicy, VfPolicy, VfRules
@@ -88,7 +89,9 @@ def load(
     following.sort(key=lambda m: all(lives_on.get(one.file, m) is m for one in homes[m.id]))
     for managed in following:
         pf = (pfs or {}).get(managed.id, managed.pf)
+        granted = granted_macs(managed)
         _follow(service, managed, pf, homes[managed.id])
+        tell_taken_back(service, managed, granted)
     _tell_conflicts(service)
     crowded.fold(service)
     _tell_of_new(service, known)

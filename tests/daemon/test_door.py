@@ -7,10 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from vfd.daemon.door import admit, pf_shortfalls
+from vfd.daemon.failures import RefusedError
+from vfd.daemon.service import Service
 from vfd.nic.protocol import Capability, Support
 from vfd.policy.values import PfPolicy, VfPolicy
 
 from .harness import Vfd
+from .plain_nic import add, nic_of
 
 LIMITED = Capability(Support.LIMITED, by="x", limit="in words")
 ALWAYS_ON = Capability(Support.LIMITED, by="x", limit="always on", consequence="VFs meet")
@@ -63,3 +66,14 @@ def test_a_taps_link_that_its_guest_is_not_shown_is_a_warning_or_refused(
     vfd.start()
     status, answer = vfd.add("down2", vfd.vf(2, link_status="off"))
     assert (status, answer["problems"][0]["field"]) == (422, "link_status")
+
+
+def test_a_nic_that_forces_no_mac_refuses_macs_as_it_would_vm_mac(service: Service) -> None:
+    nic_of(service).lacks = frozenset({"vm_mac"})
+    first, second = "02:00:00:00:00:01", "02:00:00:00:00:02"
+    for stated, field in (({"vm_mac": first}, "vm_mac"), ({"macs": [first, second]}, "macs")):
+        with pytest.raises(RefusedError) as refused:
+            add(service, "vm1", 0, **stated)
+        [problem] = refused.value.problems
+        assert problem.field == field
+        assert first in problem.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.kernel.modelled_nic import plain_pf
@@ -10,7 +11,10 @@ from tests.kernel.test_modelled_pfs import add, daemon_on, reload
 from tests.kernel.vf_operations import PlainVfs, VfSeen
 
 from vfd.api import views as view
+from vfd.daemon.door import pf_shortfalls
 from vfd.daemon.pfs import set_vfs
+from vfd.nic.kernel.switchdev import SwitchdevSurface
+from vfd.policy.values import PfPolicy
 
 THEIRS = "52:54:00:00:00:77"
 MINE = {"vfid": 0, "vlans": [5], "strip_ctag": True, "vm_mac": "02:00:00:00:00:01"}
@@ -101,3 +105,14 @@ def made_anew(vfs: PlainVfs, numvfs: Path) -> object:
         numvfs.write_text(f"{count}\n")
 
     return set_num_vfs
+
+
+def test_in_switchdev_mode_vfs_can_not_be_left() -> None:
+    def nobody() -> Any:
+        raise AssertionError("nothing is read")
+
+    nothing: Any = None
+    surface = SwitchdevSurface(nothing, nothing, PfPolicy(id="p"), nobody, nobody, link_limit=None)
+    can = surface.pf_capabilities()
+    assert set(pf_shortfalls(PfPolicy(id="p", unconfigured="leave"), can)) == {"unconfigured"}
+    assert set(pf_shortfalls(PfPolicy(id="p"), can)) == set()

@@ -189,7 +189,7 @@ def caps(managed: Managed) -> schema.CapsAnswer:
         pf_attributes=[
             _capability(f, known.pf.get(f))
             for f in PfPolicy.model_fields
-            if f not in ("id", "backend", "strict", "default_mtu", "unconfigured")
+            if f not in ("id", "backend", "strict", "default_mtu")
         ],
         device=[_capability(name, found) for name, found in sorted(known.device.items())],
         counters=[c for c in COUNTERS if c in known.counters],

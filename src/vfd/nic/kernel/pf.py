@@ -110,6 +110,7 @@ class PfSettings:
             "mtu": Capability(Support.ENFORCED, by="rtnetlink"),
             "promiscuous": Capability(Support.ENFORCED, by="rtnetlink"),
             "reserved_macs": _RESERVES,
+            "unconfigured": Capability(Support.ENFORCED, by="daemon"),
             **_ABSENT,
             **{
                 attribute: capability

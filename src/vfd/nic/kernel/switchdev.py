@@ -64,6 +64,14 @@ class _State:
     """The VFs whose representor is up."""
 
 
+_ALL_ARE_OURS = Capability(
+    Support.ABSENT,
+    reason="in switchdev mode the rules of the whole switch are vfd's, and drop what no"
+    " configuration lets pass; legacy mode leaves VFs alone",
+    consequence="VFs without a configuration are closed",
+)
+
+
 class SwitchdevSurface:
     """The surface.
 
@@ -160,7 +168,7 @@ class SwitchdevSurface:
 
     def pf_capabilities(self) -> Mapping[str, Capability]:
         can = next(iter(self.capabilities().values()))
-        return {"enable_loopback": can, "tpid": can}
+        return {"enable_loopback": can, "tpid": can, "unconfigured": _ALL_ARE_OURS}
 
     def observe_pf(self, wanted: PfPolicy) -> Shown:  # noqa: ARG002
         uplink = {PF_PORT: self._ports().ifindexes[PF_PORT]}

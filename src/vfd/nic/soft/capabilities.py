@@ -67,6 +67,7 @@ _PF = {
     "tclasses": _HTB,
     "bw_grps": _HTB,
     "reserved_macs": Capability(Support.ENFORCED, by="ebpf"),
+    "unconfigured": Capability(Support.ENFORCED, by="daemon"),
     "link_speed": _HTB,
     "uplink": _RTNETLINK,
     "guest": _RTNETLINK,

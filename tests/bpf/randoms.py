@@ -24,6 +24,7 @@ from vfd.policy.values import (
     PfPolicy,
     QueueShare,
     VfPolicy,
+    VfRules,
 )
 
 VIDS = (1, 2, 63, 64, 100, 4094)
@@ -91,6 +92,10 @@ def _random_vf(rng: Random, vfid: int, vfs: int, macs: list[str]) -> VfPolicy:
     vlans = rng.sample(VIDS, rng.choice((0, 1, 1, 1, 2, 3, len(VIDS))))
     strip = rng.choice(("", "", "strip_stag", "strip_ctag"))
     others = [other for other in range(vfs) if other != vfid]
+    stated = VfRules(
+        vm_mac=macs.pop() if chance(rng, 40) else None,
+        macs=tuple(macs.pop() for _ in range(rng.choice((0, 0, 1, 2)))),
+    )
     return VfPolicy.model_validate(
         {
             "name": f"vf{vfid}",
@@ -100,8 +105,8 @@ def _random_vf(rng: Random, vfid: int, vfs: int, macs: list[str]) -> VfPolicy:
             "strip_stag": strip == "strip_stag",
             "strip_ctag": strip == "strip_ctag",
             "allow_untagged": not vlans or chance(rng, 50),
-            "vm_mac": macs.pop() if chance(rng, 40) else None,
-            "macs": tuple(macs.pop() for _ in range(rng.choice((0, 0, 1, 2)))),
+            "vm_mac": stated.forced_mac,
+            "macs": stated.further_macs,
             "mac_anti_spoof": chance(rng, 80),
             "vlan_anti_spoof": chance(rng, 80),
             "pcp": rng.choice((0, 0, rng.randrange(8))),

@@ -82,3 +82,20 @@ def test_a_holder_and_a_netdev_whose_names_are_no_text_are_shown_escaped(
         assert state.guest.isprintable()
     assert who.startswith("\\xff")
     assert state.guest == "igbvf: net\\xff"
+
+
+def test_a_vf_of_connectx_is_held_while_its_verbs_device_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DPDK drives it by that, beside a netdev that may be down."""
+    vfs = [VfDevice(n, f"0000:01:02.{n}", "mlx5_core", f"n{n}", None, None, None) for n in (0, 1)]
+    for vf in vfs:
+        (tmp_path / vf.address / f"infiniband_verbs/uverbs{vf.vfid}").mkdir(parents=True)
+    monkeypatch.setattr("vfd.nic.kernel.guests.PCI_DEVICES", tmp_path)
+    monkeypatch.setattr("vfd.nic.kernel.guests.NETDEVS", tmp_path)
+    opened = {"/dev/infiniband/uverbs1": ["dpdk-testpmd[7]"]}
+    monkeypatch.setattr("vfd.nic.kernel.guests.openers_of", lambda _: opened)
+    assert guests_of(vfs) == {
+        0: Guest("mlx5_core: n0 (down)", held=False),
+        1: Guest("mlx5_core: n1 (down), dpdk-testpmd[7]", held=True),
+    }

@@ -44,22 +44,27 @@ def guests_of(
     The VF's driver tells the kind of guest, and the driver's own objects whether it is in use.
     A VF on vfio-pci or a driver of uio's is held while a process has its group or device open,
     which takes one walk through /proc for all of them: on a host full of guests that is no quick
-    look.
+    look. So is one on mlx5 whose verbs device is open: DPDK drives it beside the kernel's netdev.
     ``macs``: those that were forced; a guest that has another is said to, and so is one of
     ``foreign``, whose MAC was taken from it.
     """
     vfs = tuple(vfs)
-    nodes = {vf.vfid: _nodes(vf) for vf in vfs if not is_on_netdev(vf) and vf.driver}
-    openers = openers_of(frozenset[str]().union(*nodes.values())) if nodes else {}
+    nodes = {vf.vfid: _nodes(vf) for vf in vfs if vf.driver}
+    opened = frozenset[str]().union(*nodes.values())
+    openers = openers_of(opened) if opened else {}
     found = {}
     for vf in vfs:
-        if vf.vfid in nodes:
-            holders = sorted({who for node in nodes[vf.vfid] for who in openers.get(node, ())})
+        mine = nodes.get(vf.vfid, frozenset())
+        holders = sorted({who for node in mine for who in openers.get(node, ())})
+        if vf.driver and not is_on_netdev(vf):
             text = f"{vf.driver}: {', '.join(holders)}" if holders else vf.driver
             found[vf.vfid] = Guest(text, held=bool(holders))
         else:
             forced = macs.get(vf.vfid) if macs else None
-            found[vf.vfid] = _on_driver(vf, forced, is_foreign=vf.vfid in foreign)
+            guest = _on_driver(vf, forced, is_foreign=vf.vfid in foreign)
+            if holders:
+                guest = Guest(f"{guest.text}, {', '.join(holders)}", held=True)
+            found[vf.vfid] = guest
     return found
 
 
@@ -149,12 +154,13 @@ class HeldNetdevs:
             return [Event(EventKind.OVERRUN, text=str(error))]
         self.are_untold = False
         found = []
+        guests = guests_of(filter(is_on_netdev, vfs))
         for vf in vfs:
-            if not is_on_netdev(vf):
+            if vf.vfid not in guests:
                 self._held.pop(vf.vfid, None)
                 continue
             self._know(vf)
-            guest = guests_of([vf])[vf.vfid]
+            guest = guests[vf.vfid]
             if self._held.get(vf.vfid, False) != guest.held:
                 kind = EventKind.GUEST_COME if guest.held else EventKind.GUEST_GONE
                 found.append(Event(kind, vf.vfid, f"{vf.address}: {guest.text}"))
@@ -209,6 +215,11 @@ def _mac(netdev: str) -> str:
 def _nodes(vf: VfDevice) -> frozenset[str]:
     """The device nodes through which a process opens this VF: its group's and its own."""
     nodes = set()
+    if is_on_netdev(vf):
+        with contextlib.suppress(OSError):
+            verbs = (PCI_DEVICES / vf.address / "infiniband_verbs").iterdir()
+            nodes = {f"/dev/infiniband/{entry.name}" for entry in verbs}
+        return frozenset(nodes)
     if vf.iommu_group is not None:
         nodes |= {f"/dev/vfio/{vf.iommu_group}", f"/dev/vfio/noiommu-{vf.iommu_group}"}
     for kind, folder in (("vfio-dev", "/dev/vfio/devices"), ("uio", "/dev")):

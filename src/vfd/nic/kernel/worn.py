@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from vfd.nic.kernel.drivers import Driver
-from vfd.nic.kernel.guests import is_on_netdev, is_up
+from vfd.nic.kernel.guests import guests_of, is_on_netdev
 from vfd.nic.kernel.ours import Ours
 from vfd.nic.kernel.sriov import DRIVERS, NETDEVS, PciPf, VfDevice, write_patiently
 from vfd.nic.protocol import NicError
@@ -131,7 +131,7 @@ class Wardrobe:
         self._left.pop(vf.vfid, None)
         if not is_on_netdev(vf):
             return False  # a driver that gives it a netdev asks for the MAC then
-        if vf.netdev and not is_up(vf.netdev):
+        if vf.netdev and not _is_held(vf):
             return _bind_anew(vf)
         self._left[vf.vfid] = forced
         log.warning("%s keeps a MAC that isn't its own until its guest lets go", vf.address)
@@ -139,7 +139,7 @@ class Wardrobe:
 
     def let_go(self, vf: VfDevice) -> bool:
         """The VF's guest is gone. Whether the VF was bound anew."""
-        if vf.vfid not in self._left or (vf.netdev and is_up(vf.netdev)):
+        if vf.vfid not in self._left or (vf.netdev and _is_held(vf)):
             return False
         forced = self._left[vf.vfid]
         if forced is not None and worn_by(vf).mac == forced:
@@ -150,6 +150,10 @@ class Wardrobe:
     def bound(self, vfid: int) -> None:
         """Some driver bound the VF: it has asked for its MAC."""
         self._left.pop(vfid, None)
+
+
+def _is_held(vf: VfDevice) -> bool:
+    return guests_of([vf])[vf.vfid].held
 
 
 def _bind_anew(vf: VfDevice) -> bool:

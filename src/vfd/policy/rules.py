@@ -316,7 +316,7 @@ def _is_own(pf: PfPolicy, netdev: str) -> bool:
     number = netdev.removeprefix(f"{pf.id}v")
     if (number != netdev and number.isdigit()) or netdev in _shaper_names(pf):
         return True
-    inside = netdev in ("lo", "shaper0", "shaper1") or re.fullmatch(r"v[0-9]{1,3}", netdev)
+    inside = netdev in ("shaper0", "shaper1") or re.fullmatch(r"v[0-9]{1,3}", netdev)
     return pf.guest == "veth" and bool(inside)
 
 

@@ -408,9 +408,8 @@ class Switch:
         link = rtnl.link(self.netlink, name=name)
         own = {*self._own_hooks(), *(port.host for port in self.ports.values())}
         if link is not None and link.index in own and not self.tap:
-            raise NicError(
-                f"{self.id}: the uplink {name} is called like a netdev of the NIC's own: rename it"
-            )
+            why = self.no_uplink(name) or "is called like a netdev of the NIC's own: rename it"
+            raise NicError(f"{self.id}: the uplink {name}: {why}")
         if link is None or (self.tap and not self.is_hooked(link.index)):
             link = self._take_from_host(name)
         quiet = rtnl.set_link(link.index, what=f"silencing the uplink {name}", silent=True)

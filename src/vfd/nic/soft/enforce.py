@@ -189,7 +189,10 @@ class Enforcement:
     def _make_room(self, state: State, *, only_more: bool = False) -> None:
         """For the larger MTU of each VF and its guest: while the daemon is away the VF's may be
         used, and what is above it is counted."""
-        mtus = {v: max(state.mtu(v), self._guests.mtu(v)) for v in self._switch.ports}
+        mtus = {
+            vfid: max(state.mtu(vfid) if vfid in state.vfs else 0, self._guests.mtu(vfid))
+            for vfid in self._switch.ports
+        }
         self._switch.make_room(mtus, only_more=only_more)
 
     def rewrite(self, state: State) -> None:

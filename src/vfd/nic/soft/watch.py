@@ -386,7 +386,7 @@ class Watch:
             return
         if (now.mtu, now.max_mtu) != (port.mtu, port.max_mtu):
             port.mtu, port.max_mtu = now.mtu, now.max_mtu
-            self._owner.guest_changed()
+            self._changed = True
         if now.up != port.up:
             port.up = now.up
             yield from self._owner.drifted(vfid, f"its link was set {_up(now.up)}")

@@ -120,15 +120,10 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
             path.unlink()
 
 
-PENDING: tuple[str, ...] = ("stop VFd, bind the PFs to their Linux drivers, start `vfd`",)
-
-
 @pytest.mark.root
 @pytest.mark.parametrize("row", rows(), ids=" ".join)
 def test_each_row_of_the_page_is_true(row: tuple[str, str], world: World) -> None:
     assert row in PROOFS, "write its proof"
-    if row[1] in PENDING:
-        pytest.xfail("decided, and not there yet")
     PROOFS[row](world)
 
 
@@ -243,6 +238,13 @@ PROOFS[DIFFERENT, "what a NIC can't do"] = elsewhere(
     "tests/daemon/test_failing_nics.py"
     "::test_a_vf_closes_when_its_pf_comes_back_unable_to_enforce_what_its_file_states"
 )
+
+
+@proves(DIFFERENT, "a bandwidth or a share out of its range")
+def _(_: World) -> None:
+    assert refused(queues=[{"priority": 0, "share": 500}])
+    with pytest.raises(ConfigError):
+        pf(tclasses=[{"pri": 0, "max_bw": 500, "min_bw": -2}])
 
 
 @proves(DIFFERENT, "VLANs and MACs of a PF")
@@ -653,6 +655,20 @@ def _(world: World) -> None:
         world.daemon.write("vm1", world.daemon.vf(1))
     text = json.dumps(world.daemon.vf(1, name="piped"))
     assert world.iplex("add", "-", text=text).code == 0
+
+
+@proves(COMMAND, "a file that `iplex add` refuses")
+def _(world: World) -> None:
+    path = world.daemon.write("vm1", world.daemon.vf(1, vlans=[5000]))
+    aside = path.with_name("vm1.json.error")
+    refused = world.iplex("add", "vm1")
+    assert (refused.code, "vm1.json.error" in refused.err) == (3, True), refused
+    for spelling in ("vm1", str(path), str(path.with_suffix(""))):
+        assert world.iplex("add", spelling).code == 3
+        assert (path.exists(), aside.exists()) == (False, True)
+    aside.write_text(json.dumps(world.daemon.vf(1)))
+    assert "added vm1" in world.done("add", "vm1")
+    assert (path.exists(), aside.exists()) == (True, False)
 
 
 @proves(COMMAND, "`iplex update NAME`")

@@ -122,7 +122,7 @@ def test_what_a_log_is_kept_as_follows_the_main_file_at_a_reload(vfd: Vfd) -> No
     vfd.main.update(log_level=0)
     vfd.write_main()
     vfd.reload()
-    vfd.add("quiet", vfd.vf(0))
+    vfd.add("quiet", vfd.vf(0, guest_macs="listed"))
     vfd.get("/v1/vfs")
     assert not [line for line in lines("elsewhere") if "quiet" in str(line)]
 

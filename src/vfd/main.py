@@ -25,7 +25,7 @@ from vfd.cli import streams
 from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, shown
 from vfd.config.main_file import MainConfig, ParsedMain, parse_main
-from vfd.daemon import live, logs, pidfile, privileges, sockets
+from vfd.daemon import live, logs, pfs, pidfile, privileges, sockets
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.files import Files
 from vfd.daemon.folders import make_folder
@@ -312,7 +312,11 @@ async def _answer(daemon: Daemon, listening: Sockets, groups: Groups, stop: asyn
     # In another thread: guests are answered meanwhile.
     loop = asyncio.get_running_loop()
     server = await loop.run_in_executor(None, _server, daemon, groups, Turns())
-    serving = asyncio.create_task(server.run_on(listening, daemon.journal))
+
+    def made_again() -> None:
+        daemon.later(daemon.call(pfs.hold, daemon.service))
+
+    serving = asyncio.create_task(server.run_on(listening, daemon.journal, made_again))
     gc.freeze()
     gc.enable()
     daemon.journal.emit("ready", f"vfd {vfd.__version__}: {daemon.status()}")

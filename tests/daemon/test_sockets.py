@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from vfd.api.client import Client
+from vfd.daemon.exclusive import LOCKS
 
 from .harness import Vfd, wait_for
 
@@ -151,3 +152,18 @@ def test_a_path_may_be_as_long_as_a_sockets_can(
     vfd.start()
     assert Client(str(vfd.socket)).get("/v1/ready")["ready"]
     vfd.stop()
+
+
+def test_nics_whose_locks_went_with_the_folder_stay_this_daemons(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd(vfs=1)
+    vfd.start()
+    locks = list(LOCKS.glob(f"{vfd.pf}*"))
+    for lock in locks:
+        lock.unlink()
+    vfd.socket.unlink()
+    wait_for(lambda: len(locks) == 1 and locks[0].exists())
+    other = make_vfd(pciids=vfd.main["pciids"])
+    assert other.spawn().wait(20) == 5
+    assert f"NIC {vfd.pf} is in use by another daemon" in other.output()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from vfd.api.entrance import Entrance
 from vfd.daemon.exclusive import InUseError
@@ -23,8 +24,15 @@ class Minding:
     socket is told of and left, until it goes.
     """
 
-    def __init__(self, sockets: Sockets, entrance: Entrance, journal: Journal) -> None:
+    def __init__(
+        self,
+        sockets: Sockets,
+        entrance: Entrance,
+        journal: Journal,
+        made_again: Callable[[], object],
+    ) -> None:
         self._sockets = sockets
+        self._made_again = made_again
         self._entrance = entrance
         self._journal = journal
         self._loop = asyncio.get_running_loop()
@@ -79,6 +87,7 @@ class Minding:
         else:
             text = f"{names} was removed or replaced by somebody: it is there again"
             self._journal.emit("back", text, level="warning")
+            self._made_again()
             self._not_before = self._loop.time() + self._wait
             self._wait, self._told = RETRY, ""
         now = self._sockets.listening()

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h11
@@ -150,10 +150,13 @@ class Server(uvicorn.Server):
         self.should_exit = True
         self._finish.set()
 
-    async def run_on(self, sockets: Sockets, journal: Journal) -> None:
-        """On these sockets; what becomes of them is told as events."""
+    async def run_on(
+        self, sockets: Sockets, journal: Journal, made_again: Callable[[], object]
+    ) -> None:
+        """On these sockets; what becomes of them is told as events. ``made_again`` is called when
+        some had been removed."""
         entrance = Entrance(lambda sock, peer: self._begin(sock, peer, entrance), self._turns)
-        minding = Minding(sockets, entrance, journal)
+        minding = Minding(sockets, entrance, journal, made_again)
         try:
             await self.serve()
         finally:

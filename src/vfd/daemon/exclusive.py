@@ -68,7 +68,7 @@ class Lock:
         """``remove``: what was locked is no more. The file goes while it is locked, so that who
         locks it later finds that it is none any more, and makes another."""
         if self.fd >= 0:
-            if remove:
+            if remove and self.is_in_place():
                 self.path.unlink(missing_ok=True)
             os.close(self.fd)
             self.fd = -1

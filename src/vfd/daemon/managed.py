@@ -104,6 +104,13 @@ class Managed:
             raise NicError(f"{self.pf.id} can't be opened: {error}") from error
         self.condition, self.detail = Condition.OK, ""
 
+    def hold(self, holder: str) -> None:
+        """Holds its lock again where somebody removed the file. Raises InUseError."""
+        if self.lock is not None and not self.lock.is_in_place():
+            lock = lock_nic(self._locked, holder)
+            self.lock.close()
+            self.lock = lock
+
     def _lock(self, address: str, holder: str) -> None:
         """Locked is the device: while its driver is away, a netdev's name doesn't lead to it."""
         if self.lock is None or self._locked != address:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vfd.config.errors import ConfigError, Problem
 from vfd.daemon.aim import Configured
+from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import (
     NotFoundError,
     RefusedError,
@@ -231,6 +232,16 @@ def remove(service: Service, pf_id: str, *, force: bool) -> str:
         _park(service, managed, one, "pciid", managed.id, rule)
     remember(service)
     return managed.id
+
+
+def hold(service: Service) -> None:
+    """Holds the NICs' locks again whose files somebody removed: who does so with the socket's
+    folder may have done so with theirs."""
+    for managed in service.nics.values():
+        try:
+            managed.hold(service.holder)
+        except InUseError as error:
+            service.journal.emit("failed", str(error), level="error", pf=managed.id)
 
 
 def clear(service: Service, pf_id: str, vfid: int | None) -> None:

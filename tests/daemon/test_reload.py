@@ -191,6 +191,27 @@ def test_a_bad_file_stays_told_when_another_of_its_fields_is_changed(service: Se
     assert not service.bad
 
 
+def test_what_is_asked_while_files_are_read_is_not_undone_by_what_was_read(
+    service: Service,
+) -> None:
+    """Files are read beside the thread that serves requests, and followed afterwards."""
+    for vfid in range(3):
+        add(service, f"vm{vfid}", vfid)
+    reading = service.files.read_all()
+    service.update("vm0", Source(config=config(service, 0, vlans=[7])), 0, 0)
+    service.delete("vm1")
+    add(service, "vm3", 3)
+    service.load(reading)
+    rules = nic_of(service).rules
+    assert {v: one and one.vlans for v, one in rules.items()} == {
+        0: (7,),
+        1: None,
+        2: (102,),
+        3: (103,),
+    }
+    assert not service.bad
+
+
 def test_a_number_of_vfs_that_is_set_is_no_longer_told_as_not_taken_over(vfd: Vfd) -> None:
     def told() -> set[str]:
         bad = vfd.get("/v1/health")["bad_files"]

@@ -51,7 +51,7 @@ def write(daemon: LabDaemon, nic: Simulated, rng: random.Random, turn: int) -> d
     for vfid in range(VFS):
         path: Path = daemon.config_dir / f"vf{vfid}.json"
         wanted[vfid] = None
-        if rng.random() < 0.3:
+        if vfid and rng.random() < 0.3:  # one stays: all gone at once would be a missing mount
             path.unlink(missing_ok=True)
             continue
         vlan = 1 + (turn * VFS + vfid) % 4094

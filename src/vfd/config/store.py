@@ -214,6 +214,7 @@ class Retired:
                 os.rename(
                     self.aside, self.file.name, src_dir_fd=self.folder, dst_dir_fd=self.folder
                 )
+                _synced(self.folder, self.root / self.file, "is put back")
             finally:
                 os.close(self.folder)
 

@@ -183,7 +183,7 @@ PRIORITY = (
         "tag.pcp",
         nic(vf(0, vlans=(100,), strip_ctag=True, pcp=5)),
         leaves(from_vf(0, WORLD), c(100, pcp=5)),
-        leaves(from_vf(0, ALL, kind=ARP), c(100, pcp=5)),
+        leaves(from_vf(0, WORLD, kind=IPV4), c(100, pcp=5)),
         given(world(c(100, pcp=7))),
     ),
     case(

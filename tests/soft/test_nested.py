@@ -66,6 +66,22 @@ def test_a_containers_device_above_the_vf_is_heard_like_the_guests_own(kind: str
         assert macs(w) == {ANOTHER}
 
 
+def test_a_device_that_is_made_in_a_container_at_once_is_heard_like_one_that_went_there() -> None:
+    """As the CNI's macvlan does."""
+    with world() as w:
+        pair(w)
+        there = w.home(f"{w.id}c")
+        made = ("link", "add", "up0", "link", "eth0", "address", WANTED, "netns", there)
+        ip("-n", w.guests[0], *made, "type", "macvlan")
+        w.settle()
+        ip("-n", there, "link", "set", "up0", "up")
+        then(w, ADDED)
+        assert passes(w, there)
+        namespace.remove(there)
+        then(w, REMOVED)
+        assert macs(w) == set()
+
+
 def test_a_device_that_goes_to_another_container_or_home_again_is_followed() -> None:
     with world() as w:
         pair(w)

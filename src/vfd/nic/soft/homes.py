@@ -68,23 +68,43 @@ class Homes:
 
     def related(self, nsid: int | None) -> set[int]:
         """Ids of the namespaces that the one of ``nsid`` has an id for, as for those that a device
-        went to from it; given now where they had none. Not those of NICs."""
+        went to from it, or that have one for it, as where a device above one of its own was made;
+        given now where they had none. Not those of NICs."""
         found: set[int] = set()
-        with self.reach(nsid) as there:
-            for name, path in namespace.seen() if there is not None else ():
-                if there is None or name.startswith("vfd-"):
-                    continue
-                with contextlib.suppress(OSError):
-                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        if nsids.nsid_of(there, fd) is None:
-                            continue
-                        nsids.give_nsid(self._netlink, fd)
-                        if (known := nsids.nsid_of(self._netlink, fd)) is not None:
-                            found.add(known)
-                    finally:
-                        os.close(fd)
+        here = self._open(nsid)
+        if here is None:
+            return found
+        try:
+            with self._inside(here) as own:
+                for name, path in namespace.seen():
+                    if not name.startswith("vfd-"):
+                        with contextlib.suppress(OSError):
+                            found |= self._if_related(own, here, path)
+        finally:
+            os.close(here)
         return found
+
+    def _if_related(self, own: Netlink, here: int, path: Path) -> set[int]:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if nsids.nsid_of(own, fd) is None:
+                with self._inside(fd) as other:
+                    if nsids.nsid_of(other, here) is None:
+                        return set()
+            nsids.give_nsid(self._netlink, fd)
+            known = nsids.nsid_of(self._netlink, fd)
+            return set() if known is None else {known}
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _inside(self, fd: int) -> Iterator[Netlink]:
+        with namespace.inside(fd):
+            there = Netlink()
+        try:
+            yield there
+        finally:
+            there.close()
 
     def _open(self, nsid: int | None) -> int | None:
         """A descriptor of the namespace. Its path is remembered: 256 guests come at once."""

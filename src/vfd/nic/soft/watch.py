@@ -16,6 +16,7 @@ from typing import Protocol
 from vfd.nic.netlink import Listener, Netlink, TornError
 from vfd.nic.protocol import Event, EventKind, NicError
 from vfd.nic.soft import rtnl
+from vfd.nic.soft.containers import Containers
 from vfd.nic.soft.guests import STACKED, Guests, Place
 from vfd.nic.soft.heard import Heard, News, Traffic
 from vfd.nic.soft.reports import reports
@@ -99,8 +100,7 @@ class Watch:
         self._failed = False
         """It is because looking failed: what guests were asked for may not have been told."""
         self._heard = Heard(switch.netlink.portid, guests=not switch.tap)
-        self._moved: set[int | None] = set()
-        """Namespaces from which devices above a VF went to others."""
+        self._containers = Containers(switch, guests, owner)
         self._changed = False
         """A guest end may be another than the program was told."""
         self._torn: set[int | None] = set()
@@ -176,11 +176,9 @@ class Watch:
             self._try(events, lambda: self._told(nsid, news))  # noqa: B023
             if time.monotonic() > end:
                 break
-        for nsid in self._moved:
-            self._try(events, lambda: self._nested(nsid))  # noqa: B023
-        self._moved = set()
+        self._try(events, self._containers.seek)
         self._try(events, self._taps.let_go)
-        if self._heard:
+        if self._heard or self._containers.are_doubted:
             self._ring_bell()
         if self._missed:
             # what guests ask for doesn't wait until everything can be looked at
@@ -305,18 +303,6 @@ class Watch:
         self._guests.membership(nsid, members, joined=True)
         self._list_addresses(nsid, vfids, told=[*listed])
 
-    def _nested(self, nsid: int | None) -> None:
-        """Devices above a VF may be in other namespaces, as containers of the guest have them.
-        Those that its own has to do with are heard from now on, and listed."""
-        known = {nsid}
-        for one in (found := [nsid]):
-            new = self._owner.related(one) - known - {self._root}
-            known |= new
-            found += sorted(new)
-            for other in new:
-                with contextlib.suppress(OSError):  # it goes just now
-                    self._guests.links(other, rtnl.links(self._switch.netlink, other))
-
     def _list_addresses(self, nsid: int | None, vfids: Sequence[int], told: Sequence[int]) -> None:
         """The interfaces' own address lists. IP groups of a family of which the kernel doesn't
         tell who joined them look like any other address there, and are heard from reports."""
@@ -330,7 +316,7 @@ class Watch:
                 addresses[vfid] = {mac for mac in macs if not mac.startswith("01:00:5e:")}
         unknown = [v for v, macs in addresses.items() if self._guests.listed(v, macs) and macs]
         if unknown and nsid != self._root:
-            self._nested(nsid)
+            self._containers.list(nsid)
             for vfid in unknown:
                 self._guests.listed(vfid, addresses[vfid])
 
@@ -431,6 +417,11 @@ class Watch:
             if now is not None:
                 self._guests.link(nsid, now)
                 self._changed = True
+        elif nsid != self._root:
+            # told without a change: a device was stacked on it, perhaps in another namespace.
+            # Whoever does that is done with it once the kernel answers
+            self._look_at(vfid)
+            self._containers.doubt(nsid)
 
     def _look_at(self, vfid: int) -> None:
         """Of some changes of a guest end the kernel doesn't tell."""
@@ -443,7 +434,7 @@ class Watch:
         """A link in a namespace of guests that is no VF."""
         if news.anew:
             if link.new_nsid is not None and link.kind in STACKED and self._guests.has(nsid):
-                self._moved.add(nsid)
+                self._containers.doubt(nsid)
             self._guests.gone(nsid, link.index)
         if news.gone:
             return

@@ -129,6 +129,15 @@ def test_an_operator_deletes_the_vfs_one_by_one(two: Vfd, again: Callable[[Vfd],
     assert told(two) == {}
 
 
+def test_what_was_in_force_is_kept_again_where_somebody_removed_it(two: Vfd) -> None:
+    two.socket.with_suffix(".files").unlink()
+    two.reload()
+    for file in two.config_dir.iterdir():
+        file.unlink()
+    restart(two)
+    assert states(two)[:2] == ["ok", "ok"]
+
+
 def test_a_file_that_was_there_with_others_is_deleted_by_hand_and_the_last_one_is_asked_about(
     two: Vfd,
 ) -> None:

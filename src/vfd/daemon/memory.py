@@ -55,10 +55,8 @@ class Memory:
             log.warning("%s can't be read, which files were in force isn't known: %s", path, error)
 
     def keep(self, kept: Kept) -> None:
-        if kept == self.kept:
-            return
-        self.kept = kept
-        if self._path is None:
+        known, self.kept = kept == self.kept, kept
+        if self._path is None or (known and self._path.exists()):  # somebody may empty /run/vfd
             return
         fresh = self._path.with_name(f".{self._path.name}.new")
         try:

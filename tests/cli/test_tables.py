@@ -217,3 +217,7 @@ def test_what_keeps_many_files_out_is_told_once() -> None:
         "! vm0.json and 254 other files are not in force: pciid: its PF isn't working",
         "! torn.json is not in force: not JSON",
     ]
+
+
+def test_a_byte_that_is_no_utf_8_is_shown_as_what_it_is() -> None:
+    assert printable("a\udcff\x1b") == "a\\xff?"

@@ -11,6 +11,8 @@ import re
 import textwrap
 from collections.abc import Iterable
 
+from vfd.policy import shown
+
 _STYLES = {
     "bold": "1",
     "dim": "2",
@@ -25,13 +27,9 @@ _STYLES = {
 ABSENT = "-"
 """Shown where a NIC can't say: never 0."""
 
-_CONTROL = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-"""Controls, and what hides or turns around the text behind it."""
-_LONE = re.compile(r"[\ud800-\udfff]")
-"""Half a surrogate pair: no character, and no output takes it."""
-_STEERING = re.compile(f"{_CONTROL.pattern}|{_LONE.pattern}")
+_STEERING = re.compile(f"[{shown.STEERING}]")
+_HALF = re.compile(f"[{shown.HALVES}]")
+_EITHER = re.compile(f"[{shown.STEERING}{shown.HALVES}]")
 
 
 def paint(text: str, style: str, colour: bool) -> str:
@@ -48,12 +46,7 @@ def wants_colour(choice: str, is_terminal: bool) -> bool:
 def printable(text: str) -> str:
     """Without control characters: what a guest or a file chose never steers the terminal. A byte
     that is no UTF-8, as an argument or a file's name may have, is shown as ``\\xff``."""
-    return _LONE.sub(_escaped, _CONTROL.sub("?", text))
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    return _HALF.sub(lambda half: shown.printable(half[0]), _STEERING.sub("?", text))
 
 
 def line(text: str, most: int = 1000) -> str:
@@ -70,7 +63,7 @@ def as_json(value: object, indent: int | None = None, *, ascii_only: bool = Fals
     all but ASCII, for a reader whose encoding may not have it."""
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     # line breaks are JSON's own: those within texts are escaped already
-    return _STEERING.sub(lambda c: c[0] if c[0] == "\n" else f"\\u{ord(c[0]):04x}", text)
+    return _EITHER.sub(lambda c: c[0] if c[0] == "\n" else f"\\u{ord(c[0]):04x}", text)
 
 
 def short_number(value: int) -> str:

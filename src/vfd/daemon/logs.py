@@ -18,15 +18,13 @@ from typing import Any
 
 from vfd.config.main_file import STDERR
 from vfd.daemon.folders import make_folder
+from vfd.policy.shown import HALVES, STEERING
 
 FILE = "vfd.log"
 _PRIORITY = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
-_UNPRINTABLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-"""Controls, what hides or turns around the text behind it, and what no encoding has."""
+_UNPRINTABLE = re.compile(f"[{STEERING}{HALVES}]")
 
 
 def one_line(text: str) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 
 _SHOWN = 80
+STEERING = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+"""Controls, and what hides or turns around the text behind it: a set of a regular expression."""
+HALVES = r"\ud800-\udfff"
+"""The same of halves of surrogate pairs, which are no characters and which no encoding has."""
 
 
 def printable(text: str) -> str:

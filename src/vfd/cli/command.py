@@ -26,7 +26,7 @@ one, and a host full of NICs takes some more."""
 CONFIG_FILE = "/etc/vfd/vfd.cfg"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-_MOST = 1 << 20
+MOST = 1 << 20
 """Bytes of a configuration, as the daemon has it."""
 OK, USAGE, REFUSED, NOT_FOUND, NIC_FAILED, NO_DAEMON = 0, 2, 3, 4, 5, 6
 """Exit codes. NIC_FAILED is a full disk's, too. INTERRUPTED and PIPE_CLOSED are the shell's for the
@@ -113,8 +113,8 @@ def _socket_of(conf: str, must_read: bool = False) -> str | None:
             # VFd's vreq had the path of its fifo in this place
             raise ValueError("it is no file: --socket PATH names a socket, and there is no fifo")
         with open(conf, "rb") as file:
-            raw = file.read(_MOST + 1)
-        if len(raw) > _MOST:
+            raw = file.read(MOST + 1)
+        if len(raw) > MOST:
             raise ValueError("it is above 1 MiB")
         found = _read(raw)
     except (OSError, ValueError, RecursionError) as error:

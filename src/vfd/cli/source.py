@@ -16,14 +16,12 @@ from typing import Any
 import click
 
 from vfd.api.client import Client
-from vfd.cli.command import NOT_FOUND, REFUSED, IplexError, not_found
+from vfd.cli.command import MOST, NOT_FOUND, REFUSED, IplexError, not_found
 
 STDIN = "-"
 _EXPLICIT = ("/", "./", "../", "~/")
 _REFUSED = ".error"
 """What the daemon puts behind the name of a file that it refuses to add."""
-_MOST = 1 << 20
-"""Bytes of a configuration, as the daemon has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +144,11 @@ def read_config(path: Path | None) -> dict[str, Any]:
     file = "standard input" if path is None else str(path)
     try:
         with open(0 if path is None else path, "rb", closefd=path is not None) as opened:
-            text = opened.read(_MOST + 1)
+            text = opened.read(MOST + 1)
     except OSError as error:
         why = error.strerror or os.strerror(error.errno or 0)
         raise IplexError(f"{file} can't be read: {why}", NOT_FOUND) from None
-    if len(text) > _MOST:
+    if len(text) > MOST:
         raise IplexError(f"{file} is no configuration: it is above 1 MiB", REFUSED)
     try:
         found, _ = parse_object(text, file=file)

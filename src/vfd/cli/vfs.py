@@ -83,9 +83,7 @@ def update(name: str, called: str | None, move: bool) -> None:
     client = ask.client()
     source = request(client, name, called)
     try:
-        answer = client.put(
-            f"/v1/vfs/{source.name}", source.body | ({"move": True} if move else {})
-        )
+        answer = client.put(f"/v1/vfs/{source.name}", source.body | _moved(move))
     except ApiError as error:
         if not not_found(error):
             raise
@@ -115,7 +113,7 @@ def delete(name: str) -> None:
 
 
 def _moved(move: bool) -> dict[str, bool]:
-    """Said only where it is meant: daemons of before this word take all else."""
+    """Said only where it is meant: daemons that don't know this word yet take all else."""
     return {"move": True} if move else {}
 
 

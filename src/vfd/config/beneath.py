@@ -73,6 +73,15 @@ def open_folder(root: Path, below: Path, *, made: dict[Path, Identity] | None = 
     return folder
 
 
+def unlink(root: Path, file: Path) -> None:
+    """Removes a file below ``root``, found as ``open_folder`` finds its folder. Raises OSError."""
+    folder = open_folder(root, file.parent)
+    try:
+        os.unlink(file.name, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
 def identity_of(fd: int) -> Identity:
     about = os.fstat(fd)
     return about.st_dev, about.st_ino

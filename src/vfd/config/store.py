@@ -19,7 +19,7 @@ from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 
-from vfd.config.beneath import Identity, open_beneath, open_folder
+from vfd.config.beneath import Identity, open_beneath, open_folder, unlink
 from vfd.config.errors import ConfigError, Problem
 from vfd.config.tree import File, walk
 from vfd.policy.names import checked_name
@@ -344,16 +344,8 @@ def sweep(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for found in walk(folder, (_TEMPORARY_SUFFIX,)):
             if isinstance(found, File) and _TEMPORARY.fullmatch(found.path.name):
-                _unlink(folder, found.path)
-
-
-def _unlink(root: Path, file: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder = open_folder(root, file.parent)
-        try:
-            os.unlink(file.name, dir_fd=folder)
-        finally:
-            os.close(folder)
+                with contextlib.suppress(OSError):
+                    unlink(folder, found.path)
 
 
 def sweep_beside(file: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfd.config import store
-from vfd.config.beneath import Identity, open_folder
+from vfd.config.beneath import Identity, open_folder, unlink
 from vfd.config.errors import ConfigError
 from vfd.config.tree import File, Folder, walk
 
@@ -96,7 +96,7 @@ def _moved(live: Path, config_dir: Path, found: File) -> Report:
         aside = ""
         if store.is_there(place, inside=config_dir):
             if _same(place, config_dir, stored.text):  # moved by a daemon that was killed then
-                _unlink(live, found.path)
+                unlink(live, found.path)
                 return Report(file, f"{file}, in force with VFd, is in {config_dir} already")
             aside = _put_aside(config_dir, found.path)
         _move(live, config_dir, found.path, stored)
@@ -150,14 +150,6 @@ def _move(live: Path, config_dir: Path, file: Path, stored: store.Stored) -> Non
         for fd in (source, target):
             if fd >= 0:
                 os.close(fd)
-
-
-def _unlink(root: Path, file: Path) -> None:
-    folder = open_folder(root, file.parent)
-    try:
-        os.unlink(file.name, dir_fd=folder)
-    finally:
-        os.close(folder)
 
 
 def _remove_empty(live: Path, folders: list[Path]) -> None:

@@ -107,13 +107,13 @@ def _adopt(service: Service, nics: Iterable[Managed], good: Iterable[Configured]
         if home is not None and home.id in claims:
             claims[home.id].append(one.policy)
     for pf_id, policies in claims.items():
+        managed = service.nics[pf_id]
         try:
-            managed = service.nics[pf_id]
             if managed.pf.unconfigured == "leave":
                 named = {one.vfid for one in policies} | _named(service, managed)
                 managed.working().manage({vfid for vfid in named if vfid is not None})
             managed.working().adopt(policies)
-            service.nics[pf_id].look()
+            managed.look()
         except NicError as error:  # converging meets it, too, and tells
             log.warning("%s: %s", pf_id, error)
 
@@ -142,7 +142,7 @@ def _tell_of_new(service: Service, known: set[Problem]) -> None:
         service.journal.emit(
             "bad-file", str(problem), level="error", file=problem.file, field=problem.field
         )
-    if more := len(new) - _TOLD if len(new) > _TOLD else 0:
+    if (more := len(new) - _TOLD) > 0:
         text = f"and {more} more problems of files: `iplex show all` lists them"
         service.journal.emit("bad-file", text, level="error")
 

@@ -79,7 +79,7 @@ class Reading:
 
     def may_have(self, file: str) -> bool:
         """Whether a file that was not found may be there, in a folder that was not read."""
-        for folder in map(_text, Path(file).parents):
+        for folder in folders_of(file):
             if folder in self.unread:
                 return True
             if folder in self.folders:
@@ -137,6 +137,11 @@ def _leave(reading: Reading, folder: Path, why: str) -> None:
     if why:
         name = _text(folder) or str(reading.folder)
         reading.bad[printable(name)] = BadFile(name, (Problem(name, "", "", why),))
+
+
+def folders_of(file: str) -> list[str]:
+    """The folders that a file is in, the root last, as ''."""
+    return [_text(folder) for folder in Path(file).parents]
 
 
 def _text(folder: Path) -> str:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem
 from vfd.daemon.aim import Configured
 from vfd.daemon.files import BadFile
 from vfd.daemon.memory import Kept, Known
-from vfd.daemon.reading import Reading
+from vfd.daemon.reading import Reading, folders_of
 from vfd.policy.shown import plural
 
 if TYPE_CHECKING:
@@ -50,11 +49,6 @@ def look_for(service: Service, reading: Reading, *, confirmed: bool) -> None:
     for folder, files in folders.items():
         entry = _entry(service, folder, [service.vanished[file].name for file in files])
         service.bad[entry.file] = entry
-
-
-def folders_of(file: str) -> list[str]:
-    """The folders that a file is in, ``config_dir`` itself last, as ''."""
-    return [str(folder) if folder.parts else "" for folder in Path(file).parents]
 
 
 def _blamed(before: Kept, missing: Iterable[str], reading: Reading) -> dict[str, str]:

@@ -10,15 +10,13 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from vfd.nic.addresses import SCOPE_LINK, addresses
 from vfd.nic.kernel.sriov import NETDEVS, link_name
 from vfd.nic.netlink import Netlink, NetlinkError, attr, parse_attrs, u32
 from vfd.policy.shown import printable
 
-_RTM_GETADDR, _RTM_GETROUTE = 22, 26
-_IFADDR, _RTMSG = struct.Struct("=BBBBi"), struct.Struct("=BBBBBBBBI")
-_IFA_ADDRESS, _IFA_LOCAL, _RTA_DST, _RTA_OIF = 1, 2, 1, 4
-_SCOPE_LINK = 253
-"""RT_SCOPE_LINK: an address of this scope, or a host's own, is nobody's but this link's."""
+_RTM_GETROUTE, _RTA_DST, _RTA_OIF = 26, 1, 4
+_RTMSG = struct.Struct("=BBBBBBBBI")
 _FIB_MATCH = 0x2000
 """RTM_F_FIB_MATCH: the route itself is told, and not what becomes of one address."""
 _FAR = {2: ipaddress.ip_address("198.51.100.1"), 10: ipaddress.ip_address("2001:db8::1")}
@@ -54,12 +52,9 @@ def _links(index: int) -> Iterator[str]:
 
 def _addresses(netlink: Netlink, index: int) -> Iterator[str]:
     """Those by which others may reach this host."""
-    for _, body in netlink.dump(_RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0), "listing addresses"):
-        _, length, _, scope, owner = _IFADDR.unpack_from(body)
-        found = parse_attrs(body, _IFADDR.size)
-        address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
-        if owner == index and scope < _SCOPE_LINK and address:
-            yield f"it has {ipaddress.ip_address(address)}/{length}"
+    for address in addresses(netlink, index):
+        if address.scope < SCOPE_LINK:
+            yield f"it has {address.text}"
 
 
 def _is_default(netlink: Netlink, family: int, index: int) -> bool:

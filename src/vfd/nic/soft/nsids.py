@@ -28,6 +28,5 @@ def parse_nsid(body: bytes) -> int | None:
 def nsid_of(netlink: Netlink, namespace: int) -> int | None:
     """The id that the socket's namespace has for the one of a descriptor; None: none yet."""
     body = struct.pack("=Bxxx", 0) + attr_u32(3, namespace)  # NETNSA_FD
-    a = parse_attrs(netlink.get(RTM_GETNSID, body, "asking for a namespace's id"), 4)
-    nsid = int(struct.unpack_from("=i", a[1])[0]) if 1 in a else -1
-    return None if nsid < 0 else nsid
+    nsid = parse_nsid(netlink.get(RTM_GETNSID, body, "asking for a namespace's id"))
+    return None if nsid is None or nsid < 0 else nsid

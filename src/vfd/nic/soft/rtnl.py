@@ -238,7 +238,8 @@ def set_link(
     if name is not None:
         body += attr_text(IFLA_IFNAME, name)
     if alias is not None:
-        body += attr_text(IFLA_IFALIAS, alias)
+        # the kernel takes an alias away that is empty, without the zero byte of a text
+        body += attr_text(IFLA_IFALIAS, alias) if alias else attr(IFLA_IFALIAS, b"")
     if namespace is not None:
         body += attr_u32(IFLA_NET_NS_FD, namespace)
         if new_index is not None:

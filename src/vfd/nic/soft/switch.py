@@ -43,6 +43,8 @@ _UPLINKS = range(0x90, 0xA0)
 force. What has one of them was brought there as an uplink."""
 HOST_MTU = 65535
 """The host ends': no frame is too large to reach the program, which judges and counts it."""
+TAP_MTU = HOST_MTU - 30
+"""A tap's: it takes a little less (drivers/net/tun.c, tun_net_init)."""
 XDP_MTU = 3072
 """The host ends' while neither VF nor guest has a larger one. A guest's veth takes a native XDP
 program only if what comes fits a page (drivers/net/veth.c, veth_xdp_set; 3506 bytes on x86)."""
@@ -322,7 +324,7 @@ class Switch:
                 flags=IFF_NOARP,
                 flags_mask=IFF_NOARP,
                 mac=vfs[vfid][0],
-                mtu=HOST_MTU - 30,
+                mtu=TAP_MTU,
             )
             for vfid, link in found.items()
         ]
@@ -335,7 +337,7 @@ class Switch:
         self.hook_vfs({vfid: link.index for vfid, link in found.items()})
         for vfid, link in found.items():
             self.ports[vfid] = Vf(
-                link.index, False, True, (None, link.index), False, link.losses, HOST_MTU - 30, 0
+                link.index, False, True, (None, link.index), False, link.losses, TAP_MTU, 0
             )
 
     def hook_vfs(self, hosts: Mapping[int, int]) -> None:

@@ -10,20 +10,18 @@ and outlives daemons; whoever releases it reads it there.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfd.nic.addresses import SCOPE_LINK, addresses
 from vfd.nic.netlink import (
     Attrs,
     Message,
     Netlink,
     NetlinkError,
-    attr,
-    attr_text,
     attr_u8,
     nest,
     parse_attrs,
@@ -34,13 +32,10 @@ from vfd.nic.soft import rtnl
 from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, IFF_UP, Link
 
 _IFINFO = struct.Struct("=BxHiII")
-_IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
-_RTM_GETADDR, _RTM_GETROUTE = 22, 26
-_IFLA_IFALIAS, _IFLA_NETNS_IMMUTABLE = 20, 67
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_OIF, _RTA_MULTIPATH = 4, 9
-_RT_SCOPE_LINK, _RTN_UNICAST, _RTPROT_KERNEL = 253, 1, 2
+_RTM_GETROUTE, _RTA_OIF, _RTA_MULTIPATH = 26, 4, 9
+_RTN_UNICAST, _RTPROT_KERNEL = 1, 2
+_IFLA_NETNS_IMMUTABLE = 67
 _ARPHRD_ETHER = 1
 _SWITCHES = {"bridge": "a bridge", "openvswitch": "a switch of Open vSwitch"}
 _HELD = {"bond", "team"}
@@ -127,12 +122,9 @@ def _devices(netlink: Netlink, link: Link) -> Iterator[str]:
 
 def _addresses(netlink: Netlink, link: Link) -> Iterator[str]:
     """Its addresses, but for those that IPv6 makes of its MAC by itself."""
-    body = _IFADDR.pack(0, 0, 0, 0, link.index)
-    for _, raw in netlink.dump(_RTM_GETADDR, body, "listing addresses"):
-        family, length, _, scope, index = _IFADDR.unpack_from(raw)
-        found = parse_attrs(raw, _IFADDR.size)
-        if index == link.index and not (family == rtnl.AF_INET6 and scope == _RT_SCOPE_LINK):
-            yield f"{_ip(found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b''))}/{length}"
+    for address in addresses(netlink, link.index):
+        if not (address.family == rtnl.AF_INET6 and address.scope == SCOPE_LINK):
+            yield address.text
 
 
 def _routes(netlink: Netlink, link: Link) -> Iterator[str]:
@@ -162,19 +154,15 @@ def _hops(found: Attrs) -> set[int]:
     return hops
 
 
-def _ip(raw: bytes) -> str:
-    return str(ipaddress.ip_address(raw)) if len(raw) in (4, 16) else raw.hex()
-
-
 # -- What is given back -----------------------------------------------------------------------
 
 
-def note(netlink: Netlink, link: Link, nic_id: str) -> bytes:
-    """The attribute that makes a netdev remember how it was; nothing where it does already."""
+def note(netlink: Netlink, link: Link, nic_id: str) -> str | None:
+    """The alias that makes a netdev remember how it was; None where it does already."""
     _, attrs = _look(netlink, link)
-    alias = text_of(attrs.get(_IFLA_IFALIAS, b""))
+    alias = text_of(attrs.get(rtnl.IFLA_IFALIAS, b""))
     if _NOTED.fullmatch(alias):
-        return b""
+        return None
     words = ["up" if link.up else "down"]
     words += [word for word, bit in _FLAGS.items() if link.flags & bit]
     if (mode := _mode(attrs)) is not None:
@@ -182,7 +170,7 @@ def note(netlink: Netlink, link: Link, nic_id: str) -> bytes:
     noted = f"vfd wire of {nic_id}: was {','.join(words)}"
     if alias and len(noted.encode()) + 2 + len(alias.encode()) <= _LONGEST_ALIAS:
         noted += f"; {alias}"
-    return attr_text(_IFLA_IFALIAS, noted)
+    return noted
 
 
 _FLAGS = {"noarp": IFF_NOARP, "promisc": IFF_PROMISC}
@@ -204,7 +192,7 @@ def before(netlink: Netlink, link: Link) -> Before:
         if e.errno != errno.ENODEV:
             raise
         attrs = {}
-    alias = text_of(attrs.get(_IFLA_IFALIAS, b""))
+    alias = text_of(attrs.get(rtnl.IFLA_IFALIAS, b""))
     found = _NOTED.fullmatch(alias)
     if found is None:
         return Before(0, None, alias)
@@ -224,24 +212,18 @@ def as_before(index: int, name: str, was: Before) -> list[Message]:
         body = _IFINFO.pack(0, 0, index, 0, 0) + nest(rtnl.IFLA_AF_SPEC, inet6)
         messages.append(Message(rtnl.RTM_SETLINK, body, 0, what))
     mask = IFF_UP | IFF_NOARP | IFF_PROMISC
-    body = _IFINFO.pack(0, 0, index, was.flags, mask) + _alias(was.alias)
-    return [*messages, Message(rtnl.RTM_SETLINK, body, 0, what)]
+    back = rtnl.set_link(index, what=what, flags=was.flags, flags_mask=mask, alias=was.alias)
+    return [*messages, back]
 
 
-def _alias(alias: str) -> bytes:
-    # the kernel takes an alias away that is empty, without the zero byte of a text
-    return attr_text(_IFLA_IFALIAS, alias) if alias else attr(_IFLA_IFALIAS, b"")
-
-
-def take(index: int, name: str, noted: bytes, namespace: int, new_index: int) -> Message:
+def take(index: int, name: str, noted: str | None, namespace: int, new_index: int) -> Message:
     """Moves a netdev, with what is noted of it: a kill leaves both or neither."""
-    body = _IFINFO.pack(0, 0, index, 0, 0) + noted
-    body += attr(rtnl.IFLA_NET_NS_FD, struct.pack("=I", namespace))
-    body += attr(rtnl.IFLA_NEW_IFINDEX, struct.pack("=i", new_index))
-    return Message(rtnl.RTM_SETLINK, body, 0, f"taking the uplink {name}")
+    what = f"taking the uplink {name}"
+    return rtnl.set_link(index, what=what, alias=noted, namespace=namespace, new_index=new_index)
 
 
-def noting(index: int, name: str, noted: bytes) -> list[Message]:
+def noting(index: int, name: str, noted: str | None) -> list[Message]:
     """The same for one that stays where it is."""
-    body = _IFINFO.pack(0, 0, index, 0, 0) + noted
-    return [Message(rtnl.RTM_SETLINK, body, 0, f"taking the uplink {name}")] if noted else []
+    if noted is None:
+        return []
+    return [rtnl.set_link(index, what=f"taking the uplink {name}", alias=noted)]

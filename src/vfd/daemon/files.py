@@ -140,9 +140,10 @@ class Files:
             return False
 
     def edited(self, in_force: Iterable[Configured]) -> dict[str, str]:
-        """Which files of these say something else by now than what is in force, with what is the
-        matter, in words. Any thread may ask: it may wait for a slow file system."""
-        found = {}
+        """Which files of these, all in force, say something else by now, with what is the matter,
+        in words. Any thread may ask: it may wait for a slow file system."""
+        found: dict[str, str] = {}
+        same: dict[str, tuple[tuple[int, ...], VfPolicy]] = {}
         for one in in_force:
             try:
                 about = (self.folder / one.file).lstat()
@@ -152,16 +153,17 @@ class Files:
             except OSError:
                 continue
             stamp = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-            if self._same.get(one.file) == (stamp, one.policy):
-                continue
-            if self.says(one):
+            if (known := self._same.get(one.file)) == (stamp, one.policy):
+                same[one.file] = known
+            elif self.says(one):
                 if stat.S_ISREG(about.st_mode):  # a link stays the same when its target changes
-                    self._same[one.file] = (stamp, one.policy)
+                    same[one.file] = (stamp, one.policy)
             else:
                 found[one.file] = (
                     f"edited, not in force: {one.file} says something else by now; `iplex plan"
                     f" {one.policy.name}` shows what, a reload or `iplex update` puts it in force"
                 )
+        self._same = same
         return found
 
     def file_of(self, name: str) -> str:

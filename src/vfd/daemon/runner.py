@@ -75,6 +75,8 @@ class Daemon:
         self._log_as = log_as
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="nic")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._looker = ThreadPoolExecutor(1, thread_name_prefix="look")
+        self._looking: asyncio.Future[dict[str, str]] | None = None
         self._reloading = asyncio.Lock()
         self._watched: dict[str, int] = {}
         self._repairs: deque[float] = deque(maxlen=REPAIRS)
@@ -180,7 +182,14 @@ class Daemon:
             for one in managed.vfs.values()
             if one.file not in self.service.vanished
         ]
-        looking = self._loop.run_in_executor(None, self.service.files.edited, in_force)
+        if (before := self._looking) is not None and not before.done():
+            # One that hangs keeps its thread: it must not have one for each who asks.
+            await asyncio.wait([before], timeout=FILES_PATIENCE)
+            if not before.done():
+                return {}
+        self._looking = looking = self._loop.run_in_executor(
+            self._looker, self.service.files.edited, in_force
+        )
         done, _ = await asyncio.wait([looking], timeout=FILES_PATIENCE)
         return looking.result() if done else {}
 
@@ -197,7 +206,7 @@ class Daemon:
                 await self.call(self.service.stop)
         except TimeoutError:
             log.warning("stopping while a NIC is busy: the next start completes what was begun")
-        for executor in (self._writer, self._reader):
+        for executor in (self._writer, self._reader, self._looker):
             executor.shutdown(wait=False, cancel_futures=True)
 
     def status(self) -> str:

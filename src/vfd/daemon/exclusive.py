@@ -51,8 +51,14 @@ class Lock:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         while True:
             self.fd = os.open(self.path, flags, 0o600)
-            os.fchmod(self.fd, 0o600)
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                os.fchmod(self.fd, 0o600)
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                os.close(self.fd)
+                raise
             if os.fstat(self.fd).st_nlink:
                 return
             os.close(self.fd)  # its holder removed it after we had opened it: lock the next one

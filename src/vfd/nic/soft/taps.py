@@ -97,8 +97,13 @@ class _Holders:
     def __init__(self) -> None:
         self._closed: Inotify | None = None
         with contextlib.suppress(OSError):
-            self._closed = Inotify(CLOSE)
-            self._closed.watch(_TUN)
+            closed = Inotify(CLOSE)
+            try:
+                closed.watch(_TUN)
+            except OSError:
+                closed.close()
+            else:
+                self._closed = closed
 
     def fileno(self) -> int | None:
         return self._closed.fileno() if self._closed else None

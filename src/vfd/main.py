@@ -148,7 +148,7 @@ def main(
     Exit codes: 0 stopped, 1 a fault of vfd itself (the environment's VFD_DEBUG=1 has its traceback
     printed) or output that can't be written, 2 usage, 3 configuration refused or config_dir can't
     be made, 5 socket or NIC in use, or the socket can't be made, 130 ended by Ctrl-C before it
-    served.
+    served, 141 the reader of the output went away.
     """
     del foreground
     for option, given in (("--config", config), ("--socket", socket_path)):

@@ -271,12 +271,12 @@ def _extended(flags: int, body: bytes) -> str:
 
 def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """The messages in one datagram as (type, flags, sequence, body)."""
-    for kind, flags, sequence, _, body in split_with_sender(data):
-        yield kind, flags, sequence, body
+    for kind, flags, sequence, _, body in _messages(memoryview(data)):
+        yield kind, flags, sequence, bytes(body)
 
 
-def split_with_sender(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """The messages in one datagram as (type, flags, sequence, sender's port id, body)."""
+def _messages(data: memoryview) -> Iterator[tuple[int, int, int, int, memoryview]]:
+    """The same with the sender's port id before the body, nothing of which is copied."""
     offset = 0
     while offset + 16 <= len(data):
         size, kind, flags, sequence, sender = _HEADER.unpack_from(data, offset)
@@ -343,14 +343,8 @@ class Listener:
             for level, kind, value in ancillary:
                 if level == SOL_NETLINK and kind == NETLINK_LISTEN_ALL_NSID:
                     nsid = struct.unpack_from("=i", value)[0]
-            offset = 0
-            while offset + 16 <= size:
-                length, message, _, _, sender = _HEADER.unpack_from(view, offset)
-                if length < 16:
-                    break
-                body = bytes(view[offset + 16 : offset + length])
-                heard.append((nsid, message, sender, body))
-                offset += (length + 3) & ~3
+            for message, _, _, sender, body in _messages(view[:size]):
+                heard.append((nsid, message, sender, bytes(body)))
         return heard, lost
 
 

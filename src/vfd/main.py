@@ -8,6 +8,7 @@ guests were promised must not wait for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -304,7 +305,8 @@ async def _serve(
 
 
 async def _reload(daemon: Daemon) -> None:
-    await daemon.reload()
+    with contextlib.suppress(Exception):  # it is told where it happens, and nobody waits
+        await daemon.reload()
 
 
 async def _answer(daemon: Daemon, listening: Sockets, groups: Groups, stop: asyncio.Event) -> None:

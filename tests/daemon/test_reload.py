@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from vfd.api.views import health
-from vfd.config.main_file import parse_main
+from vfd.config.main_file import ParsedMain, parse_main
 from vfd.daemon import exclusive, runner
 from vfd.daemon.request import Source
 from vfd.daemon.service import Service
@@ -93,6 +95,28 @@ def test_a_nic_is_let_go_of_while_its_events_are_handled(service: Service) -> No
     asyncio.run(life())
     gc.collect()
     assert mistakes == []
+
+
+def test_whoever_asked_for_a_reload_that_fails_is_told_so(service: Service) -> None:
+    """`iplex reload` must not say that all was read again."""
+
+    async def life() -> None:
+        daemon = runner.Daemon(service, service.journal, lambda: main, lambda _: None)
+        await daemon.start()
+        nic_of(service).bug = RuntimeError("a fault of the driver's")
+        with pytest.raises(RuntimeError):
+            await daemon.reload()
+        nic_of(service).bug = None
+        assert await daemon.reload() == ()
+        await daemon.stop()
+
+    service.stop()
+    main = ParsedMain(service.main, ())
+    asyncio.run(life())
+    assert [e.text for e in service.journal.since(0) if e.kind == "failed"] == [
+        "reload: a fault of the driver's"
+    ]
+    assert len([e for e in service.journal.since(0) if e.kind == "reloaded"]) == 1
 
 
 def test_health_is_told_while_nics_come_and_go(service: Service) -> None:

@@ -132,7 +132,7 @@ class Daemon:
 
     async def reload(self, *, confirm_gone: bool = False) -> tuple[Problem, ...]:
         """All configuration is read again. A bad ``vfd.cfg`` changes nothing: what is wrong with it
-        is told until a good one is read, and returned."""
+        is told until a good one is read, and returned. What else fails is told, and raised."""
         problems: tuple[Problem, ...] = ()
         notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
@@ -144,8 +144,10 @@ class Daemon:
         except Exception as error:
             log.exception("reload")
             self.journal.emit("failed", f"reload: {error}", level="error")
-        self._watch()
-        notify(READY="1", STATUS=self.status())
+            raise
+        finally:
+            self._watch()
+            notify(READY="1", STATUS=self.status())
         return problems
 
     async def _reload(self, confirm_gone: bool) -> None:

@@ -70,7 +70,7 @@ def _asked_for(
         case "DELETE", ["v1", "pfs", pf]:
             gone = all(one["id"] != pf for one in client.get("/v1/pfs")["pfs"])
             return {"detail": f"{pf} is removed: {NOTE}"} if gone else None
-    return None  # counters' zeros, the log's level: asked for again they are as asked
+    return None  # a reload, counters' zeros, the log's level: to be asked for again
 
 
 def _name(body: Mapping[str, Any]) -> str:

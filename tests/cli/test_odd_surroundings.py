@@ -214,6 +214,17 @@ def test_rubbish_in_place_of_an_answer_is_told_as_that(
             assert "fault of iplex" not in ended.err, ended.err
 
 
+@pytest.mark.parametrize("line", ["status ", "caps ", "add "])
+def test_a_key_press_says_nothing_of_an_answer_that_is_none(tmp_path: Path, line: str) -> None:
+    with answering(RUBBISH["an empty object"], tmp_path) as path:
+        ended = in_shell(
+            f"COMP_WORDS='iplex {line}' COMP_CWORD=2 _IPLEX_COMPLETE=bash_complete iplex",
+            tmp_path,
+            VFD_SOCKET=str(path),
+        )
+    assert (ended.code, ended.err) == (0, "")
+
+
 def test_a_daemon_of_another_version_is_named_as_the_likely_cause(
     iplex: Iplex, tmp_path: Path
 ) -> None:

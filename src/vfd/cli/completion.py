@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from vfd.api.client import ApiError, Client, NoDaemonError
+from vfd.api.client import ApiError, Client, NoDaemonError, StrangeAnswerError
 from vfd.cli.command import Command, Example, Settings, settings
 from vfd.cli.source import stem
 
@@ -19,6 +19,8 @@ PATIENCE = 0.5
 """Seconds. A key press that hangs is worse than one that completes nothing."""
 _LISTED = 10_000
 """Files of config_dir that are looked through."""
+_NO_ANSWER = (ApiError, NoDaemonError, StrangeAnswerError, click.UsageError, TypeError)
+"""What ends in nothing being offered: a message amid the command line helps nobody."""
 _PLAIN = re.compile(r"[\w.:/@%+,=-]+", re.ASCII)
 """What every shell takes as one word and as nothing but a word. A shell puts what it is offered on
 the command line as it stands, and a tenant may have chosen a name such as ``a;reboot``: other
@@ -32,7 +34,7 @@ def _client(context: click.Context) -> Client:
 def _rows(context: click.Context) -> list[dict[str, str]]:
     try:
         rows = _client(context).get("/v1/show")["rows"]
-    except (ApiError, NoDaemonError, click.UsageError, KeyError, TypeError):
+    except _NO_ANSWER:
         return []
     return list(rows)
 
@@ -68,7 +70,7 @@ def complete_new(
     found = []
     try:
         folder = _client(context).get("/v1/version")["config_dir"]
-    except (ApiError, NoDaemonError, click.UsageError, KeyError, TypeError):
+    except _NO_ANSWER:
         folder = ""
     for file in itertools.islice(_files_of(folder), _LISTED) if folder else ():
         name = stem(file)
@@ -91,14 +93,13 @@ def complete_pf(
     context: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     try:
-        pfs = _client(context).get("/v1/pfs")["pfs"]
-    except (ApiError, NoDaemonError, click.UsageError, KeyError, TypeError):
+        return [
+            CompletionItem(pf["id"], help=" ".join(filter(None, (pf["backend"], pf["model"]))))
+            for pf in _client(context).get("/v1/pfs")["pfs"]
+            if _fits(pf["id"], incomplete)
+        ]
+    except _NO_ANSWER:
         return []
-    return [
-        CompletionItem(pf["id"], help=" ".join(filter(None, (pf["backend"], pf["model"]))))
-        for pf in pfs
-        if _fits(pf["id"], incomplete)
-    ]
 
 
 def complete_port(

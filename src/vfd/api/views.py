@@ -163,11 +163,14 @@ def _warnings(managed: Managed, vfid: int | None) -> list[str]:
 
 def _shared_with_others(managed: Managed, policy: VfPolicy) -> list[str]:
     """MACs of a VF that VFs which another manager has wear, too."""
+    ours = managed.aim.ours() if managed.aim else None
+    if ours is None or managed.seen is None:
+        return []
     mine = {policy.vm_mac, *policy.macs} - {None}
     return [
         f"VF {vfid}, which is not managed here, has the MAC {state.mac} of this VF, too"
-        for vfid, state in (managed.seen.vfs.items() if managed.seen and mine else ())
-        if state.mac in mine and managed.is_left(vfid)
+        for vfid, state in managed.seen.vfs.items()
+        if state.mac in mine and vfid not in ours
     ]
 
 

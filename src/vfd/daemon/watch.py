@@ -41,8 +41,9 @@ def handle(service: Service, managed: Managed) -> int:
     except NicError as error:
         service.journal.emit("failed", str(error), level="error", pf=managed.id)
         events = [Event(EventKind.OVERRUN, text=str(error))]
-    if theirs := [e for e in events if _is_anothers(managed, e)]:
-        events = [event for event in events if event not in theirs]
+    ours = [event for event in events if not _is_anothers(managed, event)]
+    if len(ours) < len(events):
+        events = ours
         look(service, managed)
     if not events:
         return 0

@@ -12,8 +12,8 @@ from vfd.policy.rate import NONE
 from vfd.policy.values import LinkStatus, VfRules
 
 _DEFAULT = VfRules()
-_DEFAULTS: Mapping[str, Any] = {name: getattr(_DEFAULT, name) for name in VfRules.model_fields}
-
+DEFAULTS: Mapping[str, Any] = {name: getattr(_DEFAULT, name) for name in VfRules.model_fields}
+"""Of the attributes of a VF's rules of which none is stated."""
 
 _SHUT = Assignment(None, frozenset({"vm_mac"}))
 """Closed meanwhile: its guest keeps the MAC that it has."""
@@ -127,7 +127,7 @@ def merged(shown: Iterable[Shown]) -> VfRules | None:
         for attribute, value in part.items():
             if attribute in TAGGING and tagging is not None and part is not tagging:
                 continue
-            if attribute not in said and value != _DEFAULTS[attribute]:
+            if attribute not in said and value != DEFAULTS[attribute]:
                 said[attribute] = value
     if said == {"link_status": LinkStatus.OFF}:
         return None

@@ -18,6 +18,7 @@ from typing import Any
 
 from vfd.nic.kernel.flower import Rules
 from vfd.nic.kernel.flower_netlink import SKIP_HW, SKIP_SW, Found, Tc
+from vfd.nic.kernel.parts import DEFAULTS
 from vfd.nic.kernel.representors import Representors
 from vfd.nic.kernel.surface import Assignment, Shown
 from vfd.nic.kernel.switchdev_compile import Eswitch, compile_rules
@@ -38,7 +39,6 @@ _OFFERS = (
     "macs", "mac_anti_spoof", "allow_bcast", "allow_mcast", "allow_un_ucast",
     "mirror", "storm_limit", "max_rx_rate",
 )  # fmt: skip
-_DEFAULTS = {name: getattr(VfRules(), name) for name in VfRules.model_fields}
 _NOTED = {*_OFFERS, "vm_mac", "link_status"}
 """What is noted of a policy with its rules; the rest is others', and may follow from these."""
 _BROKEN = {"vlans": (), "allow_untagged": False, "mac_anti_spoof": False, "vlan_anti_spoof": False}
@@ -265,11 +265,11 @@ class SwitchdevSurface:
             return None
         mine = assigned.attributes & set(self._offers)
         kept = {name: getattr(rules, name) for name in (*sorted(mine), "vm_mac", "link_status")}
-        return VfRules.model_construct(**{**_DEFAULTS, **kept})
+        return VfRules.model_construct(**{**DEFAULTS, **kept})
 
     def _shown(self, rules: VfRules | None) -> Shown:
         if rules is None:
-            closed = {**_DEFAULTS, "link_status": LinkStatus.OFF}
+            closed = {**DEFAULTS, "link_status": LinkStatus.OFF}
             return {name: closed[name] for name in self._offers}
         return {name: getattr(rules, name) for name in self._offers}
 

@@ -1,7 +1,7 @@
 """``python -m bench.abuser``: one hostile process, for a bounded time. What ``make abuse`` runs.
 
-Guests' attacks run in the guest's network namespace, on its ``eth0``; members' at the socket, as a
-user of the group. Each prints a line when it begins, and at its end how often it struck.
+Guests' attacks run in the guest's network namespace, on its ``eth0``; members' at the socket, as
+users of the group. Each prints a line when it begins, and at its end how often it struck.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from bench.tenants import MARK, SPOOFED
 from vfd.nic.soft import namespace
 
 _NETDEV = "eth0"
+
+FIRST_UID = 64000
+"""Of the users that members are."""
 
 Strike = Callable[[int], None]
 """One blow; which one of how many, counted from 0."""
@@ -121,14 +124,18 @@ def main() -> int:
     parser.add_argument("attack")
     parser.add_argument("--netns", help="the guest's namespace")
     parser.add_argument("--socket", help="the daemon's socket")
-    parser.add_argument("--group", type=int, help="become a member of this group, and nobody")
+    parser.add_argument("--group", type=int, help="become members of this group")
+    parser.add_argument("--processes", type=int, default=1, help="so many, each another user")
     parser.add_argument("--number", type=int, default=1000, help="of macvlans")
     parser.add_argument("--seconds", type=float, default=3)
     options = parser.parse_args()
+    uid = FIRST_UID
+    while (uid := uid + 1) < FIRST_UID + options.processes and os.fork():
+        pass
     if options.group is not None:
         os.setgroups([])
         os.setgid(options.group)
-        os.setuid(65534)
+        os.setuid(uid)
     with namespace.inside(options.netns) if options.netns else contextlib.nullcontext():
         if options.attack == "spoof":
             strike = _spoof()
@@ -138,12 +145,12 @@ def main() -> int:
             strike = _member(options.attack, options.socket)
         else:
             strike = _guest(options.attack)
-        print("begins", flush=True)
+        os.write(1, b"begins\n")  # in one piece, whoever else of us does
         end, turn = time.monotonic() + options.seconds, 0
         while time.monotonic() < end:
             strike(turn)
             turn += 1
-    print(turn, flush=True)
+    os.write(1, f"{turn}\n".encode())
     return 0
 
 

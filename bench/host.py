@@ -80,6 +80,7 @@ class Host:
                     env={**os.environ, "NOTIFY_SOCKET": where},
                     stdout=subprocess.DEVNULL,
                     stderr=log,
+                    start_new_session=True,  # a service has CPU shares of its own
                 )
             try:
                 while b"READY=1" not in notify.recv(4096):

@@ -16,7 +16,7 @@ import vfd.nic.soft as soft
 from vfd.nic.protocol import EventKind, NicError
 from vfd.nic.soft import namespace
 from vfd.plan.changes import VfChange
-from vfd.policy.values import NicPolicy
+from vfd.policy.values import NicPolicy, PfPolicy
 
 
 def talk(w: World, sender: int, receiver: int) -> int:
@@ -232,6 +232,14 @@ def test_a_nic_is_removed_while_its_uplink_vanishes() -> None:
             namespace.remove(station)
             soft.destroy(w.pf)
             assert not namespace.exists(f"vfd-{w.id}")
+
+
+def test_a_nic_is_removed_though_a_kill_left_no_more_than_its_name() -> None:
+    pf = PfPolicy(id=f"t{os.urandom(3).hex()}", backend="soft")
+    name = namespace.path(f"vfd-{pf.id}")
+    name.touch()
+    soft.destroy(pf)
+    assert not name.exists()
 
 
 def test_fewer_vfs_take_the_last_ones_away_and_more_bring_new_ones() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vfd.nic.soft import namespace
 from vfd.nic.soft.nic import SoftNic
 from vfd.nic.soft.switch import Switch
 from vfd.policy.values import PfPolicy
@@ -27,6 +28,8 @@ def destroy(pf: PfPolicy) -> None:
         if switch.exists():
             switch.enter()
             switch.demolish()
+        else:  # a kill may have left the file that the namespace was to be named by
+            namespace.remove(switch.namespace)
     finally:
         switch.close()
 

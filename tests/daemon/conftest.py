@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from vfd.daemon.files import Files
 from vfd.daemon.journal import Journal
 from vfd.daemon.service import Service
 from vfd.daemon.zero import Zero
+from vfd.nic.soft import namespace
 from vfd.policy.values import PfPolicy
 
-from .harness import Vfd
+from .harness import Vfd, run, wait_for
 from .plain_nic import PlainNic
 
 
@@ -78,3 +79,20 @@ def served(
     finally:
         made.stop()
         (LOCKS / f"{pf}.lock").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def seat(vfd: Vfd) -> Iterator[Callable[[int], str]]:
+    """Gives a VF to a guest's new namespace, as eth0, up; returns the namespace's name."""
+    with ExitStack() as made:
+
+        def seated(vfid: int) -> str:
+            name = f"{vfd.pf}g{vfid}"
+            namespace.create(name)
+            made.callback(namespace.remove, name)
+            run("ip", "link", "set", f"{vfd.pf}v{vfid}", "netns", name, "name", "eth0")
+            run("ip", "-n", name, "link", "set", "eth0", "up")
+            wait_for(lambda: vfd.row(vfid)["extended"]["held"])
+            return name
+
+        yield seated

@@ -180,3 +180,8 @@ def wait_for(condition: Any, timeout: float = 5) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError(f"{condition} stayed false for {timeout} s")
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stderr}"

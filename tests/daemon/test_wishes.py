@@ -3,10 +3,8 @@ then. With real guests: namespaces that do to their interfaces what keepalived a
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,32 +13,10 @@ from tests.soft.world import frame
 from vfd.nic.soft import namespace
 from vfd.nic.soft.tap import open_tap
 
-from .harness import Vfd, wait_for
+from .harness import Vfd, run, wait_for
 
 M, N = "02:00:00:00:00:4d", "02:00:00:00:00:4e"
 GROUP = "01:00:5e:01:02:03"
-
-
-def run(*command: str) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-
-
-@pytest.fixture
-def seat(vfd: Vfd) -> Iterator[Callable[[int], str]]:
-    """Gives a VF to a guest's new namespace, as eth0, up; returns the namespace's name."""
-    with contextlib.ExitStack() as made:
-
-        def seated(vfid: int) -> str:
-            name = f"{vfd.pf}g{vfid}"
-            namespace.create(name)
-            made.callback(namespace.remove, name)
-            run("ip", "link", "set", f"{vfd.pf}v{vfid}", "netns", name, "name", "eth0")
-            run("ip", "-n", name, "link", "set", "eth0", "up")
-            wait_for(lambda: vfd.row(vfid)["extended"]["held"])
-            return name
-
-        yield seated
 
 
 def wishes(vfd: Vfd, vfid: int) -> list[tuple[str, Any]]:

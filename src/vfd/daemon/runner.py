@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -48,8 +48,9 @@ FILES_PATIENCE = 1.0
 STARTING = 8
 """``start_cb`` that run at a time: after a start there may be as many to run as there are VFs."""
 REPAIRS, REPAIR_WINDOW = 20, 10.0
-"""Who undoes our repairs oftener than this (in seconds) is answered only once a second: two
-programs that fight over a NIC must not take the whole CPU."""
+"""Who undoes a NIC's repairs oftener than this (in seconds) waits for the next one until NICs in
+trouble are tried again: two programs that fight over a NIC must not take the whole CPU. Its guests
+are answered meanwhile."""
 
 T = TypeVar("T")
 
@@ -79,7 +80,8 @@ class Daemon:
         self._looking: asyncio.Future[dict[str, str]] | None = None
         self._reloading = asyncio.Lock()
         self._watched: dict[str, int] = {}
-        self._repairs: deque[float] = deque(maxlen=REPAIRS)
+        self._repairs: defaultdict[str, deque[float]] = defaultdict(partial(deque, maxlen=REPAIRS))
+        """When each NIC was repaired last."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._mending = False
         self._doing = ""
@@ -253,20 +255,21 @@ class Daemon:
         began = time.monotonic()
         if managed is not None:
             try:
-                repairs = await self.call(handle, self.service, managed)
+                tired = self._is_tired_of_repairing(pf_id)
+                repairs = await self.call(partial(handle, repair=not tired), self.service, managed)
+                self._repairs[pf_id].extend([time.monotonic()] * min(repairs, REPAIRS))
             except Exception:
                 log.exception("handling events of %s", pf_id)
                 managed.doubt("its events could not be handled: the daemon's log says more")
                 self._mind()
-                repairs = REPAIRS
-            if repairs:
-                now = time.monotonic()
-                self._repairs.extend([now] * min(repairs, REPAIRS))
-                if len(self._repairs) == REPAIRS and now - self._repairs[0] < REPAIR_WINDOW:
-                    await asyncio.sleep(1)
+                await asyncio.sleep(RETRY)
         await asyncio.sleep(min(time.monotonic() - began, BREATH))
         if self._watched.get(pf_id) == fd:
             self._loop.add_reader(fd, self._readable, pf_id, fd)
+
+    def _is_tired_of_repairing(self, pf_id: str) -> bool:
+        repairs = self._repairs[pf_id]
+        return len(repairs) == REPAIRS and time.monotonic() - repairs[0] < REPAIR_WINDOW
 
     def _mind(self) -> None:
         """NICs in trouble are tried again; nothing wakes up while there are none."""

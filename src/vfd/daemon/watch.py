@@ -28,10 +28,11 @@ _LOOK_AGAIN = frozenset(
 """After these, what the NIC shows may differ from what the daemon last saw."""
 
 
-def handle(service: Service, managed: Managed) -> int:
+def handle(service: Service, managed: Managed, *, repair: bool = True) -> int:
     """Deals with all that the NIC has to report. Returns how many repairs it made.
 
-    Requests that came one after the other are answered together.
+    Requests that came one after the other are answered together. ``repair`` false: what somebody
+    changed stays so until NICs in trouble are tried again.
     """
     nic = managed.nic
     if nic is None:
@@ -61,6 +62,9 @@ def handle(service: Service, managed: Managed) -> int:
                 changed.add(event.vfid)
     managed.wishes.are_listed = True
     kinds = {event.kind for event in events}
+    if EventKind.DRIFT in kinds and not repair:
+        kinds.remove(EventKind.DRIFT)
+        managed.doubt("somebody else changes it again and again: repaired once a second")
     if EventKind.LOST in kinds and EventKind.BACK not in kinds:
         return 0
     if EventKind.BACK in kinds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import secrets
@@ -11,6 +12,7 @@ import tarfile
 import time
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -115,19 +117,26 @@ def test_the_wheel_has_the_program_the_schemas_and_the_licences(wheel: Path, ver
     assert modules - names == set()
 
 
+def imports(module: ast.Module) -> Iterator[str]:
+    """The modules that a file imports, wherever in it."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
 def test_the_wheel_states_its_licences_and_just_what_it_imports(wheel: Path, version: str) -> None:
     with zipfile.ZipFile(wheel) as file:
         told = HeaderParser().parsestr(file.read(f"vfd-{version}.dist-info/METADATA").decode())
-        code = "\n".join(
-            file.read(name).decode() for name in file.namelist() if name.endswith(".py")
-        )
+        modules = [ast.parse(file.read(name)) for name in file.namelist() if name.endswith(".py")]
     assert told["License-Expression"] == "Apache-2.0 AND (GPL-2.0-only OR BSD-2-Clause)"
     needs = {
         re.split(r"[^\w-]", need)[0]
         for need in told.get_all("Requires-Dist") or []
         if "extra ==" not in need
     }
-    imported = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.M))
+    imported = {name.split(".")[0] for module in modules for name in imports(module)}
     foreign = imported - sys.stdlib_module_names - {"vfd"}
     assert {need.replace("-", "_") for need in needs} == foreign
 

@@ -10,7 +10,6 @@ import errno
 import io
 import os
 import sys
-import traceback
 
 DEBUG = "VFD_DEBUG"
 """Set to anything, it has a fault's traceback printed."""
@@ -71,6 +70,9 @@ def reader_is_gone() -> bool:
 def fault(program: str, error: BaseException) -> str:
     """One line on a fault of ``program`` itself; the traceback goes before it if asked for."""
     if os.environ.get(DEBUG):
+        # Imported where needed: it hardly ever is.
+        import traceback
+
         traceback.print_exception(error)
         where = "the traceback is above"
     else:

@@ -257,3 +257,19 @@ def test_a_number_of_vfs_that_is_set_is_no_longer_told_as_not_taken_over(vfd: Vf
     assert told() == {"pciids[0]"}, "its mtu still isn't"
     vfd.reload()
     assert told() == {"pciids[0].mtu"}
+
+
+def test_a_file_that_is_refused_owns_nothing_that_another_file_states(vfd: Vfd) -> None:
+    """One that names another's VF, and there a third one's MAC, would close the third."""
+    mac = "02:00:00:00:01:00"
+    vfd.put_file("a", {"pciid": vfd.pf, "vfid": 0, "vlans": [7]})
+    vfd.put_file("b", {"pciid": vfd.pf, "vfid": 0, "vlans": [8], "vm_mac": mac})
+    vfd.put_file("c", {"pciid": vfd.pf, "vfid": 1, "vlans": [9], "vm_mac": mac})
+    vfd.reload()
+    assert vfd.get("/v1/vfs/c")["state"] == "ok"
+    [refused] = vfd.get("/v1/health")["bad_files"]
+    assert refused["file"] == "b.json"
+    assert refused["problems"][0]["field"] == "vfid"
+    vfd.stop()
+    vfd.start()
+    assert vfd.get("/v1/vfs/c")["state"] == "ok", "nor at a start"

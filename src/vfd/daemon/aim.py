@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vfd.config.errors import Problem
 from vfd.daemon.callbacks import Owner
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
 
@@ -76,3 +77,19 @@ class Aim:
             short={v: texts for v, texts in self.short.items() if v != vfid},
             closing=self.closing | {vfid},
         )
+
+
+def surely_out(problems: Iterable[Problem], fresh: Iterable[Configured]) -> set[str]:
+    """The new files that break a rule whatever becomes of the other new ones: not those that are in
+    conflict only with a file that is refused itself, and so owns nothing. The others are judged
+    once more. A conflict is the later file's, so the first of all that are blamed is among them."""
+    found: dict[str, list[Problem]] = {}
+    for problem in problems:
+        found.setdefault(problem.file, []).append(problem)
+    out: set[str] = set()
+    refused: set[str] = set()
+    for one in fresh:
+        if any(p.other not in refused for p in found.get(one.file, ())):
+            out.add(one.file)
+            refused.add(one.policy.name)
+    return out

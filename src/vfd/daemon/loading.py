@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vfd.config.errors import Problem, shown
 from vfd.daemon import crowded, vanished
-from vfd.daemon.aim import Aim, Configured
+from vfd.daemon.aim import Aim, Configured, surely_out
 from vfd.daemon.failures import ExistsError, NotFoundError, RefusedError, StorageError
 from vfd.daemon.files import BadFile
 from vfd.daemon.managed import Condition, Managed
@@ -416,9 +416,9 @@ def _agree(
             newcomers = blamed & {one.file for one in fresh}
             if not blamed <= everyone.keys() or (new_pf and not newcomers):
                 raise
-            out = newcomers or blamed
+            out = surely_out(error.problems, fresh) or blamed
             refused += tuple((everyone[p.file], p) for p in error.problems if p.file in out)
-            back = [old_of[file] for file in newcomers if file in old_of]
+            back = [old_of[file] for file in out & newcomers if file in old_of]
             standing = back + [one for one in standing if one.file not in out]
             fresh = [one for one in fresh if one.file not in out]
         else:

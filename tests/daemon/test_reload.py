@@ -6,9 +6,11 @@ import asyncio
 import gc
 import json
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -273,3 +275,20 @@ def test_a_file_that_is_refused_owns_nothing_that_another_file_states(vfd: Vfd) 
     vfd.stop()
     vfd.start()
     assert vfd.get("/v1/vfs/c")["state"] == "ok", "nor at a start"
+
+
+def test_a_pf_that_is_not_as_asked_is_told_in_the_answer_to_a_reload(vfd: Vfd) -> None:
+    vfd.main["pciids"] = [soft(vfd.pf) | {"uplink": "lo"}]
+    vfd.write_main()
+    status, told = vfd.ask("POST", "/v1/reload", {})
+    assert status == 200
+    [pf] = told["pfs"]
+    assert pf["state"] == "drifted"
+    assert "uplink lo" in pf["detail"]
+    shown = subprocess.run(
+        [Path(sys.executable).with_name("iplex"), "--socket", vfd.socket, "reload"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "uplink lo" in shown.stdout

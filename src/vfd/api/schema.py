@@ -142,6 +142,7 @@ class Reload(Asked):
 class Reloaded(Answer):
     vfs: int
     """How many VFs have a configuration in force."""
+    pfs: list[PfHealth]
     bad_files: list[BadFile]
     """Those that are not in force as they stand."""
 

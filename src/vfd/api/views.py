@@ -56,15 +56,7 @@ def _bad_file(bad: BadFile, home: Managed | None) -> schema.BadFile:
 
 
 def health(service: Service, edited: Mapping[str, str] = NOTHING_EDITED) -> schema.Health:
-    pfs = [
-        schema.PfHealth(
-            id=m.id,
-            state=schema.State(m.condition.value),
-            detail=m.detail,
-            not_managed=[vfid for vfid in _vfids(m) if m.is_left(vfid)],
-        )
-        for m in list(service.nics.values())
-    ]
+    pfs = _pfs(service)
     bad = bad_files(service)
     well = not bad and all(pf.state is schema.State.OK for pf in pfs)
     return schema.Health(
@@ -80,7 +72,19 @@ def health(service: Service, edited: Mapping[str, str] = NOTHING_EDITED) -> sche
 
 def reloaded(service: Service) -> schema.Reloaded:
     count = sum(len(managed.vfs) for managed in service.nics.values())
-    return schema.Reloaded(vfs=count, bad_files=bad_files(service))
+    return schema.Reloaded(vfs=count, pfs=_pfs(service), bad_files=bad_files(service))
+
+
+def _pfs(service: Service) -> list[schema.PfHealth]:
+    return [
+        schema.PfHealth(
+            id=m.id,
+            state=schema.State(m.condition.value),
+            detail=m.detail,
+            not_managed=[vfid for vfid in _vfids(m) if m.is_left(vfid)],
+        )
+        for m in list(service.nics.values())
+    ]
 
 
 # PFs

@@ -51,7 +51,7 @@ def ping() -> None:
 )
 def reload(confirm_gone: bool) -> None:
     """Have the daemon read vfd.cfg and every file of config_dir again, and say which files are not
-    in force.
+    in force and which PFs are in trouble.
 
     Where all files of a folder are gone at once, or another folder is in its place, a mount may be
     missing: their VFs stay as they are, until the files are back or `--confirm-gone` says that they
@@ -67,7 +67,7 @@ def reload(confirm_gone: bool) -> None:
     from vfd.policy.shown import plural
 
     told = f"read again: {plural(answer['vfs'], 'VF')} configured"
-    ask.out("\n".join([told, *trouble_lines({"pfs": [], **answer}, ask.width, ask.painted)]))
+    ask.out("\n".join([told, *trouble_lines(answer, ask.width, ask.painted)]))
 
 
 @click.command(

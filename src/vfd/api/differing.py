@@ -40,6 +40,8 @@ def differences(
         unasked = not asked[name] and in_force[name] == resolved[name]
         if as_asked or (unasked and not (name == "vm_mac" and from_macs)):
             continue
+        if name in short and name not in one.stated:
+            continue  # not asked for, and warned of
         if name in short:
             why = f"{_PROTECTION}: {short[name].consequence or short[name].reason}"
         else:

@@ -62,6 +62,7 @@ _ABSENT = {
 
 _RESERVES = Capability(
     Support.LIMITED,
+    by="daemon",
     limit="VFs' files are held against it, but the NIC's driver grants by itself what guests ask"
     " for: one whose vm_mac isn't forced, or that has trust, may be granted a reserved MAC",
 )

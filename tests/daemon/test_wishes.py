@@ -61,6 +61,21 @@ def test_a_deleted_vfs_mac_goes_to_the_guest_that_was_refused_it(
     assert len(told(vfd, "refused", 1, M)) == 1
 
 
+def test_a_granted_mac_is_free_once_another_is_forced(vfd: Vfd, seat: Callable[[int], str]) -> None:
+    for vfid in (0, 1):
+        vfd.add(f"vm{vfid}", vfd.vf(vfid))
+    guests = [seat(0), seat(1)]
+    run("ip", "-n", guests[0], "link", "set", "eth0", "address", M)
+    wait_for(lambda: vfd.row(0)["mac"] == M)
+    assert vfd.ask("PUT", "/v1/vfs/vm0", {"config": vfd.vf(0, vm_mac=N)})[0] == 200
+    assert vfd.get("/v1/vfs/vm0")["grants"]["default_mac"] is None
+    run("ip", "-n", guests[1], "link", "set", "eth0", "address", M)
+    wait_for(lambda: vfd.row(1)["mac"] == M)
+    assert vfd.ask("PUT", "/v1/vfs/vm0", {"config": vfd.vf(0)})[0] == 200
+    wait_for(lambda: vfd.get("/v1/vfs/vm0")["grants"]["default_mac"] == N)
+    assert (vfd.row(0)["mac"], vfd.row(1)["mac"]) == (N, M)
+
+
 def test_keepaliveds_mac_moves_between_guests_whoever_is_first(
     vfd: Vfd, seat: Callable[[int], str]
 ) -> None:

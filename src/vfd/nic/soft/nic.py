@@ -419,7 +419,8 @@ class SoftNic:
         """The state that the caller asks for."""
         before = self._state
         vfs = {vf.vfid: in_steps(vf) for vf in desired.vfs}
-        after = replace(before, pf=desired.pf, vfs=vfs, configured=True).unreserved()
+        after = replace(before, pf=desired.pf, vfs=vfs, configured=True)
+        after = after.unforced().unreserved()
         return after.fresh([v for v in before.vfs if v not in vfs and before.grants.get(v)])
 
     def _check_made(self, changes: Sequence[Change]) -> None:

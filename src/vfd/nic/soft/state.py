@@ -100,6 +100,13 @@ class State:
         grants = {v: g for v, g in self.grants.items() if v not in vfids}
         return replace(self, grants=grants, own_macs=macs)
 
+    def unforced(self) -> State:
+        """Without the default MACs that guests were granted before one was forced: they may be
+        another's by the time in which none is forced any more."""
+        forced = [vfid for vfid, vf in self.vfs.items() if vf.vm_mac is not None]
+        left = {v: replace(self.grants[v], default_mac=None) for v in forced if v in self.grants}
+        return self.granted(left)
+
     def unreserved(self) -> State:
         """Without what the PF reserves: what guests were granted of it before it did, and MACs of
         the NIC's own that happen to be among it."""

@@ -31,7 +31,7 @@ def test_a_guests_request_is_decided_by_policy_and_told_with_the_reason(vfd: Vfd
     run("ip", "link", "set", f"{vfd.pf}v0", "address", "02:00:00:00:00:77")
     [told] = wait_for(lambda: macs_asked_for(vfd, "refused"))
     assert (told["name"], told["vfid"], told["level"]) == ("vm1", 0, "warning")
-    assert "vm_mac forces 02:00:00:00:00:01" in told["text"]
+    assert "(vm_mac, or the first of macs) forces 02:00:00:00:00:01" in told["text"]
     assert vfd.row(0)["mac"] == "02:00:00:00:00:01"
     run("ip", "link", "set", f"{vfd.pf}v1", "address", "02:00:00:00:00:77")
     [told] = wait_for(lambda: macs_asked_for(vfd, "granted"))

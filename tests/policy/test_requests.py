@@ -83,7 +83,7 @@ def test_a_default_mac_is_granted_if_it_equals_vm_mac() -> None:
 def test_a_default_mac_other_than_vm_mac_is_refused() -> None:
     decision = ask(nic(vf(vm_mac=NEW)), Request(0, KIND.DEFAULT_MAC, mac="02:00:00:00:aa:02"))
     assert not decision.granted
-    assert f"vm_mac forces {NEW}" in decision.reason
+    assert f"(vm_mac, or the first of macs) forces {NEW}" in decision.reason
 
 
 MAC_REQUESTS = pytest.mark.parametrize("kind", [KIND.DEFAULT_MAC, KIND.ADD_MAC])
@@ -183,7 +183,7 @@ def test_a_mac_that_is_the_vfs_already_is_granted_as_a_further_one(
 def test_a_listed_mac_as_the_default_is_refused_with_what_passes_all_the_same() -> None:
     refused = ask(nic(vf(macs=(FIRST, SECOND))), Request(0, KIND.DEFAULT_MAC, mac=SECOND))
     assert not refused.granted
-    assert f"the first of macs forces {FIRST}" in refused.reason
+    assert f"the first of macs) forces {FIRST}" in refused.reason
     assert "passes as a further one" in refused.reason
     assert "passes" not in ask(nic(vf(macs=(FIRST,))), Request(0, KIND.DEFAULT_MAC, mac=NEW)).reason
 

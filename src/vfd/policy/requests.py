@@ -238,8 +238,8 @@ def _decide_mac(
     if owner := _other_owner(nic, vf, owned, own_macs, mac):
         return _refuse(f"{mac} belongs to {owner}")
     if request.kind is RequestKind.DEFAULT_MAC and vf.forced_mac is not None:
-        by = "vm_mac" if vf.vm_mac else "the first of macs"
         further = " as its default, though it passes as a further one" if is_own else ""
+        by = "its configuration (vm_mac, or the first of macs)"
         return _refuse(f"{by} forces {vf.forced_mac}: the guest may not have {mac}{further}")
     if reserved := reserving(nic.pf, mac):
         return _refuse(f"{mac} is reserved: reserved_macs of {nic.pf.id} has {reserved}")

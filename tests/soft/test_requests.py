@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 
@@ -229,6 +230,23 @@ def test_requests_that_are_answered_together_hold_in_their_order() -> None:
         for group in groups:
             out.send(frame(group, PEER))
         assert len(into.heard(count=40)) == 39
+
+
+def test_a_guest_that_no_path_leads_to_and_that_so_gets_no_forced_mac_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with world() as w:
+        pair(w)
+        held = os.open(namespace.path(w.guests[0]), os.O_RDONLY)
+        try:
+            namespace.remove(w.guests[0])
+            w.apply(w.vf(0, vm_mac=WANTED))
+        finally:
+            os.close(held)
+        [told] = [r.getMessage() for r in caplog.records if "forced MAC" in r.getMessage()]
+        assert f"VF 0 of {w.id}" in told
+        assert WANTED in told
+        assert "leads to its namespace" in told
 
 
 def test_a_mac_that_is_no_longer_forced_is_what_the_guest_asks_for() -> None:

@@ -3,6 +3,7 @@ reached, and what they show that isn't in force is a request."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from vfd.nic.netlink import Message
@@ -14,6 +15,8 @@ from vfd.nic.soft.state import State
 from vfd.nic.soft.switch import Switch
 from vfd.nic.soft.watch import Watch
 from vfd.policy.requests import Grants
+
+log = logging.getLogger("vfd.soft")
 
 
 class GuestEnds:
@@ -87,7 +90,10 @@ class GuestEnds:
         vf = state.vfs.get(vfid)
         if vf is not None and vf.vm_mac is not None:
             self._guests.expect(vfid, mac=vf.vm_mac)
-            self._homes.set_mac(nsid, index, vf.vm_mac)
+            if why := self._homes.set_mac(nsid, index, vf.vm_mac):
+                # what it wears is shown as its wish, and what it sends with that is spoofed
+                told = "VF %d of %s: its guest was not given the forced MAC %s: %s"
+                log.warning(told, vfid, self._switch.id, vf.vm_mac, why)
         if opened or (vf is not None and vf.vm_mac is None and worn[0] != mac):
             # also where a MAC is no longer forced: what the guest's interface shows is its wish
             self.follow(state, vfid, place)

@@ -43,11 +43,13 @@ class Homes:
                         break
         return self._names
 
-    def set_mac(self, nsid: int | None, index: int, mac: str) -> None:
-        """Sets a netdev's MAC in a namespace, if that can be reached."""
+    def set_mac(self, nsid: int | None, index: int, mac: str) -> str:
+        """Sets a netdev's MAC in a namespace. Returns why it could not; '' if it did."""
         with self.reach(nsid) as there:
-            if there is not None:
-                there.send_all([rtnl.set_link(index, what="dressing a guest end", mac=mac)])
+            if there is None:
+                return "nothing on this host leads to its namespace"
+            failed = there.send_all([rtnl.set_link(index, what="dressing a guest end", mac=mac)])
+        return str(failed[0]) if failed else ""
 
     @contextlib.contextmanager
     def reach(self, nsid: int | None) -> Iterator[Netlink | None]:

@@ -33,7 +33,7 @@ def probe() -> str | None:
     release = os.uname().release
     if not _usable() or (_record().exists() and _record().read_text().split()[1:] == [release]):
         return None
-    job = boot.Job(command="true", cwd=Path("/"), timeout=30, boot_timeout=20)
+    job = boot.Job(command="true", cwd=Path("/"), timeout=30, boot_timeouts=(20,))
     try:
         works = boot.run(Machine(igb=0, memory=512, cpus=1), job, "kvm") == 0
     except LabError:

@@ -41,7 +41,8 @@ _ESCAPE = b"\x1d"  # Ctrl-], telnet's
 class Job:
     """What the guest is to do.
 
-    Seconds: `boot_timeout` to the start of the command, `timeout` from there; None: no limit.
+    Seconds: `boot_timeouts` to the start of the command, one for each try, since now and then an
+    emulated machine stands still while it boots; `timeout` from there; None: no limit.
     """
 
     command: str | None  # a bash script; None: an interactive shell
@@ -49,8 +50,12 @@ class Job:
     path: Sequence[Path] = ()  # put before PATH
     environment: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = 300
-    boot_timeout: float = 180
+    boot_timeouts: Sequence[float] = (60, 120, 180)
     show_console: bool = False
+
+
+class _NotBootedError(LabError):
+    """The machine is there, and its command did not begin in time."""
 
 
 class _EndedError(Exception):
@@ -72,14 +77,26 @@ def run(machine: Machine, job: Job, accelerator: str) -> int:
             f"the laboratory isn't built: {cache.folder()} lacks {', '.join(missing)}; "
             "run `make lab` (about a minute, once)"
         )
-    with cache.in_use(), _signals(), contextlib.ExitStack() as stack:
-        guest = stack.enter_context(_start(machine, job, accelerator))
+    with cache.in_use(), _signals():
         try:
-            if job.command is None:
-                stack.enter_context(_raw_terminal())
-            return guest.follow()
+            *tries, last = job.boot_timeouts
+            for limit in tries:
+                try:
+                    return _boot(machine, job, accelerator, limit)
+                except _NotBootedError as error:
+                    print(f"lab/vm: {error}\nlab/vm: trying again", file=sys.stderr)
+            return _boot(machine, job, accelerator, last)
         except _EndedError as end:
             return 128 + end.signum
+
+
+def _boot(machine: Machine, job: Job, accelerator: str, limit: float) -> int:
+    """One try. Raises _NotBootedError where the command hasn't begun by then."""
+    with contextlib.ExitStack() as stack:
+        guest = stack.enter_context(_start(machine, job, accelerator, limit))
+        if job.command is None:
+            stack.enter_context(_raw_terminal())
+        return guest.follow()
 
 
 @contextlib.contextmanager
@@ -98,7 +115,7 @@ def _signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _start(machine: Machine, job: Job, accelerator: str) -> Iterator["_Guest"]:
+def _start(machine: Machine, job: Job, accelerator: str, boot_timeout: float) -> Iterator["_Guest"]:
     with contextlib.ExitStack() as stack:
 
         def pair() -> tuple[socket.socket, socket.socket]:
@@ -134,7 +151,15 @@ def _start(machine: Machine, job: Job, accelerator: str) -> Iterator["_Guest"]:
                 theirs[1].close()
             qmp[0].close()
             yield _Guest(
-                process, log, job, console[0], control[0], stdout[0], stderr[0], terminal[0]
+                process,
+                log,
+                job,
+                boot_timeout,
+                console[0],
+                control[0],
+                stdout[0],
+                stderr[0],
+                terminal[0],
             )
         finally:
             process.kill()
@@ -235,6 +260,7 @@ class _Guest:
         process: subprocess.Popen[bytes],
         log: IO[str],
         job: Job,
+        boot_timeout: float,
         console: socket.socket,
         control: socket.socket,
         stdout: socket.socket,
@@ -244,6 +270,7 @@ class _Guest:
         self.process = process
         self.log = log
         self.job = job
+        self.boot_timeout = boot_timeout
         self.control = control
         self.terminal = terminal
         self.started = time.monotonic()
@@ -279,14 +306,14 @@ class _Guest:
 
     def _wait(self) -> float:
         """Seconds to the next limit, at most one; raises when a limit is passed."""
-        limit = self.job.timeout if self.up else self.job.boot_timeout
+        limit = self.job.timeout if self.up else self.boot_timeout
         if limit is None:
             return 1
         left = self.started + limit - time.monotonic()
         if left > 0:
             return min(left, 1)
         if not self.up:
-            raise LabError(f"the guest did not boot within {limit:.0f} s{self._last_words()}")
+            raise _NotBootedError(f"the guest did not boot within {limit:g} s{self._last_words()}")
         print(
             f"lab/vm: ended after {limit:.0f} s (--timeout) with the command still running"
             f"{self._last_words()}",

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(
         bool(parts.missing()), reason=f"`make lab` was not run: no {', '.join(parts.missing())}"
     ),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(480),
 ]
 
 
@@ -36,7 +36,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def read_until(self, text: str, seconds: float = 150) -> str:
+    def read_until(self, text: str, seconds: float = 380) -> str:
         """What is shown up to and with `text`."""
         shown = ""
         end = time.monotonic() + seconds

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(
         bool(parts.missing()), reason=f"`make lab` was not run: no {', '.join(parts.missing())}"
     ),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(480),
 ]
 
 
@@ -51,7 +51,7 @@ class Launched:
 
     def finish(self) -> tuple[int, str, str]:
         """Exit status, the rest of stdout, stderr."""
-        out, err = self.process.communicate(timeout=200)
+        out, err = self.process.communicate(timeout=420)
         return self.process.returncode, out, err
 
     def wait_for_line(self) -> str:
@@ -195,6 +195,25 @@ def test_a_machine_that_cannot_boot_says_what_its_console_said(tmp_path: Path) -
     assert status == 125
     assert "the guest died while it booted" in err
     assert "Kernel panic" in err
+
+
+IMPATIENT = """
+import sys
+from pathlib import Path
+from lab import accel, boot
+from lab.machine import Machine
+job = boot.Job("echo $((40 + 2))", Path("/"), boot_timeouts=(0.5, 180))
+sys.exit(boot.run(Machine(cpus=1), job, accel.choose()))
+"""
+
+
+def test_a_machine_that_stands_still_while_it_boots_is_started_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT], cwd=CHECKOUT, capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stdout) == (0, "42\n")
+    assert "did not boot within 0.5 s" in done.stderr
+    assert "trying again" in done.stderr
 
 
 def test_a_laboratory_that_is_not_built_says_how_to_build_it(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from vfd.policy.addresses import expand_vlans
+
 from .harness import Vfd
 
 VFS = 64
@@ -104,7 +106,8 @@ def test_nothing_leaks_and_nothing_is_left(
     assert files == {f"{name}.json" for name in names}
     for name in names:
         asked_for = json.loads((vfd.config_dir / f"{name}.json").read_text())["vlans"]
-        assert vfd.get(f"/v1/vfs/{name}")["in_force"]["vlans"] == asked_for
+        in_force = vfd.get(f"/v1/vfs/{name}")["in_force"]["vlans"]
+        assert expand_vlans(in_force) == expand_vlans(asked_for)
         assert vfd.ask("DELETE", f"/v1/vfs/{name}")[0] == 200
     assert [p for p in vfd.config_dir.rglob("*") if p.is_file()] == []
     assert asked > seconds

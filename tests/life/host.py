@@ -18,6 +18,7 @@ from tests.packet.frames import ALL, STRANGER, WORLD, c, frame, from_vf, mac
 from tests.packet.ports import PacketPort
 
 from vfd.nic.soft import namespace
+from vfd.policy.addresses import expand_vlans
 
 WIRE = -1
 VFS = 8
@@ -174,8 +175,11 @@ def _differences(file: dict[str, Any], answer: dict[str, Any]) -> Iterator[str]:
         yield "closed"
         return
     for attribute in ("vlans", "strip_ctag", "vm_mac", "allow_untagged", "macs"):
-        if attribute in file and answer["in_force"][attribute] != file[attribute]:
-            yield f"{attribute}: {answer['in_force'][attribute]}, the file says {file[attribute]}"
+        asked, shown = file.get(attribute), answer["in_force"][attribute]
+        if attribute == "vlans":
+            asked, shown = expand_vlans(asked), expand_vlans(shown)  # ranges in the one or other
+        if attribute in file and shown != asked:
+            yield f"{attribute}: {shown}, the file says {asked}"
     mirrors = [m["target"] for m in answer["in_force"]["mirror"]]
     wanted = file.get("mirror") or []
     wanted = [m["target"] for m in (wanted if isinstance(wanted, list) else [wanted])]

@@ -83,7 +83,10 @@ def test_a_change_of_the_pf_and_a_reset_leave_them(vfd: LabDaemon) -> None:
 
 def test_a_deleted_vf_is_closed_and_left_from_then(vfd: LabDaemon) -> None:
     mac = "52:54:00:00:00:04"
-    vfd.add("goes", STAYS | {"vfid": 4, "vm_mac": "02:00:00:00:00:04", "vlans": [204]})
+    until("the link is up, which a rate needs", lambda: vfd.row(PF, None)["link"] == "up")
+    goes = STAYS | {"vfid": 4, "vm_mac": "02:00:00:00:00:04", "vlans": [204]}
+    status, answer = vfd.add("goes", goes)
+    assert status == 201, answer
     assert kernel_shows(pf_name(), 4)["vlan"] == 204
     vfd.must("DELETE", "/v1/vfs/goes")
     assert kernel_shows(pf_name(), 4) == CLOSED

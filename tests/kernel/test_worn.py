@@ -32,6 +32,10 @@ DRIVERS = {
 TAKES_AT_ONCE = ("iavf", "bnxt_en")
 
 
+class Killed(BaseException):
+    """The end of the daemon, between two writes."""
+
+
 @dataclass(slots=True)
 class HostVfs(PlainVfs):
     """The PF's operations, and the VFs' drivers on this host; netdevs are folders in ``nets``."""
@@ -39,6 +43,10 @@ class HostVfs(PlainVfs):
     nets: Path = Path()
     driver: str = ""
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    overrides: dict[str, str] = field(default_factory=dict)
+    unbound: set[str] = field(default_factory=set)
+    kill_before: str = ""
+    """The write before which the daemon is killed."""
 
     def call(self, vfid: int, *words: str) -> None:
         PlainVfs.call(self, vfid, *words)
@@ -62,8 +70,20 @@ class HostVfs(PlainVfs):
     def write(self, path: Path, text: str) -> None:
         """To the driver's ``unbind`` and ``bind``."""
         assert path.parent.name == self.driver
+        if path.name == self.kill_before:
+            raise Killed
+        assert (path.name == "bind") == (text in self.unbound)
         if path.name == "bind":
+            self.unbound.discard(text)
             self.bind(int(text[-1]))
+        else:
+            self.unbound.add(text)
+
+    def probe(self, address: str) -> None:
+        """The kernel binds the one driver that may have it, where there is one of that name."""
+        if self.overrides.get(address) in ("", self.driver):
+            self.unbound.discard(address)
+            self.bind(int(address[-1]))
 
     def worn(self, vfid: int) -> str:
         return (self.nets / f"net{vfid}/address").read_text().strip()
@@ -76,14 +96,18 @@ class HostVfs(PlainVfs):
 class HostPf(ModelPf):
     """VFs with netdevs."""
 
-    driver_of_vfs: str = ""
+    host: HostVfs | None = None
 
     def vfs(self, only: Collection[int] | None = None) -> tuple[VfDevice, ...]:
         vfids = range(self.num_vfs()) if only is None else sorted(only)
-        driver = self.driver_of_vfs
-        return tuple(
-            VfDevice(n, f"0000:01:02.{n}", driver, f"net{n}", None, None, None) for n in vfids
-        )
+        return tuple(self.vf(vfid) for vfid in vfids)
+
+    def vf(self, vfid: int) -> VfDevice:
+        address = f"0000:01:02.{vfid}"
+        assert self.host is not None
+        if address in self.host.unbound:
+            return VfDevice(vfid, address, "", "", None, None, None)
+        return VfDevice(vfid, address, self.host.driver, f"net{vfid}", None, None, None)
 
 
 @pytest.fixture(params=DRIVERS)
@@ -98,8 +122,11 @@ def pf(
     monkeypatch.setattr("vfd.nic.kernel.worn.NETDEVS", nets)
     monkeypatch.setattr("vfd.nic.kernel.guests.NETDEVS", nets)
     monkeypatch.setattr("vfd.nic.kernel.worn.write_patiently", vfs.write)
+    monkeypatch.setattr("vfd.nic.kernel.worn.probe", vfs.probe)
+    monkeypatch.setattr("vfd.nic.kernel.worn.override_of", lambda at: vfs.overrides.get(at, ""))
+    monkeypatch.setattr("vfd.nic.kernel.worn.set_override", vfs.overrides.__setitem__)
     with plain_pf(request.param, vfs) as plain:
-        device = HostPf(ADDRESS, plain.device.path, vfs.driver)
+        device = HostPf(ADDRESS, plain.device.path, vfs)
         yield ModelledPf(device, plain.netdev), vfs
 
 
@@ -210,3 +237,37 @@ def test_a_mac_that_becomes_anothers_is_taken_from_an_idle_netdev(
         add(service, "b", vfid=1, vlans=[6], strip_ctag=True, vm_mac=own)
         assert vfs.worn(1) == own
         assert vfs.worn(0) != own
+
+
+def test_a_vf_that_a_daemon_was_killed_over_between_two_drivers_gets_its_driver_at_the_start(
+    pf: tuple[ModelledPf, HostVfs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, vfs = pf
+    with daemon_on(device, tmp_path, monkeypatch) as (service, _):
+        add(service, "a", vfid=0, vlans=[5], strip_ctag=True, vm_mac=M)
+        vfs.kill_before = "bind"
+        with pytest.raises(Killed):
+            service.delete("a")
+    vfs.kill_before = ""
+    assert vfs.unbound == {"0000:01:02.0"}
+    (tmp_path / "next").mkdir()
+    with daemon_on(device, tmp_path / "next", monkeypatch):
+        assert not vfs.unbound
+        assert vfs.worn(0) != M
+        assert vfs.seen[0].mac == ZERO
+        assert not any(vfs.overrides.values())
+
+
+@pytest.mark.parametrize("override", ["", "vfio-pci", "igb_uio", "uio_pci_generic"])
+def test_a_vf_that_somebody_else_took_from_its_driver_is_left_alone_at_the_start(
+    pf: tuple[ModelledPf, HostVfs],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    override: str,
+) -> None:
+    device, vfs = pf
+    vfs.unbound.add("0000:01:02.1")
+    vfs.overrides["0000:01:02.1"] = override
+    with daemon_on(device, tmp_path, monkeypatch):
+        assert vfs.unbound == {"0000:01:02.1"}
+        assert vfs.overrides["0000:01:02.1"] == override

@@ -15,6 +15,16 @@ import pytest
 from tests.lab.daemon import LabDaemon, ip, kernel_shows, netdev_of, until
 from tests.lab.igb import DEVICE, PF, pf_name, vf_address
 
+from vfd.nic.kernel.sriov import (
+    DRIVERS,
+    PCI_DEVICES,
+    bind,
+    link_name,
+    override_of,
+    set_override,
+    write_patiently,
+)
+
 ZERO = "00:00:00:00:00:00"
 M = "02:00:00:00:05:01"
 OTHER = "02:00:00:00:05:02"
@@ -32,6 +42,13 @@ def vfd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabDaemon]:
     daemon.kill()
     ip("netns", "del", NETNS)
     DEVICE.set_num_vfs(0)
+
+
+@pytest.fixture(autouse=True)
+def any_driver_may_bind() -> Iterator[None]:
+    """Whatever was bound anew, the next driver may be another."""
+    yield
+    assert [override_of(vf_address(vfid)) for vfid in range(4)] == [""] * 4
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +169,18 @@ def test_a_daemon_that_starts_finishes_a_close_that_was_cut_short(vfd: LabDaemon
     assert worn(0) == M
     vfd.start()
     until("another MAC", lambda: worn(0) not in (M, ""))
+
+
+def test_a_daemon_that_starts_finishes_a_binding_that_was_cut_short(vfd: LabDaemon) -> None:
+    """Killed between the two writes with which it binds a VF's driver anew. A VF that somebody
+    else took from its driver stays without."""
+    address, other = vf_address(0), vf_address(1)
+    vfd.kill()
+    set_override(address, "igbvf")
+    for one in (address, other):
+        write_patiently(DRIVERS / "igbvf/unbind", one)
+    vfd.start()
+    until("its driver", lambda: link_name(PCI_DEVICES / address / "driver") == "igbvf")
+    assert not link_name(PCI_DEVICES / other / "driver")
+    bind(other, "igbvf")
+    set_override(other, "")

@@ -213,7 +213,7 @@ def bind(address: str, driver: str) -> None:
     could not be put back.
     """
     path = PCI_DEVICES / address
-    old, override = link_name(path / "driver"), _text(path / "driver_override")
+    old, override = link_name(path / "driver"), override_of(address)
     if old == driver and driver:
         return
     if driver and not (DRIVERS / driver).exists():
@@ -226,7 +226,7 @@ def bind(address: str, driver: str) -> None:
     except NicError as error:
         try:
             _rebind(address, link_name(path / "driver"), old)
-            write(path / "driver_override", "\n" if override == "(null)" else override or "\n")
+            set_override(address, override)
         except NicError as second:
             raise NicError(
                 f"{error}. Going back to {old or 'no driver'} failed: {second}"
@@ -236,10 +236,26 @@ def bind(address: str, driver: str) -> None:
 
 def _rebind(address: str, old: str, new: str) -> None:
     """Takes the function from its driver and lets ``new`` have it, or whichever matches."""
-    write(PCI_DEVICES / address / "driver_override", new or "\n")
+    set_override(address, new)
     if old:
         write_patiently(DRIVERS / old / "unbind", address)
-    write_patiently(Path("/sys/bus/pci/drivers_probe"), address)
+    probe(address)
+
+
+def override_of(address: str) -> str:
+    """The one driver that may have the function (``driver_override``); '': whichever matches."""
+    text = _text(PCI_DEVICES / address / "driver_override")
+    return "" if text == "(null)" else text
+
+
+def set_override(address: str, driver: str) -> None:
+    """See ``override_of``. Raises NicError."""
+    write(PCI_DEVICES / address / "driver_override", driver or "\n")
+
+
+def probe(address: str) -> None:
+    """Lets the kernel bind a function that has no driver. Raises NicError."""
+    write_patiently(DRIVERS.parent / "drivers_probe", address)
 
 
 def write_patiently(path: Path, text: str, seconds: float = PATIENCE) -> None:

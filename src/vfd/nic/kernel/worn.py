@@ -14,9 +14,18 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from vfd.nic.kernel.drivers import Driver
-from vfd.nic.kernel.guests import guests_of, is_on_netdev
+from vfd.nic.kernel.guests import VFIO, guests_of, is_on_netdev
 from vfd.nic.kernel.ours import Ours
-from vfd.nic.kernel.sriov import DRIVERS, NETDEVS, PciPf, VfDevice, write_patiently
+from vfd.nic.kernel.sriov import (
+    DRIVERS,
+    NETDEVS,
+    PciPf,
+    VfDevice,
+    override_of,
+    probe,
+    set_override,
+    write_patiently,
+)
 from vfd.nic.protocol import NicError
 from vfd.plan.plan import owned
 from vfd.policy.values import NicPolicy, VfPolicy, VfRules
@@ -90,7 +99,7 @@ class Wardrobe:
     ) -> frozenset[int]:
         """Finishes what was cut short; a VF without a configuration closes, if it isn't closed.
         Returns those that were bound anew."""
-        bound: set[int] = set()
+        bound = {vf.vfid for vf in self._ours.of(pf.vfs()) if _finish_binding(vf)}
         for vf in self._ours.of(pf.vfs()):
             rules = shown.get(vf.vfid)
             is_open = vf.vfid in configured or (rules and rules.vm_mac)
@@ -157,14 +166,44 @@ def _is_held(vf: VfDevice) -> bool:
 
 
 def _bind_anew(vf: VfDevice) -> bool:
+    """Whether the VF was unbound. Meanwhile its ``driver_override`` says what it is to have again:
+    to ``_finish_binding``, if we are killed now."""
     driver = DRIVERS / vf.driver
+    was_free = not override_of(vf.address)
     try:
+        if was_free:
+            set_override(vf.address, vf.driver)
         write_patiently(driver / "unbind", vf.address)
     except NicError as error:
         log.warning("%s keeps a MAC that isn't its own any more: %s", vf.address, error)
+        _let_any_bind(vf, was_free)
         return False
     try:
         write_patiently(driver / "bind", vf.address)
     except NicError as error:
         log.warning("%s was to be bound anew and has no driver now: %s", vf.address, error)
+    _let_any_bind(vf, was_free)
     return True
+
+
+def _finish_binding(vf: VfDevice) -> bool:
+    """Binds a VF that a daemon was killed over in ``_bind_anew``. Whether it was one."""
+    driver = "" if vf.driver else override_of(vf.address)
+    if not driver or driver == VFIO or "uio" in driver:  # those are a VM manager's, at work on it
+        return False
+    try:
+        probe(vf.address)
+    except NicError as error:
+        log.warning("%s was to be bound to %s again: %s", vf.address, driver, error)
+        return False
+    _let_any_bind(vf, was_free=True)
+    return True
+
+
+def _let_any_bind(vf: VfDevice, was_free: bool) -> None:
+    if not was_free:
+        return
+    try:
+        set_override(vf.address, "")
+    except NicError as error:
+        log.warning("%s: only %s may bind it still: %s", vf.address, vf.driver, error)

@@ -18,7 +18,6 @@ from tests.kernel.vf_operations import PlainVfs, VfSeen
 
 from vfd.config.main_file import parse_main
 from vfd.daemon import pfs
-from vfd.daemon.exclusive import LOCKS
 from vfd.daemon.failures import RefusedError
 from vfd.daemon.files import Files
 from vfd.daemon.journal import Journal
@@ -55,13 +54,14 @@ def daemon_on(
     )
     main = parse_main(main_file.read_text(), file=str(main_file)).config
     monkeypatch.setattr("vfd.daemon.managed.open_nic", device.open)
+    # tests that run beside this one have a NIC of the same address
+    monkeypatch.setattr("vfd.daemon.exclusive.LOCKS", folder / "locks")
     service = Service(Files(main_file, main), main, Journal(), Zero(folder / "zero"), "test")
     try:
         service.start()
         yield service, service.nics[ADDRESS]
     finally:
         service.stop()
-        (LOCKS / f"{ADDRESS}.lock").unlink(missing_ok=True)
 
 
 def reload(service: Service, folder: Path, **pf: Any) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.daemon.harness import Vfd
@@ -27,6 +30,20 @@ def with_groups(vfd: Vfd, folder: Path) -> None:
         *("unshare", "--mount", "--propagation", "slave", "sh", "-c"),
         *('mount --bind "$1" /etc/group && shift && exec "$@"', "sh", str(group)),
     )
+
+
+@contextlib.contextmanager
+def started_with_groups(vfd: Vfd, folder: Path) -> Iterator[Vfd]:
+    """Starts the daemon ``with_groups``, its sockets in a folder that other users reach."""
+    with tempfile.TemporaryDirectory(prefix="vfd-test-") as reached:
+        Path(reached).chmod(0o755)
+        vfd.socket = Path(reached) / "s"
+        vfd.main["socket"] = str(vfd.socket)
+        vfd.write_main()
+        with_groups(vfd, folder)
+        vfd.start()
+        yield vfd
+        vfd.clean_up()
 
 
 def run_as(uid: int, gid: int, code: str, *arguments: str, many: int = 1) -> subprocess.Popen[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from tests.daemon.harness import Vfd
 
 from vfd.api.client import Client
 
-from .members import CHANGERS, end, run_as, with_groups
+from .members import CHANGERS, end, run_as, started_with_groups
 
 pytestmark = [pytest.mark.root, pytest.mark.measured]
 
@@ -121,15 +120,9 @@ def send(s, data):
 
 @pytest.fixture
 def vfd(make_vfd: Callable[..., Vfd], tmp_path: Path) -> Iterator[Vfd]:
-    with tempfile.TemporaryDirectory(prefix="vfd-test-") as folder:
-        Path(folder).chmod(0o755)
-        vfd = make_vfd(socket=f"{folder}/s")
-        vfd.socket = Path(vfd.main["socket"])
-        with_groups(vfd, tmp_path)
-        vfd.start()
+    with started_with_groups(make_vfd(), tmp_path) as vfd:
         vfd.get("/v1/health")
         yield vfd
-        vfd.clean_up()
 
 
 def pings(vfd: Vfd, seconds: float, at_least: int = 10) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,21 +13,15 @@ from tests.daemon.harness import Vfd, wait_for
 from vfd.api import entrance, gate
 from vfd.daemon import flood
 
-from .members import CHANGERS, READERS, run_as, with_groups
+from .members import CHANGERS, READERS, run_as, started_with_groups
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def vfd(make_vfd: Callable[..., Vfd], tmp_path: Path) -> Iterator[Vfd]:
-    with tempfile.TemporaryDirectory(prefix="vfd-test-") as folder:
-        Path(folder).chmod(0o755)
-        made = make_vfd(socket=f"{folder}/s", vfs=2)
-        made.socket = Path(made.main["socket"])
-        with_groups(made, tmp_path)
-        made.start()
-        yield made
-        made.clean_up()
+    with started_with_groups(make_vfd(vfs=2), tmp_path) as vfd:
+        yield vfd
 
 
 ASK = """

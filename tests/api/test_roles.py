@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tests.daemon.harness import Vfd
 from vfd.cli import daemon, failures, vfs
 from vfd.cli.main import run
 
-from .members import CHANGERS, READERS, run_as, with_groups
+from .members import CHANGERS, READERS, run_as, started_with_groups
 
 pytestmark = pytest.mark.root
 
@@ -33,14 +32,8 @@ OPERATIONS = [
 
 @pytest.fixture
 def vfd(make_vfd: Callable[..., Vfd], tmp_path: Path) -> Iterator[Vfd]:
-    with tempfile.TemporaryDirectory(prefix="vfd-test-") as folder:
-        Path(folder).chmod(0o755)
-        made = make_vfd(socket=f"{folder}/s", vfs=2)
-        made.socket = Path(made.main["socket"])
-        with_groups(made, tmp_path)
-        made.start()
-        yield made
-        made.clean_up()
+    with started_with_groups(make_vfd(vfs=2), tmp_path) as vfd:
+        yield vfd
 
 
 ASK = """

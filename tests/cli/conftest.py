@@ -8,7 +8,7 @@ import select
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fcntl import ioctl
 from pathlib import Path
@@ -34,21 +34,35 @@ def environment(**more: str) -> dict[str, str]:
     return clean | {"LC_ALL": "C.UTF-8", "TERM": "xterm"} | more
 
 
+def run_program(
+    name: str,
+    *arguments: str | Path,
+    text: str | None = None,
+    cwd: Path | None = None,
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+) -> Ended:
+    """``iplex`` or ``vfd`` with its output in pipes, and ``text`` in one to its input; ``env`` is
+    what its environment has beside the usual."""
+    ended = subprocess.run(
+        [IPLEX.with_name(name), *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=cwd,
+        env=environment(**(env or {})),
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
 @pytest.fixture
 def iplex(tmp_path: Path) -> Iplex:
     """``iplex(*arguments, cwd=…, **environment)`` with its output in pipes."""
 
     def run(*arguments: str, cwd: Path | None = None, **more: str) -> Ended:
-        ended = subprocess.run(
-            [IPLEX, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-            cwd=cwd or tmp_path,
-            env=environment(**more),
-        )
-        return Ended(ended.returncode, ended.stdout, ended.stderr)
+        return run_program("iplex", *arguments, cwd=cwd or tmp_path, timeout=30, env=more)
 
     return run
 

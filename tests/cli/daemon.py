@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from vfd.api.client import ApiError, Client, NoDaemonError
 from vfd.nic.soft import destroy
@@ -112,6 +116,25 @@ class Daemon:
             "s.send(bytes.fromhex(sys.argv[2]))"
         )
         ip("netns", "exec", self.guests, sys.executable, "-c", program, netdev, frame.hex())
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path,
+    vfs: int,
+    main: Mapping[str, Any] | None = None,
+    pf: Mapping[str, Any] | None = None,
+    before: Callable[[Daemon], None] | None = None,
+) -> Iterator[Daemon]:
+    """A daemon that is ready, and gone at the end. Skips the test that wants it without root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces, BPF")
+    daemon = Daemon(folder, vfs, main, pf, before)
+    try:
+        daemon.wait_until_ready()
+        yield daemon
+    finally:
+        daemon.close()
 
 
 def ip(*arguments: str | Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import IPLEX, Ended, environment
-from tests.cli.daemon import Daemon
+from tests.cli.conftest import Ended, run_program
+from tests.cli.daemon import Daemon, running
 
 from vfd.config.errors import ConfigError, Problem
 from vfd.config.main_file import ParsedMain, parse_main
@@ -72,19 +70,8 @@ class World:
         return daemon
 
     def iplex(self, *line: str, text: str | None = None, **more: str) -> Ended:
-        return self.run("iplex", *line, text=text, VFD_SOCKET=str(self.daemon.socket), **more)
-
-    def run(self, program: str, *line: str, text: str | None = None, **more: str) -> Ended:
-        ended = subprocess.run(
-            [IPLEX.with_name(program), *line],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env=environment(**more),
-        )
-        return Ended(ended.returncode, ended.stdout, ended.stderr)
+        where = {"VFD_SOCKET": str(self.daemon.socket)}
+        return run_program("iplex", *line, text=text, env=where | more)
 
     def done(self, *line: str) -> str:
         ended = self.iplex(*line)
@@ -97,16 +84,10 @@ class World:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces, BPF")
     main = {"fifo": "/var/lib/vfd/request", "cpu_mask": "0x04", "log_level": 4, "default_mtu": 1500}
     pf = {"pf_driver": "igb_uio", "vf_driver": "vfio-pci", "hw_strip_crc": True}
-    daemon = Daemon(tmp_path_factory.mktemp("vfd"), vfs=4, main=main, pf=pf)
-    try:
-        daemon.wait_until_ready()
+    with running(tmp_path_factory.mktemp("vfd"), vfs=4, main=main, pf=pf) as daemon:
         yield daemon
-    finally:
-        daemon.close()
 
 
 @pytest.fixture
@@ -763,7 +744,7 @@ def _(world: World) -> None:
 def _(world: World) -> None:
     conf = f"--conf={world.daemon.conf}"
     for line in ((conf, "ping"), ("ping", conf), ("ping", "-c", str(world.daemon.conf))):
-        assert str(world.daemon.socket) in world.run("iplex", *line).out
+        assert str(world.daemon.socket) in run_program("iplex", *line).out
 
 
 @proves(COMMAND, "`vreq show all`")
@@ -775,26 +756,26 @@ def _(world: World) -> None:
 
 @proves(COMMAND, "`vfd -p FILE`", "`vfd -f`", "`vfd -H`")
 def _(world: World) -> None:
-    ended = world.run("vfd", "-f", "-H", "-p", str(world.daemon.conf), "--check")
+    ended = run_program("vfd", "-f", "-H", "-p", str(world.daemon.conf), "--check")
     assert (ended.code, ended.err) == (0, "")
     assert f"{world.daemon.conf}: 1 PF" in ended.out
 
 
 @proves(COMMAND, "`vfd -n`", "`vfd -q`", "`vfd -F`")
-def _(world: World) -> None:
+def _(_: World) -> None:
     for flag, answer in (
         ("-n", "vfd --check"), ("-n", "iplex plan FILE"), ("-q", '"enable_qos": true'),
         ("-F", "ethtool -A"),
     ):  # fmt: skip
-        ended = world.run("vfd", flag)
+        ended = run_program("vfd", flag)
         assert (ended.code, answer in ended.err) == (2, True), ended
 
 
 @proves(COMMAND, "`vfd -?`")
-def _(world: World) -> None:
-    told = world.run("vfd", "-?")
+def _(_: World) -> None:
+    told = run_program("vfd", "-?")
     assert told.code == 0
-    assert told.out == world.run("vfd", "--help").out
+    assert told.out == run_program("vfd", "--help").out
 
 
 # The upgrade and the way back
@@ -810,7 +791,7 @@ def _(world: World) -> None:
     sample = json.loads((ROOT / "tests/config/corpus/main/objects.cfg").read_text())
     sample["config_dir"] = str(folder / "config")
     (folder / "vfd.cfg").write_text(json.dumps(sample))
-    ended = world.run("vfd", "--check", "-p", str(folder / "vfd.cfg"))
+    ended = run_program("vfd", "--check", "-p", str(folder / "vfd.cfg"))
     assert ended.code == 3
     assert "vlans[0] = 0" in ended.err
     assert "fifo" in ended.out
@@ -826,18 +807,14 @@ def _(world: World) -> None:
     def as_vfd_left_it(upgraded: Daemon) -> None:
         (live / "tenant.json").write_text(json.dumps(upgraded.vf(1)))
 
-    upgraded = Daemon(folder, vfs=2, before=as_vfd_left_it)
-    try:
-        upgraded.wait_until_ready()
-        socket = str(upgraded.socket)
-        shown = world.run("iplex", "status", "tenant", "--json", VFD_SOCKET=socket)
+    with running(folder, vfs=2, before=as_vfd_left_it) as upgraded:
+        there = {"VFD_SOCKET": str(upgraded.socket)}
+        shown = run_program("iplex", "status", "tenant", "--json", env=there)
         assert json.loads(shown.out)["state"] == "ok", shown
         assert (upgraded.config_dir / "tenant.json").exists()
         assert list(live.iterdir()) == []
-        events = world.run("iplex", "events", VFD_SOCKET=socket).out
+        events = run_program("iplex", "events", env=there).out
         assert "tenant.json" in events
-    finally:
-        upgraded.close()
 
 
 @proves(UPGRADE, "`iplex show all`")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import IPLEX, Ended, Iplex, environment
-from tests.cli.daemon import Daemon
+from tests.cli.daemon import Daemon, running
 from tests.cli.test_completion import in_bash
 
 pytestmark = pytest.mark.root
@@ -23,14 +22,8 @@ SPOOFED = bytes.fromhex("ffffffffffff" + "0200000bad00" + "0800") + bytes(50)
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces, BPF")
-    daemon = Daemon(tmp_path_factory.mktemp("vfd"), vfs=8)
-    try:
-        daemon.wait_until_ready()
+    with running(tmp_path_factory.mktemp("vfd"), vfs=8) as daemon:
         yield daemon
-    finally:
-        daemon.close()
 
 
 @pytest.fixture

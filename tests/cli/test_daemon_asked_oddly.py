@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import IPLEX, Ended, Iplex, environment
-from tests.cli.daemon import Daemon
+from tests.cli.conftest import Ended, Iplex, run_program
+from tests.cli.daemon import Daemon, running
 
 from vfd.api.client import ApiError, Client
 
@@ -20,16 +19,10 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces, BPF")
     qos = {"enable_qos": True}
     pf = {"vf_oversubscription": True, "link_speed": "1Gbps"}
-    daemon = Daemon(tmp_path_factory.mktemp("vfd"), vfs=4, main=qos, pf=pf)
-    try:
-        daemon.wait_until_ready()
+    with running(tmp_path_factory.mktemp("vfd"), vfs=4, main=qos, pf=pf) as daemon:
         yield daemon
-    finally:
-        daemon.close()
 
 
 @pytest.fixture
@@ -45,16 +38,8 @@ def ask(daemon: Daemon, iplex: Iplex) -> Iterator[Iplex]:
 
 
 def piped(daemon: Daemon, text: str, *arguments: str) -> Ended:
-    ended = subprocess.run(
-        [IPLEX, *arguments],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=environment(VFD_SOCKET=str(daemon.socket)),
-    )
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
+    where = {"VFD_SOCKET": str(daemon.socket)}
+    return run_program("iplex", *arguments, text=text, timeout=30, env=where)
 
 
 def test_a_configuration_comes_through_a_pipe(daemon: Daemon, ask: Iplex) -> None:

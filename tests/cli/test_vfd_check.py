@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import IPLEX, Ended, environment
+from tests.cli.conftest import Ended, run_program
 
 
 def checked(folder: Path, *pfs: Mapping[str, Any] | str, **main: Any) -> Ended:
@@ -17,15 +16,7 @@ def checked(folder: Path, *pfs: Mapping[str, Any] | str, **main: Any) -> Ended:
     (folder / "vfd.cfg").write_text(
         json.dumps({"config_dir": str(folder / "vfs"), "pciids": list(pfs)} | main)
     )
-    ended = subprocess.run(
-        [IPLEX.with_name("vfd"), "--check", "--config", folder / "vfd.cfg"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment(),
-    )
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
+    return run_program("vfd", "--check", "--config", folder / "vfd.cfg")
 
 
 def test_a_host_that_has_all_of_it_is_not_warned(tmp_path: Path) -> None:

@@ -4,15 +4,13 @@ no traceback, no wrong reason, and nothing that is passed over in silence."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import IPLEX, Ended, environment
-from tests.cli.daemon import Daemon
+from tests.cli.conftest import Ended, run_program
+from tests.cli.daemon import Daemon, running
 
 from vfd.config.json_text import parse_object
 
@@ -23,18 +21,10 @@ BAD = sorted((CORPUS / "bad").iterdir())
 
 
 def run(program: str, *line: str | Path, text: str | None = None, **more: str) -> Ended:
-    ended = subprocess.run(
-        [IPLEX.with_name(program), *line],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment(**more),
-    )
-    assert "Traceback" not in ended.stderr + ended.stdout
-    assert "is a fault of" not in ended.stderr + ended.stdout
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
+    ended = run_program(program, *line, text=text, env=more)
+    assert "Traceback" not in ended.err + ended.out
+    assert "is a fault of" not in ended.err + ended.out
+    return ended
 
 
 def test_good_ones_are_good_and_bad_ones_are_bad_by_name() -> None:
@@ -59,8 +49,6 @@ def test_vfd_check_takes_every_main_file(sample: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """What VFd's main files have, but for the PFs, which are software here."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces, BPF")
     main: dict[str, Any] = {}
     pf: dict[str, Any] = {}
     for sample in MAINS:
@@ -72,12 +60,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         main.pop(own, None)
     for own in ("id", "vfs_count"):
         pf.pop(own)
-    daemon = Daemon(tmp_path_factory.mktemp("vfd"), vfs=32, main=main, pf=pf)
-    try:
-        daemon.wait_until_ready()
+    with running(tmp_path_factory.mktemp("vfd"), vfs=32, main=main, pf=pf) as daemon:
         yield daemon
-    finally:
-        daemon.close()
 
 
 @pytest.mark.root

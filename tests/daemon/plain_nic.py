@@ -198,6 +198,13 @@ def restarted(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
     return Service(service.files, service.main, Journal(), service.zero, "test")
 
 
+def tried_again(service: Service) -> None:
+    """What NICs could not do, or could not be opened for, as the daemon tries it after a while."""
+    if service.reopen():
+        service.load(service.files.read_all())
+    service.mend()
+
+
 def config(service: Service, vfid: int, **fields: Any) -> dict[str, Any]:
     """A VF's configuration on the service's one NIC."""
     return {"pciid": next(iter(service.nics)), "vfid": vfid, "vlans": [100 + vfid], **fields}

@@ -27,7 +27,7 @@ from vfd.policy.values import PfPolicy
 
 from .conftest import served
 from .harness import Vfd
-from .plain_nic import VFS, PlainNic, add, nic_of, restarted
+from .plain_nic import VFS, PlainNic, add, nic_of, restarted, tried_again
 
 
 def files(service: Service) -> set[str]:
@@ -90,7 +90,7 @@ def test_a_vf_opens_when_its_pf_comes_back_able_to_enforce_what_its_file_states(
         if why:
             assert (managed.condition, managed.detail) == ("failed", why)
             nic.unreadable = ""
-            service.retry()
+            tried_again(service)
         assert nic.rules[0] is not None
         assert (nic.rules[1] is None) is bool(lacks)
     assert managed.condition == "ok"
@@ -123,7 +123,7 @@ def test_a_vf_of_a_pf_that_can_not_be_read_is_deleted_and_closes_when_it_can(
     assert files(service) == set()
     assert (managed.condition, managed.detail) == ("failed", "the firmware sulks")
     nic.unreadable = ""
-    service.retry()
+    tried_again(service)
     assert (nic.rules[0], managed.condition) == (None, "ok")
 
 
@@ -218,10 +218,10 @@ def test_a_nic_that_could_not_be_read_is_tried_again_and_told_once(service: Serv
     handle(service, managed)
     assert managed.condition == "failed"
     assert service.in_trouble()
-    service.retry()
+    tried_again(service)
     assert managed.condition == "failed"
     nic_of(service).unreadable = ""
-    service.retry()
+    tried_again(service)
     assert managed.condition == "ok"
     assert not service.in_trouble()
     told = [e.text for e in service.journal.since(0) if e.kind == "failed"]
@@ -246,7 +246,7 @@ def test_a_nic_that_can_not_be_read_after_a_change_is_tried_again(
     assert (managed.condition, managed.detail) == ("failed", "the firmware sulks")
     assert service.in_trouble()
     nic.unreadable = ""
-    service.retry()
+    tried_again(service)
     assert managed.condition == "ok"
     assert nic.rules[0] is not None
 
@@ -451,18 +451,18 @@ def test_a_pf_is_locked_under_its_address_as_soon_as_that_is_known(
         raise NicError("no driver")
 
     monkeypatch.setattr("vfd.daemon.managed.open_nic", absent)
-    service.retry()
+    tried_again(service)
     assert managed.nic is None
     with pytest.raises(InUseError):
         lock_nic(managed.id, "another")
     monkeypatch.setattr("vfd.daemon.managed.open_nic", lambda _: nic)
     taken = lock_nic(address, "another")
-    service.retry()
+    tried_again(service)
     assert managed.nic is None
     assert "in use by another daemon (another)" in managed.detail
     taken.close()
     nic.reopen()
-    service.retry()
+    tried_again(service)
     assert managed.nic is nic
     with pytest.raises(InUseError):
         lock_nic(address, "another")

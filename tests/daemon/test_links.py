@@ -18,7 +18,7 @@ from vfd.nic.protocol import Capability, Event, EventKind, Support
 from vfd.policy.requests import Request, RequestKind
 
 from .harness import Vfd, wait_for
-from .plain_nic import add, config, nic_of, restarted
+from .plain_nic import add, config, nic_of, restarted, tried_again
 
 
 def guaranteed(service: Service) -> list[int]:
@@ -120,7 +120,7 @@ def test_shares_follow_a_speed_whose_event_was_lost(service: Service, how: str) 
     if nic.unreadable:
         assert managed.condition == "failed"
         nic.unreadable = ""
-        service.retry()
+        tried_again(service)
     assert guaranteed(service) == [250]
     assert (managed.condition, managed.link_bps()) == ("ok", 10**9)
     looked = nic.looked

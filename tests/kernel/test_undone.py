@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.daemon.plain_nic import tried_again
 from tests.kernel.modelled import Modelled
 from tests.kernel.modelled_nic import ADDRESS, modelled_pf, plain_pf
 from tests.kernel.test_modelled_pfs import add, daemon_on, vf
@@ -183,7 +184,7 @@ def test_what_could_not_be_undone_is_not_said_to_be(
         assert "It was undone" not in str(refused.value)
         assert "undoing it failed" in managed.detail
         del vfs.spoils["vlan"]
-        service.retry()
+        tried_again(service)
         assert vfs.seen[0].vlan == 5
         assert managed.condition is Condition.OK
 
@@ -253,6 +254,6 @@ def test_a_mac_goes_to_nobody_while_its_owner_could_not_let_it_go(
         assert managed.unmet.keys() == {0, 1}
         assert [vf.mac for vf in vfs.seen] == [A, B]
         vfs.refuses.clear()
-        service.retry()
+        tried_again(service)
         assert [vf.mac for vf in vfs.seen] == [B, A]
         assert managed.condition is Condition.OK

@@ -154,14 +154,8 @@ class Service:
             self.journal.emit("bad-file", str(problem), level="error", file=problem.file)
 
     def in_trouble(self) -> bool:
-        """Whether ``retry`` has something to try."""
+        """Whether ``reopen`` or ``mend`` has something to try."""
         return any(m.nic is None or _may_be_mended(m) for m in list(self.nics.values()))
-
-    def retry(self) -> None:
-        """Tries again what NICs could not do, or could not be opened for."""
-        if self.reopen():
-            self.load()
-        self.mend()
 
     def reopen(self) -> bool:
         """Tries to open NICs that could not be opened. Whether files may be in force now."""

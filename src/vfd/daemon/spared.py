@@ -14,17 +14,14 @@ from vfd.policy.values import NicPolicy, PfPolicy
 def spared(nic: Nic, pf: PfPolicy, seen: NicState) -> Mapping[str, Any]:
     """The PF's attributes that stay as they are found, with these values: nobody stated them,
     and a change would disturb guests that hold VFs now, or the host's own network."""
-    if seen.pf is None:
+    can = nic.capabilities
+    if seen.pf is None or not (can.host_use or any(vf.held for vf in seen.vfs.values())):
         return {}
-    differing = {
+    return {
         field: value
-        for field in PfPolicy.model_fields.keys() - pf.model_fields_set
+        for field in can.disturbing - pf.model_fields_set
         if (value := getattr(seen.pf, field)) != getattr(pf, field)
     }
-    can = nic.capabilities
-    if not can.host_use and not any(vf.held for vf in seen.vfs.values()):
-        return {}
-    return {field: value for field, value in differing.items() if field in can.disturbing}
 
 
 def with_spared(nic: Nic, aim: Aim, seen: NicState) -> NicPolicy:

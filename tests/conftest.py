@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+
+from vfd.daemon.exclusive import LOCKS, InUseError, Lock
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,3 +23,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="runs long: pytest --long"))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: namespaces and BPF"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _locks_go_with_their_daemons() -> Iterator[None]:
+    """A daemon that a test killed left its locks, which nobody holds: this takes them away."""
+    before = {*LOCKS.glob("*.lock")}
+    yield
+    for path in {*LOCKS.glob("*.lock")} - before:
+        with suppress(InUseError, OSError):
+            Lock(path, "a lock", "tests").close(remove=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.conftest import Ended, run_program
+from tests.cli.daemon import ip
 
 
 def checked(folder: Path, *pfs: Mapping[str, Any] | str, **main: Any) -> Ended:
@@ -34,12 +36,12 @@ def test_a_host_that_has_all_of_it_is_not_warned(tmp_path: Path) -> None:
         ({"id": "ffff:1f:00.0", "backend": "kernel"}, "id", "no PCI device at that address"),
         ({"id": "lo", "backend": "kernel"}, "id", "no netdev of that name with a device"),
         (
-            {"id": "soft0", "backend": "soft", "vfs": 2, "uplink": "nosuch0"},
+            {"id": "check0", "backend": "soft", "vfs": 2, "uplink": "nosuch0"},
             "uplink",
             "no netdev of this host",
         ),
         (
-            {"id": "soft0", "backend": "soft", "vfs": 2, "uplink": "lo"},
+            {"id": "check0", "backend": "soft", "vfs": 2, "uplink": "lo"},
             "uplink",
             "it is no Ethernet device",
         ),
@@ -54,6 +56,22 @@ def test_a_pf_or_an_uplink_that_is_not_on_this_host_is_warned_of(
     (line,) = [line for line in ended.out.splitlines() if "on this host: " in line]
     assert line.startswith(f"warning: {tmp_path}/vfd.cfg: pciids[1].{field} = ")
     assert words in line
+
+
+@pytest.mark.root
+def test_of_a_software_nic_that_is_there_an_uplink_is_missing_that_it_does_not_have(
+    tmp_path: Path,
+) -> None:
+    nic = f"check{secrets.token_hex(2)}"
+    ip("netns", "add", f"vfd-{nic}")
+    try:
+        ip("-n", f"vfd-{nic}", "link", "add", "wire0", "type", "veth", "peer", "name", "far0")
+        for uplink, is_told in (("wire0", False), ("wire1", True)):
+            ended = checked(tmp_path, {"id": nic, "backend": "soft", "vfs": 2, "uplink": uplink})
+            assert (ended.code, ended.err) == (0, "")
+            assert ("no netdev of this host" in ended.out) == is_told, ended
+    finally:
+        ip("netns", "delete", f"vfd-{nic}")
 
 
 def test_a_backend_that_is_not_installed_is_an_error(tmp_path: Path) -> None:

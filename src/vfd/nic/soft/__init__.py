@@ -35,9 +35,9 @@ def destroy(pf: PfPolicy) -> None:
 
 
 def missing(pf: PfPolicy) -> Iterator[tuple[str, str, str]]:
-    """(field, value, rule) of what of ``pf`` is not on this host. Opens nothing.
+    """(field, value, rule) of what of ``pf`` is not on this host. Opens no NIC.
 
-    The wire of a NIC that is there already is in the NIC's own namespace."""
+    The wire of one that is there already is in the NIC's own namespace."""
     if pf.uplink is None:
         return
     switch = Switch(pf.id, pf.guest)

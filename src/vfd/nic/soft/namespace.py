@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,20 @@ def exists(name: str) -> bool:
         return path(name).stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
     except FileNotFoundError:
         return False
+
+
+def may_hold(name: str, netdev: str) -> bool:
+    """Whether the namespace of this name has a netdev of that one; true where we may not look."""
+    if not exists(name):
+        return False
+    try:
+        with inside(name):
+            socket.if_nametoindex(netdev)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def create(name: str) -> None:

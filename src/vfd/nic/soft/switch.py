@@ -433,8 +433,8 @@ class Switch:
         """Why a netdev can't be this NIC's uplink; None: it can, or is one. Touches nothing."""
         there = rtnl.link(self.root_netlink, name=name)
         if there is None:
-            if not self.tap and namespace.exists(self.namespace):
-                return None  # a NIC that is there has its wire in its own namespace
+            if not self.tap and namespace.may_hold(self.namespace, name):
+                return None
             return "no netdev of this host: the NIC has no wire until there is one"
         if self.tap and self.is_hooked(there.index):
             return None

@@ -147,7 +147,7 @@ class Client:
         try:
             return self._call(method, path, body, query)
         except CutOffError as cut:
-            if not self.patience or method == "GET" or path == "/v1/plan":
+            if not self.patience or not _is_change(method, path):
                 raise
             # Imported where needed: it hardly ever is.
             from vfd.api.afterwards import what_became
@@ -166,7 +166,7 @@ class Client:
         connection = self._connect(self.timeout)
         try:
             response = self._send(connection, method, path, body, query)
-            raw = self._read(response)
+            raw = self._read(response, method, path)
             if self.trace:
                 self.trace(f"< {response.status} {raw.decode(errors='replace').strip()}")
             return self._decoded(response.status, raw)
@@ -179,7 +179,7 @@ class Client:
         try:
             response = self._send(connection, "GET", path, None, query)
             if response.status >= 400:
-                self._decoded(response.status, self._read(response))
+                self._decoded(response.status, self._read(response, "GET", path))
             if connection.sock is not None:
                 connection.sock.settimeout(None)
             while line := self._readline(response):
@@ -187,7 +187,7 @@ class Client:
                     yield self._object(line)
             if response.chunked and response.chunk_left is not None:
                 # the library takes a stream that is cut off for its end
-                raise self._cut_off(IncompleteRead(b""))
+                raise self._cut_off(IncompleteRead(b""), "GET", path)
         finally:
             connection.close()
 
@@ -242,19 +242,19 @@ class Client:
             connection.request(method, target(path, query), payload, headers)
             return connection.getresponse()
         except (OSError, HTTPException) as error:
-            raise self._cut_off(error) from None
+            raise self._cut_off(error, method, path) from None
 
-    def _read(self, response: HTTPResponse) -> bytes:
+    def _read(self, response: HTTPResponse, method: str, path: str) -> bytes:
         try:
             return response.read()
         except (OSError, HTTPException) as error:
-            raise self._cut_off(error) from None
+            raise self._cut_off(error, method, path) from None
 
     def _readline(self, response: HTTPResponse) -> bytes:
         try:
             return response.readline()
         except (OSError, HTTPException) as error:
-            raise self._cut_off(error) from None
+            raise self._cut_off(error, "GET", "") from None
 
     def _decoded(self, status: int, raw: bytes) -> Any:
         if status < 300:
@@ -280,7 +280,7 @@ class Client:
         """The same for whoever asked at this socket."""
         return strange(self.path, error)
 
-    def _cut_off(self, error: Exception) -> NoDaemonError:
+    def _cut_off(self, error: Exception, method: str, path: str) -> NoDaemonError:
         kind = NoDaemonError
         if isinstance(error, TimeoutError):
             reason = f"no answer within {self.timeout:g} s"
@@ -291,12 +291,17 @@ class Client:
             return self.strange(StrangeAnswerError(f"no HTTP ({type(error).__name__}: {text})"))
         else:
             reason, kind = "the connection ended before the answer", CutOffError
-        return kind(
-            self.path,
-            reason,
+        effect = (
             "Whether the request took effect is unknown: look with `iplex show all`."
-            " The daemon's log (`journalctl -u vfd`) says why.",
+            if _is_change(method, path)
+            else "Nothing was changed: ask again."
         )
+        return kind(self.path, reason, f"{effect} The daemon's log (`journalctl -u vfd`) says why.")
+
+
+def _is_change(method: str, path: str) -> bool:
+    """Whether the request is more than a question."""
+    return method != "GET" and path != "/v1/plan"
 
 
 def _connected(path: str, until: float) -> socket.socket:

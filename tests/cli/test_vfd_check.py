@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from tests.cli.conftest import Ended, run_program
 from tests.cli.daemon import ip
+
+from vfd.policy.addresses import SHOWN, SHOWN_BY_VFD
 
 
 def checked(folder: Path, *pfs: Mapping[str, Any] | str, **main: Any) -> Ended:
@@ -56,6 +59,22 @@ def test_a_pf_or_an_uplink_that_is_not_on_this_host_is_warned_of(
     (line,) = [line for line in ended.out.splitlines() if "on this host: " in line]
     assert line.startswith(f"warning: {tmp_path}/vfd.cfg: pciids[1].{field} = ")
     assert words in line
+
+
+def test_a_software_nic_has_no_name_that_the_kernel_a_shell_or_iplex_reads_otherwise(
+    tmp_path: Path,
+) -> None:
+    words = (*SHOWN, *SHOWN_BY_VFD, "lo", "default", "on", "off")
+    signs = ("-x", ".x", "_x", "a+b", "a$b", "a*")
+    good = ("soft7", "a.b_c-d", "mirrors0", "0")
+    ended = checked(
+        tmp_path, *({"id": name, "backend": "soft", "vfs": 1} for name in (*words, *signs, *good))
+    )
+    assert ended.code == 3
+    told = re.findall(r'pciids\[\d+\]\.id = "(.*?)": (.*)', ended.err)
+    assert [name for name, rule in told if "means something else" in rule] == [*words]
+    assert [name for name, rule in told if "begins with a letter or digit" in rule] == [*signs]
+    assert len(told) == len(words) + len(signs)
 
 
 @pytest.mark.root

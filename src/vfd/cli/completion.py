@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from vfd.api.client import ApiError, Client, NoDaemonError, StrangeAnswerError
 from vfd.cli.command import Command, Example, Settings, settings
 from vfd.cli.source import stem
+from vfd.policy.addresses import SHOWN
 
 SHELLS = ("bash", "zsh", "fish")
 PATIENCE = 0.5
@@ -118,8 +119,7 @@ def complete_port(
 def complete_what(
     context: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    words = ("all", "pfs", "extended", "mirrors")
-    items = [CompletionItem(word) for word in words if word.startswith(incomplete)]
+    items = [CompletionItem(word) for word in SHOWN if word.startswith(incomplete)]
     return items + complete_port(context, param, incomplete)
 
 

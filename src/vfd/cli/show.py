@@ -22,12 +22,10 @@ from vfd.cli.command import (
 )
 from vfd.cli.completion import complete_what
 from vfd.cli.rows import mirror_table, port_table, scale_lines, trouble_lines, warning_lines
+from vfd.policy.addresses import SHOWN, SHOWN_BY_VFD
 from vfd.policy.shown import plural
 
 MAX_VFS = 256
-KEYWORDS = ("all", "pfs", "extended", "mirrors")
-VFDS = {"ex": "extended", "ext": "extended", "mirror": "mirrors"}
-"""Words that VFd took, and people type. A VF of that name is shown by its port."""
 
 
 @click.command(
@@ -64,7 +62,7 @@ def show(what: str) -> None:
     """
     ask = settings()
     client = ask.client()
-    what = VFDS.get(what, what)
+    what = SHOWN_BY_VFD.get(what, what)
     if what == "mirrors":
         _mirrors(ask, client)
         return
@@ -78,7 +76,7 @@ def show(what: str) -> None:
         lines = [line for row in rows for line in block_lines(row, **how)]
     else:
         lines = _table(rows, ask)
-    if what in KEYWORDS:
+    if what in SHOWN:
         lines += trouble_lines(client.get("/v1/health"), ask.width, ask.painted)
     ask.out("\n".join(lines))
 
@@ -149,7 +147,7 @@ def _by_name(client: Client, name: str) -> dict[str, Any]:
         raise IplexError(
             f"there is no PF, no PF:VF and no VF's name {name!r}",
             NOT_FOUND,
-            hint=f"Beside those, `show` takes {', '.join(KEYWORDS)}. `iplex show all` lists them.",
+            hint=f"Beside those, `show` takes {', '.join(SHOWN)}. `iplex show all` lists them.",
         ) from None
     answer = client.get("/v1/show", pf=vf["pf"], vf=vf["vfid"], extended=True)
     assert isinstance(answer, dict)

@@ -74,10 +74,11 @@ class _Program(click.Command):
             streams.discard_output()
             code = EXIT_PIPE_CLOSED
         except Exception as error:
-            told = streams.fault("vfd", error)
             if isinstance(error, OSError) and streams.is_of_output(error):
                 streams.discard_output()
                 told = streams.unwritable(error)
+            else:
+                told = streams.fault("vfd", error)
             click.echo(f"vfd: {told}", err=True)
             code = streams.FAULT
         sys.exit(code)

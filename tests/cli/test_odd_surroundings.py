@@ -61,9 +61,10 @@ def test_a_full_output_is_told(tmp_path: Path) -> None:
     (tmp_path / "vfs").mkdir()
     (tmp_path / "vfd.cfg").write_text('{"config_dir": "%s"}' % (tmp_path / "vfs"))
     for line in ("vfd --version", "vfd --help", "vfd --check --config vfd.cfg"):
-        ended = in_shell(f"{line} >/dev/full", tmp_path)
         told = "vfd: the output can't be written: No space left on device\n"
-        assert (ended.code, ended.err) == (1, told), line
+        for debug in ({}, {"VFD_DEBUG": "1"}):
+            ended = in_shell(f"{line} >/dev/full", tmp_path, **debug)
+            assert (ended.code, ended.err) == (1, told), line
 
 
 def test_a_reader_who_has_seen_enough_is_no_failure(tmp_path: Path) -> None:

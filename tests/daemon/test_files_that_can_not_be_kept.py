@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from vfd.config import store
 from vfd.daemon import pfs
+from vfd.daemon.failures import StorageError
+from vfd.daemon.memory import Kept, Known, Memory
 from vfd.daemon.service import Service
 from vfd.nic.protocol import NicError
 
@@ -118,6 +123,41 @@ def test_a_vfs_file_that_is_a_mount_of_its_own_is_written_in_place(
     behind = mount_over(vfd.config_dir / "vm1.json", undo, read_only=False)
     assert vfd.ask("PUT", "/v1/vfs/vm1", {"config": vfd.vf(1, vlans=[7])})[0] == 200
     assert json.loads(behind.read_text())["vlans"] == [7]
+
+
+def test_a_disk_that_fills_up_between_the_two_ways_leaves_nothing_behind(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main file is written beside its place twice: as it is to be, and to lead back."""
+    [managed] = service.nics.values()
+    folder, stage, calls = service.files.main_file.parent, store.stage, [0]
+
+    def stage_once(*arguments: Any) -> store.Staged:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return stage(*arguments)
+
+    there, opened = sorted(folder.iterdir()), len([*Path("/proc/self/fd").iterdir()])
+    monkeypatch.setattr(store, "stage", stage_once)
+    with pytest.raises(StorageError, match="No space left"):
+        pfs.set_vfs(service, managed.id, 2, force=True)
+    assert calls == [2]
+    assert sorted(folder.iterdir()) == there
+    assert len([*Path("/proc/self/fd").iterdir()]) == opened
+
+
+def test_what_is_remembered_of_files_is_written_once_it_can_be(tmp_path: Path) -> None:
+    path, one = tmp_path / "vfd.files", {"vm1.json": Known("pf0", 1, "vm1")}
+    memory = Memory(path)
+    memory.keep(Kept())
+    blocked = tmp_path / ".vfd.files.new"
+    blocked.mkdir()
+    memory.keep(Kept(one))
+    assert Memory(path).kept == Kept()
+    blocked.rmdir()
+    memory.keep(Kept(one))
+    assert Memory(path).kept == Kept(one)
 
 
 def test_where_the_nic_fails_the_main_file_is_as_before(service: Service) -> None:

@@ -253,7 +253,12 @@ class Files:
                 entries[number : number + 1] = [] if fields is None else [{**pf, **fields}]
                 old = stored.text.decode(errors="replace")
                 new = with_field(old, "pciids", entries, file=str(self.main_file))
-                return self._restaged(stored, new), self._restaged(stored, old)
+                there = self._restaged(stored, new)
+                try:
+                    return there, self._restaged(stored, old)
+                except BaseException:
+                    there.abandon()
+                    raise
         rule = f"{pf_id} is no longer listed: send SIGHUP first"
         raise ConfigError([Problem(str(self.main_file), "pciids", "", rule)])
 

@@ -45,6 +45,7 @@ class Memory:
         """Without a path it is remembered until the daemon ends."""
         self._path = path
         self.kept = Kept()
+        self._is_written = True
         if path is None:
             return
         try:
@@ -55,14 +56,16 @@ class Memory:
             log.warning("%s can't be read, which files were in force isn't known: %s", path, error)
 
     def keep(self, kept: Kept) -> None:
-        known, self.kept = kept == self.kept, kept
+        known, self.kept = kept == self.kept and self._is_written, kept
         if self._path is None or (known and self._path.exists()):  # somebody may empty /run/vfd
             return
         fresh = self._path.with_name(f".{self._path.name}.new")
         try:
             fresh.write_text(json.dumps(asdict(kept)))
             fresh.rename(self._path)
+            self._is_written = True
         except OSError as error:
+            self._is_written = False
             log.warning("%s can't be written: %s", self._path, error)
 
 

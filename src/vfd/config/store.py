@@ -177,10 +177,6 @@ class Renaming:
     name: str
     """What it is to be called, in the same folder."""
 
-    def replaces(self) -> bool:
-        """Whether there is something of that name now."""
-        return is_there(self.root / self.file.with_name(self.name), inside=self.root)
-
     def commit(self) -> tuple[str, ...]:
         """Raises OSError, and then it is called as before. Returns warnings, as ``Staged`` does."""
         folder = open_folder(self.root, self.file.parent)

@@ -55,7 +55,6 @@ class _Owner:
 
 @dataclass(slots=True)
 class _Walk:
-    root: Path
     suffixes: tuple[str, ...]
     owners: dict[int, _Owner] = field(default_factory=dict)
 
@@ -103,7 +102,7 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[File | Unread | Fold
 
     Raises OSError where ``root`` itself can't be read.
     """
-    state = _Walk(root, suffixes)
+    state = _Walk(suffixes)
     there = [Path()]
     while there:
         path = there.pop()

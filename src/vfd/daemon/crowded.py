@@ -16,7 +16,7 @@ def fold(service: Service) -> None:
     """Leaves at most ``MAX_BAD`` bad files of each folder directly in ``config_dir``, and one entry
     with the number of the others. None that holds a VF as it is goes."""
     open_ones = {(m.id, vfid) for m in service.nics.values() for vfid in m.kept}
-    in_force = {one.file for m in service.nics.values() for one in m.vfs.values()}
+    in_force = {one.file for _, one in service.in_force()}
     folders: dict[str, list[BadFile]] = {}
     for bad in service.bad.values():
         folders.setdefault(bad.file.partition("/")[0] if "/" in bad.file else "", []).append(bad)

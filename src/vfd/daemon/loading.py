@@ -77,7 +77,7 @@ def load(
         good.sort(key=lambda one: not _is_enforced(service, one))
     _refuse_names_in_use(service, good)
     _refuse_a_crowd(service, good)
-    lives_on = {one.file: m for m in service.nics.values() for one in m.vfs.values()}
+    lives_on = {one.file: managed for managed, one in service.in_force()}
     homes: dict[str, list[Configured]] = {pf_id: [] for pf_id in service.nics}
     for one in good:
         home = service.home(one.policy.pciid)
@@ -125,7 +125,7 @@ def _is_enforced(service: Service, one: Configured) -> bool:
 
 def _tell_conflicts(service: Service) -> None:
     """What bad files would be refused for once they are corrected."""
-    in_force = {one.file: one for managed in service.nics.values() for one in managed.vfs.values()}
+    in_force = {one.file: one for _, one in service.in_force()}
     readable = [bad for bad in service.bad.values() if bad.readable is not None]
     for bad in readable[:_HELD_AGAINST_OTHERS]:
         if more := service.conflicts(bad.file, bad.problems, bad.readable, in_force.get(bad.file)):
@@ -181,23 +181,23 @@ def close_vf(service: Service, managed: Managed, one: Configured) -> tuple[Chang
 
 
 def _refuse_names_in_use(service: Service, good: list[Configured]) -> None:
-    in_force = {
-        (one.file, one.policy.name) for m in service.nics.values() for one in m.vfs.values()
-    }
+    in_force = {(one.file, one.policy.name) for _, one in service.in_force()}
     first: dict[str, Configured] = {}
+    out: set[str] = set()
     for one in sorted(good, key=lambda one: (one.file, one.policy.name) not in in_force):
         other = first.setdefault(one.policy.name, one)
         if other is not one:
-            good.remove(one)
+            out.add(one.file)
             rule = f"a name is unique on the host: {other.file} has it"
             _set_aside(
                 service, one, Problem(one.file, "name", one.policy.name, rule, other.policy.name)
             )
+    good[:] = [one for one in good if one.file not in out]
 
 
 def _refuse_a_crowd(service: Service, good: list[Configured]) -> None:
     """Of a crowd of files for one VF the first few are judged by all rules: that takes time."""
-    in_force = {one.file for managed in service.nics.values() for one in managed.vfs.values()}
+    in_force = {one.file for _, one in service.in_force()}
     crowds: dict[tuple[str, int], list[Configured]] = {}
     for one in sorted(good, key=lambda one: one.file not in in_force):
         crowds.setdefault((one.policy.pciid, one.policy.vfid), []).append(one)
@@ -209,8 +209,7 @@ def _refuse_a_crowd(service: Service, good: list[Configured]) -> None:
             )
             _set_aside(service, one, Problem(one.file, "vfid", str(vfid), rule))
             out.add(one.file)
-    if out:
-        good[:] = [one for one in good if one.file not in out]
+    good[:] = [one for one in good if one.file not in out]
 
 
 def _set_aside(

@@ -49,10 +49,10 @@ def file_of(service: Service, name: str) -> str:
 
 
 def _holds_a_vf(service: Service, file: str) -> bool:
-    nics = service.nics.values()
-    if file in service.vanished or any(one.file == file for m in nics for one in m.vfs.values()):
+    if file in service.vanished or any(one.file == file for _, one in service.in_force()):
         return True
     bad = service.bad.get(file)
     if bad is None:
         return False
+    nics = service.nics.values()
     return any(m.kept and (bad.vfid is None or bad.vfid in m.kept) for m in nics)

@@ -180,12 +180,8 @@ class Daemon:
     async def edited(self) -> dict[str, str]:
         """Which files say something else than what is in force. Nothing where the file system takes
         its time: whoever asks for the table waits for NICs, and for nothing else."""
-        in_force = [
-            one
-            for managed in list(self.service.nics.values())
-            for one in managed.vfs.values()
-            if one.file not in self.service.vanished
-        ]
+        vanished = self.service.vanished
+        in_force = [one for _, one in self.service.in_force() if one.file not in vanished]
         if (before := self._looking) is not None and not before.done():
             # One that hangs keeps its thread: it must not have one for each who asks.
             await asyncio.wait([before], timeout=FILES_PATIENCE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -447,13 +447,18 @@ class Service:
     def by_name(self, name: str) -> tuple[Managed, Configured] | None:
         file = self.files.file_of(name)
         by_file = None
-        for managed in self.nics.values():
-            for one in managed.vfs.values():
-                if one.policy.name == name:
-                    return managed, one
-                if one.file == file:
-                    by_file = managed, one
+        for managed, one in self.in_force():
+            if one.policy.name == name:
+                return managed, one
+            if one.file == file:
+                by_file = managed, one
         return by_file
+
+    def in_force(self) -> Iterator[tuple[Managed, Configured]]:
+        """All VFs that have a configuration, each with its PF. Any thread may ask."""
+        for managed in list(self.nics.values()):
+            for one in managed.vfs.values():
+                yield managed, one
 
     # Convergence
 

@@ -43,11 +43,16 @@ def look_for(service: Service, reading: Reading, *, confirmed: bool) -> None:
         if (file in blamed or (file in service.vanished and not confirmed))
         and not successors & {(known.pf, known.vfid), known.name}
     }
+    _tell(service, blamed)
+
+
+def _tell(service: Service, blamed: Mapping[str, str]) -> None:
+    """One entry for each folder: the one that is blamed, or else a file's own."""
     folders: dict[str, list[str]] = {}
-    for file in service.vanished:
-        folders.setdefault(blamed.get(file, folders_of(file)[0]), []).append(file)
-    for folder, files in folders.items():
-        entry = _entry(service, folder, [service.vanished[file].name for file in files])
+    for file, known in service.vanished.items():
+        folders.setdefault(blamed.get(file, folders_of(file)[0]), []).append(known.name)
+    for folder, names in folders.items():
+        entry = _entry(service, folder, names)
         service.bad[entry.file] = entry
 
 
@@ -139,9 +144,4 @@ def settle(service: Service, file: str) -> None:
         return
     for bad in [bad for bad in service.bad.values() if bad.vanished]:
         del service.bad[bad.file]
-    rest: dict[str, list[str]] = {}
-    for one, known in service.vanished.items():
-        rest.setdefault(folders_of(one)[0], []).append(known.name)
-    for folder, names in rest.items():
-        entry = _entry(service, folder, names)
-        service.bad[entry.file] = entry
+    _tell(service, {})

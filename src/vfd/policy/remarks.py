@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from vfd.policy.addresses import is_multicast
-from vfd.policy.guarantees import in_each_class, needed, scale
+from vfd.policy.guarantees import Uses, in_each_class, needed, scale
 from vfd.policy.memo import by_identity
 from vfd.policy.no_effect import without_effect
 from vfd.policy.rate import LEAST_BPS, bps_text
 from vfd.policy.resolve import SLACK, uses_of
 from vfd.policy.rules import Broken
-from vfd.policy.values import GuestMacs, NicPolicy, VfPolicy
+from vfd.policy.values import GuestMacs, NicPolicy, PfPolicy, VfPolicy
 
 _LESS_THAN_AN_OCTET = tuple(f"/{bits}" for bits in range(1, 8))
 _SLOWEST = 1_000_000
@@ -106,10 +106,12 @@ def remarks(
         if tc.latency:
             rule = "kept for old files; it has no effect"
             found.append(Broken("", f"tclasses[{number}].latency", True, rule))
-    if link_bps and not pf.vf_oversubscription:
-        found += _scaled(nic, link_bps)
-    if link_bps and in_each_class(pf):
-        found += _not_in_every_class(nic, link_bps)
+    if link_bps and (parts := {vf.vfid: n for vf in nic.vfs if (n := vf.min_rate.on(link_bps))}):
+        uses = uses_of(nic)
+        if not pf.vf_oversubscription:
+            found += _scaled(pf, link_bps, parts, uses)
+        if in_each_class(pf):
+            found += _not_in_every_class(nic, link_bps, parts, uses)
     configured = {vf.vfid for vf in nic.vfs}
     for vf in nic.vfs:
         found += _on_pf(vf, pf.enable_qos, link_bps)
@@ -125,14 +127,13 @@ def remarks(
     return tuple(found)
 
 
-def _scaled(nic: NicPolicy, link_bps: int) -> Iterator[Broken]:
-    """Guarantees that fitted until the link became slower, or the classes others."""
-    parts = {vf.vfid: bps for vf in nic.vfs if (bps := vf.min_rate.on(link_bps))}
-    uses = uses_of(nic) if parts else {}
-    wanted = needed(nic.pf, link_bps, parts, uses)
-    if parts and wanted > link_bps * SLACK:
-        room, whole = scale(nic.pf, link_bps, parts, uses)
-        beside = ", each beside min_bw of the other classes," if in_each_class(nic.pf) else ""
+def _scaled(pf: PfPolicy, link_bps: int, parts: Mapping[int, int], uses: Uses) -> Iterator[Broken]:
+    """Guarantees (``parts``, by vfid) that fitted until the link became slower, or the classes
+    others."""
+    wanted = needed(pf, link_bps, parts, uses)
+    if wanted > link_bps * SLACK:
+        room, whole = scale(pf, link_bps, parts, uses)
+        beside = ", each beside min_bw of the other classes," if in_each_class(pf) else ""
         rule = (
             f"the guarantees of the PF's VFs{beside} add up to {wanted / link_bps:.4g} times the"
             f" link of {bps_text(link_bps)}: each is scaled by {room / whole:.4g}, until the link"
@@ -141,10 +142,10 @@ def _scaled(nic: NicPolicy, link_bps: int) -> Iterator[Broken]:
         yield Broken("", "min_rate", sum(parts.values()), rule)
 
 
-def _not_in_every_class(nic: NicPolicy, link_bps: int) -> Iterator[Broken]:
+def _not_in_every_class(
+    nic: NicPolicy, link_bps: int, parts: Mapping[int, int], uses: Uses
+) -> Iterator[Broken]:
     """Guarantees that a VF has not in all classes that its guest may send in."""
-    uses = uses_of(nic)
-    parts = {vf.vfid: bps for vf in nic.vfs if (bps := vf.min_rate.on(link_bps))}
     capped = {
         tc.pri
         for tc in nic.pf.tclasses

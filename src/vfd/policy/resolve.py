@@ -119,8 +119,9 @@ def _shares(nic: NicPolicy) -> tuple[list[tuple[QueueShare, ...]], dict[int, flo
 
 
 def uses_of(nic: NicPolicy) -> dict[int, set[int]]:
-    """By traffic class, the VFs that have a share of it; empty without ``enable_qos``."""
-    return _uses(nic, _shares(nic)[0]) if nic.pf.enable_qos else {}
+    """By traffic class, the VFs that have a share of it; empty where guarantees aren't judged class
+    by class, which then nobody asks about."""
+    return _uses(nic, _shares(nic)[0]) if guarantees.in_each_class(nic.pf) else {}
 
 
 def _uses(nic: NicPolicy, shares: list[tuple[QueueShare, ...]]) -> dict[int, set[int]]:

@@ -207,6 +207,17 @@ def test_a_guarantee_is_one_for_all_classes_where_they_state_no_bandwidth() -> N
     assert far == {}
 
 
+@pytest.mark.parametrize("classes", [[], [{"pri": n, "min_bw": 25} for n in range(4)]])
+def test_guarantees_of_a_link_that_became_slower_have_a_tree(classes: list[dict[str, Any]]) -> None:
+    """Until the policy is resolved for it, more is guaranteed than there is."""
+    nic = resolved(
+        {"min_rate": "600Mbps"}, {"rate": "700Mbps"}, {}, enable_qos=True, tclasses=classes
+    )
+    for speed in (SPEED, 600 * MBIT, 500 * MBIT, 100 * MBIT, 10 * MBIT):
+        for tree in shaper.trees(nic, speed):
+            assert all(c.rate > 0 and c.ceil > 0 for c in tree.values())
+
+
 def test_a_vf_that_gets_a_guarantee_leaves_the_others_as_they_are() -> None:
     before, _ = trees({}, {}, enable_qos=True)
     after, _ = trees({"min_rate": "600Mbps"}, {}, enable_qos=True)

@@ -34,12 +34,13 @@ def fill(
     """Divides ``total`` in proportion to ``weights``, but gives nobody less than their floor.
 
     ``most``: what one unit of weight gets at most; what then remains is left undivided. Floors that
-    add up to more than ``total`` divide it."""
+    add up to more than ``total`` divide it, and below 0 it is nothing."""
+    total = max(0.0, total)
     wanted = sum(floors.values())
     if wanted > total:
         floors = {key: floor * total / wanted for key, floor in floors.items()}
     held: dict[_Key, float] = {}
-    while floors:
+    while True:
         free = sum(weight for key, weight in weights.items() if key not in held)
         unit = max(0.0, total - sum(held.values())) / free if free else 0.0
         if most is not None:
@@ -52,9 +53,6 @@ def fill(
         if not below:
             return {key: held.get(key, unit * weight) for key, weight in weights.items()}
         held |= below
-    unit = total / (sum(weights.values()) or 1.0)
-    unit = unit if most is None else min(unit, most)
-    return {key: unit * weight for key, weight in weights.items()}
 
 
 def of_classes(

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.conftest import Ended, run_program
 from tests.cli.daemon import ip
 
-from vfd.policy.addresses import SHOWN, SHOWN_BY_VFD
+from vfd.policy.shown import SHOWN, SHOWN_BY_VFD
 
 
 def checked(folder: Path, *pfs: Mapping[str, Any] | str, **main: Any) -> Ended:

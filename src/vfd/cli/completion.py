@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from vfd.api.client import ApiError, Client, NoDaemonError, StrangeAnswerError
 from vfd.cli.command import Command, Example, Settings, settings
 from vfd.cli.source import stem
-from vfd.policy.addresses import SHOWN
+from vfd.policy.shown import SHOWN
 
 SHELLS = ("bash", "zsh", "fish")
 PATIENCE = 0.5

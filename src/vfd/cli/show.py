@@ -22,8 +22,7 @@ from vfd.cli.command import (
 )
 from vfd.cli.completion import complete_what
 from vfd.cli.rows import mirror_table, port_table, scale_lines, trouble_lines, warning_lines
-from vfd.policy.addresses import SHOWN, SHOWN_BY_VFD
-from vfd.policy.shown import plural
+from vfd.policy.shown import SHOWN, SHOWN_BY_VFD, plural
 
 MAX_VFS = 256
 

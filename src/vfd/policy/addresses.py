@@ -17,7 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from vfd.policy.shown import shown
+from vfd.policy.shown import SHOWN, SHOWN_BY_VFD, shown
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])")
@@ -25,10 +25,6 @@ _NETDEV = re.compile(r"[!-$&-.0-9;-~]{1,15}", re.ASCII)
 _SOFT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _RANGE = re.compile(r"(\d{1,4})\s*-\s*(\d{1,4})", re.ASCII)
 
-SHOWN = ("all", "pfs", "extended", "mirrors")
-"""What ``iplex show`` takes beside names."""
-SHOWN_BY_VFD = {"ex": "extended", "ext": "extended", "mirror": "mirrors"}
-"""Words that VFd took, and people type. A VF of that name is shown by its port."""
 _WORDS = {"lo", "default", "off", "on", *SHOWN, *SHOWN_BY_VFD}
 
 MAX_VID = 4094

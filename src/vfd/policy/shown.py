@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 
+SHOWN = ("all", "pfs", "extended", "mirrors")
+"""What ``iplex show`` takes beside names."""
+SHOWN_BY_VFD = {"ex": "extended", "ext": "extended", "mirror": "mirrors"}
+"""Words that VFd took, and people type. A VF of that name is shown by its port."""
 _SHOWN = 80
 STEERING = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
 """Controls, and what hides or turns around the text behind it: a set of a regular expression."""

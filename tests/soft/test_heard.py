@@ -56,7 +56,7 @@ def test_whoever_changes_much_waits_for_whoever_changes_little() -> None:
     many = [(1, NEW, link(index)) for index in range(1000)]
     of = heard(*many, (2, NEW, link(5)))
     order = [nsid for nsid, _ in of.turns()]
-    assert order.index(2) <= 16
+    assert order.index(2) == 16
     assert order.count(1) == 1000
 
 
@@ -76,7 +76,7 @@ def test_more_than_can_be_kept_of_a_namespace_has_it_listed_and_hides_no_other()
     assert of.overfull() == {1}
     assert of.overfull() == set()
     found = news(of)
-    assert 1000 < len(found) < 5000
+    assert len(found) == 4096 + 1
     assert [nsid for nsid, _ in found].count(2) == 1
     of = heard(*((1, JOIN, group(5, n)) for n in range(256)), *((1, NEW, link(5)),) * 9)
     assert len(news(of)) == 1

@@ -100,20 +100,24 @@ def _name(row: Row) -> str:
 
 def warning_lines(rows: Sequence[Row], width: int | None, colour: bool) -> list[str]:
     """Each warning once, with all the ports that it is true of."""
-    ports: dict[str, list[Row]] = {}
-    for row in rows:
-        for warning in row["warnings"]:
-            ports.setdefault(warning, []).append(row)
-    notes = [f"{_places(where)}: {warning}" for warning, where in ports.items()]
-    return _noted(notes, width, colour)
+    return _each_once(rows, lambda row: row["warnings"], width, colour)
 
 
 def scale_lines(rows: Sequence[Row], width: int | None, colour: bool) -> list[str]:
     """How far guarantees and shares are from what was asked, where there is less than all ask for:
     each factor once, with all the ports that have it."""
+    return _each_once(rows, scaled_texts, width, colour)
+
+
+def _each_once(
+    rows: Sequence[Row],
+    texts_of: Callable[[Row], Iterable[str]],
+    width: int | None,
+    colour: bool,
+) -> list[str]:
     ports: dict[str, list[Row]] = {}
     for row in rows:
-        for text in scaled_texts(row):
+        for text in texts_of(row):
             ports.setdefault(text, []).append(row)
     return _noted((f"{_places(where)}: {text}" for text, where in ports.items()), width, colour)
 

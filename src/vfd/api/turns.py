@@ -20,7 +20,9 @@ RATE = 250.0
 two or three, of some 0.5 ms each."""
 SPARED = 3
 """For each second that this thread has worked there are none for so many: with turns that take
-long they use no more than a third of a CPU."""
+long they use no more than a third of a CPU, as long as AT_LEAST is less than that (13 ms each)."""
+OWED = 0.5
+"""Seconds of that which are still to come at most: what root makes it work is soon forgiven."""
 AT_LEAST = 0.1
 """Of the turns, however much root makes it work."""
 BURST = 40.0
@@ -44,6 +46,8 @@ class Turns:
         self._waiting: dict[int, deque[Callable[[], None]]] = {}
         """By uid; whose turn is next stands first."""
         self._left = BURST
+        self._owed = 0.0
+        """Seconds for which there are to be none."""
         self._since, self._worked = self._loop.time(), time.thread_time()
         self._timer: asyncio.Handle | None = None
         self._at_work = asyncio.Semaphore(AT_WORK)
@@ -80,8 +84,10 @@ class Turns:
     def _go_round(self) -> None:
         now, worked = self._loop.time(), time.thread_time()
         passed, busy = now - self._since, worked - self._worked
-        self._left += max(passed - SPARED * busy, AT_LEAST * passed) * RATE
-        self._left = min(BURST, self._left)
+        owed = min(self._owed + SPARED * busy, OWED)
+        without = min(owed, (1 - AT_LEAST) * passed)
+        self._owed = owed - without
+        self._left = min(BURST, self._left + (passed - without) * RATE)
         self._since, self._worked = now, worked
         self._timer = None
         try:

@@ -176,11 +176,11 @@ KNOWN_LIMITS = """
 
 ## Trying a vendor's interface without the NIC
 
-    python3 -m lab.models intel --vfs 4 /mnt      # or mellanox; serves until its stdin ends
+    .venv/bin/python -m lab.models intel --vfs 4 /mnt   # or mellanox; serves until its stdin ends
     echo add 2,10-20 > /mnt/1/trunk
     cat /mnt/.model/log /mnt/.model/state         # what was written, and what the device would do
 
-It needs root, `/dev/fuse` and what `make deps` installs. It is a model: what it shows is what the
+It needs root, `/dev/fuse` and what `make venv` installs. It is a model: what it shows is what the
 vendor's documents say, not what a card does.
 """
 

@@ -228,3 +228,11 @@ def test_shares_are_numbers_or_percentages(written: Any, share: float) -> None:
 def test_what_is_neither_share_nor_speed_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"rate|share"):
         parse_rate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "bps"), [("0bps", 0), ("0.4bps", 1), ("0.0000001bps", 1), ("1.5bps", 2)]
+)
+def test_a_speed_that_is_stated_never_rounds_to_no_limit(text: str, bps: int) -> None:
+    assert parse_bps(text) == bps
+    assert bool(parse_rate(text)) == bool(bps)

@@ -81,7 +81,8 @@ def parse_bps(value: object) -> int:
         bps = value
     elif isinstance(value, str) and (found := _BITS.fullmatch(_text(value))):
         exactly = Decimal(found[1]) * _UNITS[found[2].lower()]
-        bps = int(exactly.to_integral_value(ROUND_HALF_UP))
+        # a limit that is stated is none that rounds to no limit
+        bps = max(int(exactly.to_integral_value(ROUND_HALF_UP)), 1 if exactly else 0)
     if bps is None:
         raise ValueError(f'{shown(value)} is not a speed: write bits per second, like "10Gbps"')
     if bps > MOST_BPS:

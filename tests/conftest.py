@@ -10,10 +10,16 @@ import pytest
 
 from vfd.daemon.exclusive import LOCKS, InUseError, Lock
 
+SEEDS = 1000
+"""As many as no test needs."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="also run what runs for minutes or without end"
+    )
+    parser.addoption(
+        "--seed", type=int, default=0, help="have what is drawn at random be drawn another way"
     )
 
 
@@ -23,6 +29,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="runs long: pytest --long"))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: namespaces and BPF"))
+
+
+@pytest.fixture
+def seeds(pytestconfig: pytest.Config) -> range:
+    """What to draw from: the same in every run, and others with another ``--seed``."""
+    start = pytestconfig.getoption("--seed") * SEEDS
+    return range(start, start + SEEDS)
 
 
 @pytest.fixture(scope="session", autouse=True)

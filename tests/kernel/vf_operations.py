@@ -22,6 +22,9 @@ from vfd.nic.netlink import Message, Netlink, NetlinkError, attr, attr_text, att
 _SETLINK, _GETLINK, _GETADDR, _GETROUTE = 19, 18, 22, 26
 _IFNAME, _MTU, _NUM_VF, _VFINFO_LIST, _STATS64, _EXT_MASK = 3, 4, 21, 22, 23, 29
 _VFS, _SKIP_STATS = 1, 8
+_AF_SPEC, _BRIDGE_MODE, _AF_BRIDGE = 26, 1, 7
+_HWMODES = ("veb", "vepa")
+"""By their numbers: BRIDGE_MODE_*, linux/if_bridge.h."""
 _HEAD = struct.Struct("=BxHiII")
 _NO_MAC = "00:00:00:00:00:00"
 _PROTOS = {b"\x81\x00": "802.1Q", b"\x88\xa8": "802.1ad"}
@@ -149,6 +152,8 @@ class PfNetdev(Netlink):
     def __init__(self, driver: VfOperations) -> None:
         self.driver = driver
         self.mtu = 1500
+        self.hwmode = ""
+        """How ``bridge link`` shows the NIC's own bridge; "": the driver has no such mode."""
         self.addresses: list[str] = []
         """The host's, on whatever netdev is asked about."""
         self.flags = 1
@@ -161,6 +166,10 @@ class PfNetdev(Netlink):
         pass
 
     def dump(self, kind: int, *_: object, **__: object) -> list[tuple[int, bytes]]:
+        if kind == _GETLINK and self.hwmode:  # ndo_dflt_bridge_getlink
+            mode = struct.pack("=H", _HWMODES.index(self.hwmode))
+            head = _HEAD.pack(_AF_BRIDGE, 0, self.index, self.flags, 0)
+            return [(16, head + nest(_AF_SPEC, attr(_BRIDGE_MODE, mode)))]
         if kind != _GETADDR:
             return []
         head = struct.pack("=BBBBi", 2, 24, 0, 0, self.index)
@@ -204,7 +213,11 @@ class PfNetdev(Netlink):
             raise failed
 
     def _set(self, body: bytes) -> None:
-        _, _, _, flags, change = _HEAD.unpack_from(body)
+        family, _, _, flags, change = _HEAD.unpack_from(body)
+        if family == _AF_BRIDGE:  # rtnl_bridge_setlink
+            spec = dict(_attrs(dict(_attrs(body[_HEAD.size :]))[_AF_SPEC]))
+            self.hwmode = _HWMODES[int.from_bytes(spec[_BRIDGE_MODE], "little")]
+            return
         self.flags = self.flags & ~change | flags & change
         for kind, value in _attrs(body[_HEAD.size :]):
             if kind == _MTU:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -109,6 +110,20 @@ def test_a_refused_setting_leaves_a_guests_own_mac_free() -> None:
         surface.write({0: access(20, vm_mac="02:00:00:00:00:05")})
     assert "02:99:00:00:00:01" not in [words[1] for _, words in vfs.calls if words[0] == "mac"]
     assert surface.read()[0]["vm_mac"] is None
+
+
+@pytest.mark.parametrize("refused", [0, 1, 2])
+def test_a_setting_refused_of_one_vf_leaves_those_before_and_after_it_as_they_were(
+    refused: int,
+) -> None:
+    vfs = PlainVfs([VfSeen() for _ in range(3)])
+    surface, _ = surface_on("ice", vfs)
+    surface.write({vfid: access(10 + vfid, rate="100Mbps") for vfid in range(3)})
+    before = deepcopy(vfs.seen)
+    vfs.refuses["vlan", str(20 + refused), "0", "802.1Q"] = errno.EINVAL
+    with pytest.raises(NicError, match="refused"):
+        surface.write({vfid: access(20 + vfid, rate="200Mbps") for vfid in range(3)})
+    assert vfs.seen == before
 
 
 @pytest.mark.parametrize("count", [256, 330])

@@ -66,15 +66,15 @@ class VfOperations(Protocol):
 class PlainVfs:
     """A driver that takes everything and keeps it.
 
-    ``refuses``: words of calls that fail. ``breaks``: by VF, the call from which on it refuses all.
-    ``ignores``: first words of calls that have no effect; ``spoils``: what is done in their place.
+    ``refuses``: calls that fail. ``breaks``: by VF, the call from which on it refuses all.
+    ``spoils``: what is done in place of a call, () for nothing. Of what is refused or spoiled the
+    words of the call are given, or the first of them.
     """
 
     seen: list[VfSeen]
     refuses: dict[tuple[str, ...], int] = field(default_factory=dict)
     breaks: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    ignores: set[str] = field(default_factory=set)
-    spoils: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    spoils: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
     calls: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
 
     def vfs(self) -> Sequence[VfSeen]:
@@ -87,10 +87,8 @@ class PlainVfs:
         if self.breaks.get(vfid) in (words, ()):
             self.breaks[vfid] = ()
             raise OSError(errno.EBUSY, "EBUSY")
-        if words[0] in self.ignores:
-            return
         vf = self.seen[vfid]
-        match self.spoils.get(words[0], words):
+        match self.spoils.get(words, self.spoils.get(words[:1], words)):
             case ("mac", mac):
                 vf.mac = mac
             case ("vlan", vid, qos, proto):

@@ -1,4 +1,4 @@
-.PHONY: help demo test bench abuse deps venv bpf lint docs man lab test-host test-lab
+.PHONY: help demo test mutants bench abuse deps venv bpf lint docs man lab test-host test-lab
 PY := .venv/bin/python
 
 help:            ## this list
@@ -54,6 +54,9 @@ test: venv bpf lint lab ## everything: style, types, tests on this machine and i
 	$(MAKE) --no-print-directory test-host || status=1; \
 	$(MAKE) --no-print-directory test-lab || status=1; \
 	exit $$status
+
+mutants: venv bpf ## whether tests notice small faults, by part (PART=policy: in one); needs root
+	@$(PY) -m tools.mutants $(PART)
 
 docs: venv       ## docs/configuration.md, the JSON Schemas and docs/nics.md, from the types; then what man says
 	@$(PY) tools/gen_reference.py

@@ -1,0 +1,51 @@
+"""What is mutated, and which tests should notice: those that need neither the laboratory nor a
+machine of their own, the cheap ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    sources: tuple[str, ...]
+    """Globs below ``src/vfd``."""
+    tests: tuple[str, ...]
+    """Files and folders below ``tests``, or tests of files."""
+    count: int = 30
+    """How many mutants are drawn."""
+
+    def files(self, root: Path) -> Iterator[str]:
+        for pattern in self.sources:
+            for path in sorted((root / "src/vfd").glob(pattern)):
+                yield str(path.relative_to(root))
+
+    def nearest_first(self, root: Path, path: str) -> list[str]:
+        """The files of the tests, those first that are named as the source is."""
+        stem = Path(path).name.split(".")[0]
+        every = [found for test in self.tests for found in _files(root / "tests" / test)]
+        return [str(f.relative_to(root)) for f in sorted(every, key=lambda f: stem not in f.stem)]
+
+
+def _files(test: Path) -> list[Path]:
+    return sorted(test.rglob("test_*.py")) if test.is_dir() else [test]
+
+
+_POLICY = ("policy", "packet/test_cases_agree_with_model.py")
+_CLI = ("cli/test_check.py", "cli/test_without_daemon.py", "cli/test_tables.py")
+_DAEMON = ("daemon", "life/test_killed.py")
+
+PARTS = (
+    Part("policy", ("policy/*.py",), (*_POLICY, "config", "plan", "cli/test_check.py")),
+    Part("plan", ("plan/*.py",), ("plan",)),
+    Part("config", ("config/*.py",), ("config", *_CLI, "daemon/test_files.py")),
+    Part("bpf", ("nic/soft/bpf/*.[ch]",), ("bpf", "packet/test_soft_nic.py"), count=60),
+    Part("soft", ("nic/soft/*.py", "nic/netlink.py", "nic/inotify.py"), ("bpf", "soft", "packet")),
+    Part("kernel", ("nic/kernel/*.py",), ("kernel",)),
+    Part("daemon", ("daemon/*.py", "main.py"), _DAEMON),
+    Part("api", ("api/*.py",), ("api", "daemon", "cli/test_daemon.py")),
+    Part("cli", ("cli/*.py",), ("cli",)),
+)

@@ -1,30 +1,48 @@
-"""What is compared: two guests joined by a bare veth pair, by a switch without policy, by switches
-with the anti-spoofing that can be had from them, and by vfd's software NIC with a full policy.
+"""What is compared: two guests joined by a bare veth pair, by switches without policy or with the
+anti-spoofing that can be had from them, by eBPF programs that do nothing but deliver, and by vfd's
+software NIC with a full policy.
 
-Each contestant has ``ports`` ports, of which the first two have a guest in a namespace of its own;
-the rest exist, are up and are idle, as most of a host's VFs are at any instant.
+Each contestant has ``vfs`` ports, of which the first two have a guest in a namespace of its own;
+the rest exist, are up and are idle, as most of a host's VFs are at any instant. All contestants of
+a race exist at the same time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import subprocess
-import tempfile
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bench.traffic import BenchError, Guest, process_cpu, run
+from bench import tcx
+from bench.tenants import wire
+from bench.traffic import BenchError, Guest, Lane, Tools, run
 from vfd.nic import soft
-from vfd.plan.changes import Change, PfChange, VfChange
-from vfd.policy.resolve import resolve
-from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
+from vfd.nic.soft import libbpf
+from vfd.policy.values import PfPolicy
+
+HERE = Path(__file__).parent
+CLSACT, TCX = "clsact", "TCX"
+FIRST_VF = 0x100
+"""The interface index of VF 0's host end, in the NIC's namespace and in the floor's."""
+VLAN = 100
+_numbers = itertools.count()
 
 
 def mac_of(port: int) -> str:
     return f"02:be:00:00:{port >> 8:02x}:{port & 255:02x}"
+
+
+OTHER_MAC = "02:be:00:01:00:00"
+"""A further MAC of guest 0."""
 
 
 class Contestant(ABC):
@@ -33,11 +51,24 @@ class Contestant(ABC):
     name: str
     policy: str
     """What it enforces, in words for the table."""
+    hook = ""
+    peer = True
 
-    def __init__(self, ports: int) -> None:
-        self.ports = ports
-        self.prefix = f"vb{os.getpid() % 10000}{self.name[:2].strip().lower()}{id(self) % 97}"
+    def __init__(self, vfs: int | None = None) -> None:
+        self.vfs = vfs
+        self.prefix = f"vb{os.getpid() % 10000}n{next(_numbers)}"
         self._namespaces: list[str] = []
+
+    def __enter__(self) -> Contestant:
+        try:
+            self.build()
+        except BaseException:
+            self.tear_down()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tear_down()
 
     @abstractmethod
     def build(self) -> None: ...
@@ -47,12 +78,27 @@ class Contestant(ABC):
             with contextlib.suppress(BenchError):
                 run("ip", "netns", "del", netns)
 
-    def helper_cpu(self) -> float:
-        """CPU time so far of processes that carry packets, seconds."""
-        return 0.0
-
     def guest(self, port: int) -> Guest:
         return Guest(f"{self.prefix}g{port}", "eth0", mac_of(port), f"10.9.0.{port + 1}")
+
+    def lane(self) -> Lane:
+        """From guest 0 to guest 1."""
+        return Lane(self.name, self.policy, self.vfs, self.hook, self.guest(0), (self.guest(1),),
+                    peer=self.peer)  # fmt: skip
+
+    def swallow(self, sink: Path, *, netns: str = "", stop: bool = False) -> None:
+        """Makes receivers drop what comes, at no cost, once their netdev has counted it: guest 1's,
+        or all netdevs of a namespace. ``stop``: no longer."""
+        where = netns or self.guest(1).netns
+        links = json.loads(run("ip", "-n", where, "-j", "link", "show", "type", "veth"))
+        tc = ("ip", "netns", "exec", where, "tc")
+        hook = "clsact" if stop else "ingress_block 7 clsact"
+        run(*tc, "-batch", "-", stdin="\n".join(
+            f"qdisc {'del' if stop else 'add'} dev {link['ifname']} {hook}" for link in links
+        ))  # fmt: skip
+        if not stop:
+            run(*tc, "filter", "add", "block", "7", "pref", "1", "handle", "1", "bpf", "da",
+                "obj", str(sink), "sec", "tc")  # fmt: skip
 
     def netns(self, suffix: str) -> str:
         name = f"{self.prefix}{suffix}"
@@ -72,6 +118,25 @@ class Contestant(ABC):
         """)  # fmt: skip
 
 
+class Generator(Contestant):
+    """No receiver: what sending frames costs by itself."""
+
+    name = "generator"
+    policy = "frames are dropped"
+
+    def build(self) -> None:
+        netns = self.netns("g0")
+        for kind in ("dummy", "ifb"):  # either drops what is sent on it
+            with contextlib.suppress(BenchError):
+                run("ip", "-n", netns, "link", "add", "eth0", "type", kind)
+                break
+        run("ip", "-n", netns, "link", "set", "eth0", "up")
+
+    def lane(self) -> Lane:
+        nobody = Guest("", "", mac_of(1))
+        return Lane(self.name, self.policy, None, "", self.guest(0), (nobody,))
+
+
 class BareVeth(Contestant):
     """The yardstick: one veth pair, nothing between the guests."""
 
@@ -89,21 +154,54 @@ class BareVeth(Contestant):
 class _VethPorts(Contestant):
     """Veth ports ``p0`` … in a switch namespace, guests' ends in theirs."""
 
-    def ports_in(self, switch: str) -> None:
+    def ports_in(self, switch: str, ports: int) -> None:
         guests = [self.netns("g0"), self.netns("g1")]
         park = self.netns("park")
         lines = []
-        for port in range(self.ports):
+        queues = "numtxqueues 1 numrxqueues 1"
+        for port in range(ports):
             where, name = (guests[port], "eth0") if port < 2 else (park, f"e{port}")
             lines.append(
-                f"link add p{port} type veth peer name {name} address {mac_of(port)} netns {where}"
+                f"link add p{port} index {FIRST_VF + port} {queues} type veth"
+                f" peer name {name} address {mac_of(port)} {queues} netns {where}"
             )
             lines.append(f"link set p{port} up")
         run("ip", "-n", switch, "-batch", "-", stdin="\n".join(lines))
         run("ip", "-n", park, "-batch", "-",
-            stdin="\n".join(f"link set e{port} up" for port in range(2, self.ports)))  # fmt: skip
+            stdin="\n".join(f"link set e{port} up" for port in range(2, ports)))  # fmt: skip
         for port in (0, 1):
             self.address(port)
+
+
+class Floor(_VethPorts):
+    """An empty program delivers: what no policy on the same hooks can cost less than."""
+
+    name = "floor"
+
+    def __init__(self, tools: Tools, hook: str, *, peer: bool) -> None:
+        super().__init__()
+        self.hook = hook
+        self.peer = peer
+        self.policy = f"empty, {'redirect_peer' if peer else 'redirect'}"
+        self._tools = tools
+
+    def build(self) -> None:
+        """Raises OSError where the kernel has no such hook."""
+        switch = self.netns("sw")
+        self.ports_in(switch, 2)
+        program = "peer" if self.peer else "plain"
+        loaded = libbpf.load(self._tools.floor.read_bytes())
+        try:
+            for port in (0, 1):
+                if self.hook == TCX:
+                    tcx.attach(switch, FIRST_VF + port, loaded.programs[program])
+                    continue
+                tc = ("ip", "netns", "exec", switch, "tc")
+                run(*tc, "qdisc", "add", "dev", f"p{port}", "clsact")
+                run(*tc, "filter", "add", "dev", f"p{port}", "ingress", "bpf", "da", "obj",
+                    str(self._tools.floor), "sec", f"tc/{program}")  # fmt: skip
+        finally:
+            loaded.close()
 
 
 class Bridge(_VethPorts):
@@ -112,13 +210,20 @@ class Bridge(_VethPorts):
     name = "bridge"
     policy = "none"
 
+    def __init__(self, vfs: int) -> None:
+        super().__init__(vfs)
+        self.ports = vfs
+
     def build(self) -> None:
-        switch = self.netns("sw")
-        self.ports_in(switch)
+        self.switch = self.netns("sw")
+        self.ports_in(self.switch, self.ports)
         lines = ["link add br0 type bridge", "link set br0 up"]
         lines += [f"link set p{port} master br0" for port in range(self.ports)]
-        run("ip", "-n", switch, "-batch", "-", stdin="\n".join(lines))
-        self.switch = switch
+        # it is told what it would learn, and would forget where a guest only receives
+        run("ip", "-n", self.switch, "-batch", "-", stdin="\n".join(lines))
+        for port in (0, 1):
+            run("ip", "netns", "exec", self.switch, "bridge", "fdb", "replace", mac_of(port), "dev",
+                f"p{port}", "master", "static")  # fmt: skip
 
 
 class BridgeNft(Bridge):
@@ -143,132 +248,122 @@ class BridgeNft(Bridge):
         """)  # fmt: skip
 
 
-class OpenVSwitch(_VethPorts):
-    """Open vSwitch's userspace datapath, as one has it without its kernel module or DPDK."""
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A vfd to measure: its name in tables, and the folder with its ``src``."""
 
-    name = "ovs user"
-    policy = "MAC, VLAN anti-spoofing"
+    name: str
+    root: Path
 
-    def build(self) -> None:
-        switch = self.netns("sw")
-        self.ports_in(switch)
-        self._folder = tempfile.TemporaryDirectory(prefix="vfd-bench-ovs-")
-        where = self._folder.name
-        self._processes: list[subprocess.Popen[bytes]] = []
-        run("ovsdb-tool", "create", f"{where}/conf.db",
-            "/usr/share/openvswitch/vswitch.ovsschema")  # fmt: skip
-        self._start(["ovsdb-server", f"{where}/conf.db", f"--remote=punix:{where}/db.sock",
-                     f"--unixctl={where}/db.ctl"])  # fmt: skip
-        self._vsctl = ("ovs-vsctl", f"--db=unix:{where}/db.sock")
-        for _ in range(100):
-            if Path(f"{where}/db.sock").exists():
-                break
-            time.sleep(0.05)
-        run(*self._vsctl, "--no-wait", "init")
-        self._start(["ip", "netns", "exec", switch, "ovs-vswitchd", f"unix:{where}/db.sock",
-                     f"--unixctl={where}/vs.ctl"])  # fmt: skip
-        adds = ["add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"]
-        for port in range(self.ports):
-            adds += ["--", "add-port", "br0", f"p{port}", "--", "set", "interface", f"p{port}",
-                     f"ofport_request={port + 1}"]  # fmt: skip
-        run(*self._vsctl, "--timeout=60", *adds)
-        flows = [f"priority=10,in_port={port + 1},dl_src={mac_of(port)},vlan_tci=0,actions=normal"
-                 for port in range(self.ports)]  # fmt: skip
-        management = f"unix:{where}/br0.mgmt"
-        run("ovs-ofctl", "replace-flows", management, "-",
-            stdin="\n".join([*flows, "priority=0,actions=drop"]))  # fmt: skip
-        for port in (0, 1):  # it forwards checksums that the guest left to the NIC as they are
-            guest = self.guest(port)
-            run("ip", "netns", "exec", guest.netns, "ethtool", "-K", guest.netdev, "tx", "off")
 
-    def _start(self, command: list[str]) -> None:
-        environment = {**os.environ, "OVS_RUNDIR": self._folder.name}
-        self._processes.append(
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-        )
-
-    def helper_cpu(self) -> float:
-        return process_cpu(self._processes[1].pid)
-
-    def tear_down(self) -> None:
-        for process in reversed(self._processes):
-            process.terminate()
-            process.wait(10)
-        self._folder.cleanup()
-        super().tear_down()
+THIS = Version("vfd", HERE.parent)
 
 
 class SoftNic(Contestant):
-    """vfd's software NIC: every check on, forced MACs, switching by table between its VFs."""
+    """vfd's software NIC: every check on, forced MACs, switching by table between its VFs. Where
+    this vfd and the kernel have TCX, ``hook`` is that, unless ``clsact`` says no."""
 
-    name = "soft NIC"
-    policy = "full, untagged"
-    vlan: int | None = None
+    def __init__(
+        self,
+        vfs: int,
+        version: Version = THIS,
+        *,
+        vlan: bool = False,
+        clsact: bool = False,
+        wired: bool = False,
+    ) -> None:
+        """``vlan``: all are in one, whose tag the NIC inserts and strips. ``wired``: has a wire."""
+        super().__init__(vfs)
+        self.name = version.name
+        self.policy = "full, access VLAN" if vlan else "full, untagged"
+        self.ports = vfs
+        self.vlan = vlan
+        self._id = self.prefix[1:]
+        self._pf: dict[str, Any] = {
+            "id": self._id, "backend": "soft", "vfs": vfs, "enable_loopback": True
+        }  # fmt: skip
+        self._version, self._clsact, self._wired = version, clsact, wired
+        self._held = contextlib.ExitStack()
+
+    @property
+    def _host_ends(self) -> range:
+        return range(FIRST_VF, FIRST_VF + self.ports)
+
+    @property
+    def _switch(self) -> str:
+        return f"vfd-{self._id}"
 
     def build(self) -> None:
-        self._id = f"b{os.getpid() % 10000}{'v' if self.vlan else 'u'}"
-        self._pf = PfPolicy(id=self._id, backend="soft", vfs=self.ports, enable_loopback=True)
-        vfs = tuple(self._vf(port) for port in range(self.ports))
-        self._nic = soft.open(self._pf)
-        desired = resolve(NicPolicy(pf=self._pf, vfs=vfs), self._nic.link().speed_bps or 10**10).nic
-        changes: list[Change] = [PfChange(None, desired.pf)]
-        changes += [VfChange(vf.vfid, None, vf.rules) for vf in desired.vfs]
-        self._nic.apply(desired, changes)
+        if self._wired:
+            self._pf["uplink"] = self._held.enter_context(wire(self.prefix))
+        with subprocess.Popen(
+            [sys.executable, "-P", str(HERE / "softnic.py")],
+            env={**os.environ, "PYTHONPATH": str(self._version.root / "src")},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as daemon:  # fmt: skip
+            assert daemon.stdin is not None
+            assert daemon.stdout is not None
+            vfs = [self._vf(port) for port in range(self.ports)]
+            print(json.dumps({"pf": self._pf, "vfs": vfs}), file=daemon.stdin, flush=True)
+            if daemon.stdout.readline() != "made\n":
+                raise BenchError(f"{self.name} made no software NIC: what it said is above")
+            self._seat_guests()
+            self._come_to_rest()
+        if daemon.returncode:
+            raise BenchError(f"{self.name} broke down: what it said is above")
+        if self._clsact:
+            tcx.detach(self._switch, self._host_ends)
+        on_tcx = len(tcx.attached(self._switch, self._host_ends))
+        if on_tcx not in (0, self.ports):
+            raise BenchError(f"{self.name}: {on_tcx} of {self.ports} VFs have their TCX hook")
+        self.hook = TCX if on_tcx else CLSACT
+
+    def _seat_guests(self) -> None:
         park = self.netns("park")
         lines = []
         for port in range(self.ports):
-            where = self.netns(f"g{port}") if port < 2 else park
-            lines.append(f"link set {self._id}v{port} netns {where}"
-                         + (" name eth0" if port < 2 else ""))  # fmt: skip
+            where, name = (self.netns(f"g{port}"), "eth0") if port < 2 else (park, f"e{port}")
+            lines.append(f"link set {self._id}v{port} netns {where} name {name}")
         run("ip", "-batch", "-", stdin="\n".join(lines))
-        run("ip", "-n", park, "-batch", "-", stdin="\n".join(
-            f"link set {self._id}v{port} up" for port in range(2, self.ports)))  # fmt: skip
+        run("ip", "-n", park, "-batch", "-",
+            stdin="\n".join(f"link set e{port} up" for port in range(2, self.ports)))  # fmt: skip
         for port in (0, 1):
             self.address(port)
-        time.sleep(0.3)
-        for _ in self._nic.events():  # the guests have come: direct delivery is set up
-            pass
 
-    def _vf(self, port: int) -> VfPolicy:
-        tagging = {"vlans": (self.vlan,), "strip_ctag": True} if self.vlan else {
-            "vlans": (), "allow_untagged": True}  # fmt: skip
-        return VfPolicy.model_validate(
-            {"name": f"bench{port}", "pciid": self._id, "vfid": port, "vm_mac": mac_of(port),
-             **tagging}
-        )  # fmt: skip
+    def _come_to_rest(self) -> None:
+        """Until the daemon has seen its guests, and its TCX hooks are there or don't come."""
+        seen = -1
+        while (now := len(tcx.attached(self._switch, self._host_ends))) > seen:
+            seen = now
+            time.sleep(1)
+
+    def _vf(self, port: int) -> dict[str, Any]:
+        more = [OTHER_MAC] if port == 0 else []
+        tagging: dict[str, Any] = (
+            {"vlans": [VLAN], "strip_ctag": True}
+            if self.vlan
+            else {"vlans": [], "allow_untagged": True}
+        )
+        return {"name": f"bench{port}", "pciid": self._id, "vfid": port, "vm_mac": mac_of(port),
+                "macs": more, **tagging}  # fmt: skip
 
     def tear_down(self) -> None:
-        self._nic.close()
-        soft.destroy(self._pf)
+        soft.destroy(PfPolicy.model_validate(self._pf))
+        self._held.close()
         super().tear_down()
 
+    # Other flows than from guest 0 to guest 1
 
-class SoftNicAccess(SoftNic):
-    """The same with each guest in a VLAN whose tag the NIC inserts and strips."""
-
-    name = "soft NIC VLAN"
-    policy = "full, access VLAN"
-    vlan = 100
-
-
-CONTESTANTS: tuple[type[Contestant], ...] = (
-    BareVeth,
-    Bridge,
-    BridgeNft,
-    OpenVSwitch,
-    SoftNic,
-    SoftNicAccess,
-)
-
-
-@contextlib.contextmanager
-def built(kind: type[Contestant], ports: int) -> Iterator[Contestant]:
-    """A contestant, ready for traffic. Raises BenchError where its tools are missing."""
-    contestant = kind(ports)
-    try:
-        contestant.build()
-        yield contestant
-    finally:
-        contestant.tear_down()
+    def flows(self) -> Iterator[Lane]:
+        """Of a wired one."""
+        first, second = self.guest(0), self.guest(1)
+        others = tuple(
+            Guest(f"{self.prefix}park", f"e{port}", mac_of(port)) for port in range(2, self.ports)
+        )
+        world = Guest(f"{self.prefix}w", "wire", "02:99:00:00:00:01")
+        row = (self.vfs, self.hook)
+        yield Lane(self.name, "one destination", *row, first, (second,))
+        yield Lane(self.name, "destinations in turn", *row, first, others)
+        yield Lane(self.name, "from a further MAC", *row, first, (second,), OTHER_MAC)
+        yield Lane(self.name, "wire to VF", *row, world, (second,))
+        yield Lane(self.name, "VF to wire", *row, first, (world,), peer=False)

@@ -13,14 +13,17 @@ class Figure:
     measured: float
     bar: float | None
     unit: str
+    """× what it is a multiple of, which was measured in the same run; or the figure's own."""
+    beside: str = ""
+    """Of a ratio: what was measured, of both."""
 
     @property
     def measured_text(self) -> str:
-        return f"{self.measured:.3g} {self.unit}"
+        return f"{self.measured:.4g} {self.unit}"
 
     @property
     def bar_text(self) -> str:
-        return f"≤ {self.bar:g} {self.unit}" if self.bar is not None else ""
+        return f"≤ {self.bar:g}" if self.bar is not None else ""
 
     @property
     def verdict(self) -> str:

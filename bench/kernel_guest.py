@@ -142,7 +142,8 @@ def measure(card: Card) -> Iterator[dict[str, object]]:
         ),
     }
     for way, seconds in times.items():
-        yield {"card": card.name, "way": way, "seconds": statistics.median(seconds), **calls[way]}
+        yield {"card": card.name, "way": way, "vfs": card.vfs,
+               "seconds": statistics.median(seconds), **calls[way]}  # fmt: skip
     yield {"card": card.name, "way": "observe", "seconds": statistics.median(reads)}
 
 

@@ -1,18 +1,27 @@
-"""Traffic through a contestant, and what it cost."""
+"""Races: contestants' lanes in short slices on one CPU, by ``race.c``; and commands."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import tempfile
-import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.compile_bpf import compile_one
+
+from bench.ratios import Slices
+
 HERE = Path(__file__).parent
-_MULTIARCH = f"/usr/include/{os.uname().machine}-linux-gnu"
+SLICE = 0.005
+"""Seconds: what disturbs a machine mostly lasts longer, and so falls on neighbours alike."""
+TCP_SLICE = 0.02
+"""TCP's own clocks make shorter ones differ."""
+LOSS = 0.01
+"""A lane that loses more of its frames than this carries less than it seems to."""
+TCP, RTT = "tcp", "rtt"
 
 
 class BenchError(Exception):
@@ -26,23 +35,24 @@ def run(*command: str, stdin: str | None = None) -> str:
     except FileNotFoundError as error:
         raise BenchError(f"{command[0]} is not installed: run `make deps`") from error
     except subprocess.CalledProcessError as error:
-        raise BenchError(f"{' '.join(command)}: {error.stderr.strip()}") from error
+        raise BenchError(f"{' '.join(command)[:300]}: {error.stderr.strip()}") from error
     return done.stdout
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The generator and the sink, compiled."""
+    """What is compiled: the racer, the sink and the floor's programs."""
 
-    pktgen: Path
+    race: Path
     sink: Path
+    floor: Path
 
     @staticmethod
     def build(folder: Path) -> Tools:
-        tools = Tools(folder / "pktgen", folder / "sink.o")
-        run("gcc", "-O2", "-Wall", "-o", str(tools.pktgen), str(HERE / "pktgen.c"))
-        run("clang", "-O2", "-target", "bpf", f"-I{_MULTIARCH}", "-c", str(HERE / "sink.bpf.c"),
-            "-o", str(tools.sink))  # fmt: skip
+        tools = Tools(folder / "race", folder / "sink.bpf.o", folder / "floor.bpf.o")
+        run("gcc", "-O2", "-Wall", "-pthread", "-o", str(tools.race), str(HERE / "race.c"))
+        for compiled in (tools.sink, tools.floor):
+            compile_one(HERE / compiled.with_suffix(".c").name, compiled)
         return tools
 
 
@@ -53,89 +63,83 @@ class Guest:
     netns: str
     netdev: str
     mac: str
-    address: str
-
-    def received(self) -> int:
-        """Packets its netdev has received."""
-        out = run("ip", "-n", self.netns, "-j", "-s", "link", "show", "dev", self.netdev)
-        return int(json.loads(out)[0]["stats64"]["rx"]["packets"])
-
-    def swallow(self, sink: Path) -> None:
-        """Makes the guest drop all it receives, at no cost."""
-        tc = ("ip", "netns", "exec", self.netns, "tc")
-        run(*tc, "qdisc", "replace", "dev", self.netdev, "clsact")
-        run(*tc, "filter", "replace", "dev", self.netdev, "ingress", "pref", "1", "handle", "1",
-            "bpf", "da", "obj", str(sink), "sec", "tc")  # fmt: skip
-
-    def listen(self) -> None:
-        run("ip", "netns", "exec", self.netns, "tc", "qdisc", "del", "dev", self.netdev, "clsact")
+    address: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """One measurement of a stream."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Lane:
+    """A way through a contestant, as a row of a table calls it."""
 
-    packets: int
-    wall: float
-    cpu: float
+    who: str
+    what: str
+    """The policy, or the flow."""
+    vfs: int | None
+    hook: str
+    """Where its program sits; none: it has none."""
+    source: Guest
+    sinks: tuple[Guest, ...]
+    """Frames go to one after the other; sockets use the first. What has no namespace is nobody."""
+    source_mac: str = ""
+    """Else the source's own."""
+    peer: bool = True
+    """An empty program in its place would deliver by ``bpf_redirect_peer``."""
 
-    @property
-    def ns_per_packet(self) -> float:
-        return self.cpu * 1e9 / max(1, self.packets)
-
-
-def stream(
-    tools: Tools,
-    source: Guest,
-    sink: Guest,
-    size: str,
-    seconds: float,
-    helper_cpu: Callable[[], float],
-) -> Cost:
-    """Frames of ``size`` from ``source`` to ``sink`` as fast as they go.
-
-    CPU time is the generator's, ksoftirqd's and that of helper processes (a userspace switch).
-    """
-    before = sink.received()
-    softirq, helper = _ksoftirqd(), helper_cpu()
-    out = json.loads(
-        run("ip", "netns", "exec", source.netns, str(tools.pktgen), source.netdev, sink.mac,
-            source.mac, size, str(seconds), "0")
-    )  # fmt: skip
-    time.sleep(0.02)  # what is still in a backlog arrives
-    cpu = out["cpu"] + _ksoftirqd() - softirq + helper_cpu() - helper
-    return Cost(sink.received() - before, out["wall"], cpu)
+    def arguments(self, kind: str) -> str:
+        """As ``race.c`` reads them."""
+        if kind in (TCP, RTT):
+            far = self.sinks[0]
+            return f"{self.source.netns},{self.source.address},{far.netns},{far.address}"
+        source = (self.source.netns, self.source.netdev, self.source_mac or self.source.mac)
+        return ",".join((*source, *(sink.mac for sink in self.sinks)))
 
 
-def tcp(source: Guest, sink: Guest, seconds: float) -> float:
-    """TCP goodput from one guest to the other, bits per second, offloads as they are."""
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(
-            ["ip", "netns", "exec", sink.netns, "taskset", "-c", "1", "iperf3", "-s", "-1"],
-            stdout=log,
-            stderr=log,
+def race(tools: Tools, kind: str, lanes: Sequence[Lane], rounds: int) -> Slices[Lane]:
+    """``kind``: bytes of a frame without FCS, ``imix``, ``tcp`` or ``rtt``. Raises BenchError, also
+    where a lane loses frames: what is lost early costs little."""
+    cpu, seconds = max(os.sched_getaffinity(0)), TCP_SLICE if kind == TCP else SLICE
+    before = {lane.sinks: received(lane.sinks) for lane in lanes}
+    out = run(str(tools.race), kind, str(cpu), _ksoftirqd(cpu), str(seconds), str(rounds),
+              *(lane.arguments(kind) for lane in lanes))  # fmt: skip
+    slices: dict[Lane, list[list[float]]] = defaultdict(list)
+    sent: dict[tuple[Guest, ...], int] = defaultdict(int)
+    for line in out.splitlines():
+        match line.split():
+            case ["slice", number, *values]:
+                slices[lanes[int(number)]].append([float(value) for value in values])
+            case ["sent", number, count] if kind not in (TCP, RTT):
+                sent[lanes[int(number)].sinks] += int(count)
+            case ["cpu", counted, present] if kind not in (TCP, RTT):
+                _complete(float(counted), float(present))
+    for sinks, frames in sent.items():
+        got = received(sinks) - before[sinks]
+        if sinks[0].netns and got < frames * (1 - LOSS):
+            names = "; ".join(f"{lane.who}, {lane.what}" for lane in lanes if lane.sinks == sinks)
+            raise BenchError(f"{names}: {got} of {frames} frames arrived")
+    return Slices(slices)
+
+
+def _complete(counted: float, present: float) -> None:
+    """Some kernels (CONFIG_IRQ_TIME_ACCOUNTING) keep the time in which a process receives apart
+    from its own; what such a kernel shows is the sending alone."""
+    if counted < 0.8 * present:
+        raise BenchError(
+            f"the kernel counts {counted:.1f} s of the {present:.1f} s that the generator was on"
+            " its CPU: it keeps interrupts' time apart, or its host gave the CPU to others"
         )
-        try:
-            _wait_for_listener(sink.netns, server)
-            out = run("ip", "netns", "exec", source.netns, "taskset", "-c", "0", "iperf3", "-J",
-                      "-c", sink.address, "-t", str(seconds))  # fmt: skip
-        finally:
-            server.terminate()
-            server.wait(5)
-    ends = json.loads(out)["end"]
-    if "sum_received" not in ends:
-        raise BenchError(f"iperf3: {json.loads(out).get('error', 'no connection')}")
-    return float(ends["sum_received"]["bits_per_second"])
 
 
-def _wait_for_listener(netns: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(100):
-        if ":5201" in run("ip", "netns", "exec", netns, "ss", "-ltn"):
-            return
-        if server.poll() is not None:
-            break
-        time.sleep(0.02)
-    raise BenchError("iperf3's server did not start")
+def received(guests: Iterable[Guest]) -> int:
+    """Packets that the guests' netdevs have received."""
+    names = defaultdict(set)
+    for guest in guests:
+        if guest.netns:
+            names[guest.netns].add(guest.netdev)
+    total = 0
+    for netns, netdevs in names.items():
+        for link in json.loads(run("ip", "-n", netns, "-j", "-s", "link", "show")):
+            if link["ifname"] in netdevs:
+                total += int(link["stats64"]["rx"]["packets"])
+    return total
 
 
 def process_cpu(pid: int) -> float:
@@ -144,13 +148,12 @@ def process_cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _ksoftirqd() -> float:
-    """CPU time of the kernel's softirq threads, seconds."""
-    total = 0
-    for entry in Path("/proc").iterdir():
+def _ksoftirqd(cpu: int) -> str:
+    """The process id of the CPU's thread for softirqs."""
+    for comm in Path("/proc").glob("[0-9]*/comm"):
         try:
-            if entry.name.isdigit() and (entry / "comm").read_text().startswith("ksoftirqd"):
-                total += int((entry / "schedstat").read_text().split()[0])
+            if comm.read_text().strip() == f"ksoftirqd/{cpu}":
+                return comm.parent.name
         except OSError:
             continue
-    return total / 1e9
+    raise BenchError(f"there is no ksoftirqd/{cpu}: the bench must run outside of PID namespaces")

@@ -106,8 +106,7 @@ def table(it: Host) -> None:
 def cost() -> None:
     step(8, "What it costs: IMIX through the full policy, beside a bare veth pair")
     measured = subprocess.run(
-        [sys.executable, "-m", "bench", "--only", "data", "--ports", "8", "--rounds", "3",
-         "--sizes", "imix", "--contestants", "bare veth,bridge,soft NIC"],
+        [sys.executable, "-m", "bench", "--only", "data", "--vfs", "8", "--races", "imix"],
         check=False,
     )  # fmt: skip
     if measured.returncode:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what building and testing need on Debian 12. Does nothing where it is all there.
 set -eu
-need="clang llvm libbpf-dev libbpf1 bpftool make gcc python3-venv iproute2 ethtool nftables iperf3 iputils-ping openvswitch-switch groff-base libfuse3-3 zsh fish"
+need="clang llvm libbpf-dev libbpf1 bpftool make gcc python3-venv iproute2 ethtool nftables iperf3 iputils-ping groff-base libfuse3-3 zsh fish"
 missing=""
 for p in $need; do
     dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null | grep -q '^installed$' || missing="$missing $p"

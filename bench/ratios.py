@@ -1,0 +1,51 @@
+"""What is made of slices: medians of ratios within a round, and how far they scatter."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median over the rounds, and the quartiles: half of the rounds lie between these."""
+
+    low: float
+    median: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        if len(values) < 2:
+            return Spread(values[0], values[0], values[0])
+        return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
+
+
+@dataclass(frozen=True, slots=True)
+class Slices(Generic[Key]):
+    """A race's values: of each lane, round by round, what its slice showed."""
+
+    by: Mapping[Key, Sequence[Sequence[float]]]
+
+    def rounds(self, lane: Key) -> list[float]:
+        """One value a round."""
+        return [statistics.median(values) for values in self.by[lane]]
+
+    def median(self, lane: Key) -> float:
+        return statistics.median(self.rounds(lane))
+
+    def percentile(self, lane: Key, which: int) -> float:
+        """Of all values of all rounds."""
+        values = [value for values in self.by[lane] for value in values]
+        return statistics.quantiles(values, n=100, method="inclusive")[which - 1]
+
+    def ratio(self, lane: Key, to: Key, *, less: Key | None = None) -> Spread:
+        """``lane`` as a multiple of ``to``, taken within each round, where the machine was the same
+        for both. ``less``: what is in both and is taken out of both first."""
+        mine, its = self.rounds(lane), self.rounds(to)
+        common = self.rounds(less) if less is not None else [0.0] * len(mine)
+        return Spread.of([(a - c) / (b - c) for a, b, c in zip(mine, its, common, strict=True)])

@@ -1,0 +1,141 @@
+"""A race shows what a frame costs, and no figure of a lane that does not carry its frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bench import tcx
+from bench.contestants import (
+    CLSACT,
+    FIRST_VF,
+    TCX,
+    BareVeth,
+    BridgeNft,
+    Floor,
+    Generator,
+    SoftNic,
+    mac_of,
+)
+from bench.traffic import RTT, TCP, BenchError, Tools, race
+from tools.compile_bpf import compile_one
+
+from vfd.nic.soft import libbpf
+
+pytestmark = pytest.mark.root
+
+SPIN = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+static void spin(void)
+{
+	for (int i = 0; i < 3000; i++)
+		asm volatile("" ::: "memory");
+}
+SEC("tc/peer") int peer(struct __sk_buff *skb)
+{
+	spin();
+	return bpf_redirect_peer(skb->ifindex ^ 1, 0);
+}
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+"""
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
+    return Tools.build(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as held:
+        yield held
+
+
+@pytest.mark.measured
+def test_a_frame_is_shown_to_cost_what_it_costs(
+    tools: Tools, stack: ExitStack, tmp_path: Path
+) -> None:
+    """A program that spins takes as much longer as the kernel says that it runs; the same thing
+    twice costs the same; sending alone costs less than sending and receiving."""
+    source = tmp_path / "spin.bpf.c"
+    source.write_text(SPIN)
+    spinning = replace(tools, floor=tmp_path / "spin.bpf.o")
+    compile_one(source, spinning.floor)
+    loaded = libbpf.load(spinning.floor.read_bytes())
+    extra = loaded.programs["peer"].test_run(bytes(60), repeat=20000).duration_ns
+    loaded.close()
+    generator, bare, twin, floor, slow = (
+        stack.enter_context(each)
+        for each in (Generator(), BareVeth(), BareVeth(), Floor(tools, CLSACT, peer=True),
+                     Floor(spinning, CLSACT, peer=True))
+    )  # fmt: skip
+    for each in (bare, twin, floor, slow):
+        each.swallow(tools.sink)
+    lanes = [each.lane() for each in (generator, bare, twin, floor, slow)]
+    for kind in ("imix", "60"):
+        slices = race(tools, kind, lanes, 40)
+        sending, one, other, empty, spun = lanes
+        assert slices.ratio(other, one).median == pytest.approx(1, abs=0.03)
+        assert 0.2 < slices.ratio(sending, one).median < 0.8
+        assert slices.median(spun) - slices.median(empty) == pytest.approx(extra, rel=0.25)
+
+
+def test_a_lane_whose_frames_do_not_arrive_has_no_figure(tools: Tools, stack: ExitStack) -> None:
+    bridge = stack.enter_context(BridgeNft(3))
+    bridge.swallow(tools.sink)
+    assert race(tools, "60", [bridge.lane()], 2).by
+    spoofed = replace(bridge.lane(), source_mac="02:be:00:00:77:77")
+    with pytest.raises(BenchError, match=r"nft bridge.*: 0 of \d+ frames arrived"):
+        race(tools, "60", [spoofed], 2)
+    with pytest.raises(BenchError, match=r"nft bridge.*: \d+ of \d+ frames arrived"):
+        race(tools, "60", [bridge.lane(), spoofed], 2)  # to the same guest
+
+
+def test_every_flow_of_a_software_nic_arrives(tools: Tools, stack: ExitStack) -> None:
+    nic = SoftNic(8, wired=True)
+    stack.enter_context(nic)
+    for netns in ("g1", "park", "w"):
+        nic.swallow(tools.sink, netns=nic.prefix + netns)
+    flows = list(nic.flows())
+    assert set(race(tools, "imix", flows, 2).by) == set(flows)
+    in_turn = next(lane for lane in flows if lane.what == "destinations in turn")
+    assert [sink.mac for sink in in_turn.sinks] == [mac_of(port) for port in range(2, 8)]
+
+
+def test_sockets_run_once_nothing_swallows_their_packets(tools: Tools, stack: ExitStack) -> None:
+    nic = SoftNic(2, vlan=True)
+    lanes = []
+    for each in (stack.enter_context(BareVeth()), stack.enter_context(nic)):
+        each.swallow(tools.sink)
+        each.swallow(tools.sink, stop=True)
+        lanes.append(each.lane())
+    for kind in (TCP, RTT):
+        slices = race(tools, kind, lanes, 2)
+        assert all(slices.median(lane) > 0 for lane in lanes)
+
+
+def test_a_hook_is_what_the_kernel_says_that_it_is(tools: Tools, stack: ExitStack) -> None:
+    """Where the kernel has TCX, the software NIC without is one that lost its hooks."""
+    ports = range(FIRST_VF, FIRST_VF + 2)
+    plain = stack.enter_context(Floor(tools, CLSACT, peer=True))
+    assert tcx.attached(f"{plain.prefix}sw", ports) == {}
+    nic = SoftNic(2, clsact=True)
+    stack.enter_context(nic)
+    nic.swallow(tools.sink)
+    assert nic.hook == CLSACT
+    assert race(tools, "60", [nic.lane()], 2).by
+    try:
+        fast = stack.enter_context(Floor(tools, TCX, peer=True))
+    except OSError:
+        pytest.skip("this kernel has no TCX")
+    fast.swallow(tools.sink)
+    assert set(tcx.attached(f"{fast.prefix}sw", ports)) == set(ports)
+    assert race(tools, "60", [fast.lane()], 2).by
+    tcx.detach(f"{fast.prefix}sw", ports)
+    assert tcx.attached(f"{fast.prefix}sw", ports) == {}
+    with pytest.raises(BenchError, match="0 of"):
+        race(tools, "60", [fast.lane()], 2)

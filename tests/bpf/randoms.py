@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
+from vfd.nic.soft.layout import hint_of
 from vfd.nic.soft.tables import Iface, Wiring
+from vfd.policy.addresses import mac_bytes
 from vfd.policy.rate import Rate
-from vfd.policy.requests import Grants
+from vfd.policy.requests import Grants, default_mac
 from vfd.policy.values import (
     C_TAG,
     S_TAG,
@@ -32,7 +34,8 @@ GROUPS = ("01:00:5e:00:00:01", "01:00:5e:00:00:02", "01:00:5e:00:00:03", "33:33:
 MACS = tuple(f"02:00:00:00:00:{n:02x}" for n in range(32))
 """What VFs may own. No one owns ``STRANGERS``."""
 STRANGERS = ("02:ff:00:00:00:01", "02:ff:00:00:00:02")
-ODD_SOURCES = ("00:00:00:00:00:00", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff")
+NO_MAC = "00:00:00:00:00:00"
+ODD_SOURCES = (NO_MAC, "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff")
 IP_HEADERS = {b"\x08\x00": 34, b"\x86\xdd": 54}
 """Shortest frames of these types that BPF_PROG_TEST_RUN takes on new kernels."""
 TYPES = (b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\xb5", b"\x91\x00", b"\0\x2e")
@@ -158,6 +161,104 @@ def _random_grants(rng: Random, macs: list[str]) -> Grants:
     )
 
 
+def colliding(mac: str) -> str:
+    """Another MAC that the program looks for at the same place."""
+    for n in range(1 << 20):
+        other = f"02:00:00:{n >> 16 | 0x80:02x}:{n >> 8 & 255:02x}:{n & 255:02x}"
+        if hint_of(mac_bytes(other)) == hint_of(mac_bytes(mac)):
+            return other
+    raise AssertionError("the hints' hash leaves a place out")
+
+
+COLLIDING = colliding(MACS[0])
+
+
+def plain_world(rng: Random, vfs: int) -> World:
+    """VFs in a few networks, who exchange frames without tags. What breaks that is rare."""
+    own_macs = {vfid: (*MACS[: vfs - 1], COLLIDING)[vfid] for vfid in range(vfs)}
+    networks = rng.sample(_NETWORKS, rng.choice((1, 1, 1, 2)))
+    spare = list(MACS[vfs:])
+    pf = PfPolicy(
+        id="soft0",
+        vfs=vfs,
+        mtu=1500,
+        default_mtu=rng.choice((300, 1500)),
+        enable_loopback=chance(rng, 95),
+        tpid=rng.choice((C_TAG, S_TAG)),
+    )
+    policies, grants = [], {}
+    for vfid in range(vfs):
+        twist = rng.choice(_twists(vfid, vfs)) if chance(rng, 25) else {}
+        stated = {
+            "name": f"vf{vfid}",
+            "pciid": "soft0",
+            "vfid": vfid,
+            "vm_mac": spare.pop() if chance(rng, 30) else None,
+            "macs": (spare.pop(),) if chance(rng, 30) else (),
+        }
+        policies.append(VfPolicy.model_validate({**stated, **rng.choice(networks), **twist}))
+        if chance(rng, 20):
+            grants[vfid] = _random_grants(rng, spare)
+    return World(
+        NicPolicy(pf=pf, vfs=tuple(policies)), grants, own_macs, has_wire=True, wire_up=True
+    )
+
+
+_NETWORKS: tuple[dict[str, object], ...] = (
+    {"allow_untagged": True},
+    {"vlans": (100,), "strip_ctag": True},
+    {"vlans": (100,), "strip_stag": True},
+    {"vlans": (64,), "strip_ctag": True, "pcp": 5},
+)
+
+
+def _twists(vfid: int, vfs: int) -> tuple[Mapping[str, object], ...]:
+    """What takes a VF off the short way, each in a way of its own."""
+    target = (vfid + 1) % vfs
+    mirrors = [{"mirror": (Mirror(target=target, direction=each),)} for each in Direction]
+    return (
+        *mirrors,
+        {"link_status": LinkStatus.OFF},
+        {"max_rx_rate": Rate(bps=10**9)},
+        {"mtu": 200},
+        {"vlans": (1, 100), "strip_ctag": False, "strip_stag": False, "allow_untagged": True},
+        {"vlans": (1, 100), "strip_ctag": False, "strip_stag": False, "allow_untagged": False},
+        {"mac_anti_spoof": False, "vlan_anti_spoof": False},
+        {"allow_un_ucast": True},
+    )
+
+
+def plain_frame(rng: Random, world: World, longest: int) -> tuple[int, bytes]:
+    """(port it comes in at, frame): plain unicast between two VFs, but for one thing at times."""
+    vfs = len(world.own_macs)
+    port, to = rng.sample(range(vfs), 2)
+    dst, src = (_default_mac(world, vfid) for vfid in (to, port))
+    kind, length = rng.choice(TYPES), rng.randrange(40, 80)
+    twist = rng.randrange(32) - 24  # 0, to which hypothesis shrinks, is none
+    if twist == 1:
+        src = rng.choice((*ODD_SOURCES, *STRANGERS, *_owned(world, port), dst))
+    elif twist == 2:
+        dst = rng.choice((*ODD_SOURCES, *STRANGERS, *_owned(world, to), *GROUPS, src))
+    elif twist == 3:
+        kind = b"\x88\x08"
+    elif twist == 4:
+        vid = rng.choice((0, 4095, *VIDS))
+        kind = rng.choice((C_TAG, S_TAG)).to_bytes(2, "big") + _tci(rng, vid) + kind
+    elif twist == 5:
+        length = rng.choice((200, 300, 1500)) + rng.choice((-1, 0, 1))
+    elif twist == 6:
+        src = rng.choice(MACS)
+    elif twist == 7:
+        port = -1
+    return port, (_mac(dst) + _mac(src) + kind + bytes(length))[:longest]
+
+
+def _default_mac(world: World, vfid: int) -> str:
+    """The MAC that a guest sends from, whatever the VF's configuration is."""
+    own, vf = world.own_macs[vfid], world.nic.by_vfid().get(vfid)
+    return own if vf is None else default_mac(vf, world.grants.get(vfid, Grants()), own) or own
+
+
 def changed(rng: Random, world: World) -> World:
     """Another world: often only a little different, so that much stays allowed."""
     vfs = len(world.own_macs)
@@ -260,7 +361,7 @@ def _destination(rng: Random, world: World) -> str:
         return rng.choice(GROUPS)
     if draw < 85:
         return rng.choice(_owned(world, rng.randrange(len(world.own_macs))))
-    return rng.choice(MACS + STRANGERS)
+    return rng.choice((*MACS, *STRANGERS, NO_MAC))
 
 
 def _mac(text: str) -> bytes:

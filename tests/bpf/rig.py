@@ -4,8 +4,9 @@ How: BPF_PROG_TEST_RUN runs the program on a frame as if it had come in at a net
 carry out a redirect and shows no tag that is in the metadata. So the program is loaded with the
 load-time constant ``clone``, which makes its last step ``bpf_clone_redirect`` instead of
 ``bpf_redirect``: that one is carried out. Every port is a real netdev, one end of a veth, in a
-namespace of the rig's own; a packet socket sees what is sent on it, with the tag that is in the
-metadata. All else is the program as it is shipped.
+namespace of the rig's own, with the ifindex that the NIC gives it but for the last VF's; a packet
+socket sees what is sent on it, with the tag that is in the metadata. All else is the program as it
+is shipped.
 
 What it can't show: the one instruction that ``clone`` replaces, frames longer than a page, and
 segmentation offload; tests/soft and tests/packet send those through the whole NIC. Frames shorter
@@ -66,6 +67,8 @@ class Rig:
 
     vfs: int
     veb: Veb = field(init=False)
+    ways: dict[int, Veb] = field(default_factory=dict)
+    """The program with the same maps, by the way that it is to go (``layout.PATH_*``)."""
     ifindex: dict[int, int] = field(default_factory=dict)
     tables: Tables = field(default_factory=Tables)
 
@@ -77,6 +80,10 @@ class Rig:
             self.sniffer = self._stack.enter_context(_sniffer())
             self.veb = Veb.load(clone=True)
             self._stack.callback(self.veb.close)
+            self.ways = {layout.PATH_ALL: self.veb}
+            for path in (layout.PATH_GENERAL, layout.PATH_PLAIN):
+                self.ways[path] = Veb.load(reuse=self.veb, clone=True, path=path)
+                self._stack.callback(self.ways[path].close)
             self.tables = self.veb.read()
             self.drain()
         except BaseException:
@@ -91,10 +98,11 @@ class Rig:
         with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as switch:
             switch.write("1")
         names = {port: f"port{port + 1}" for port in range(-1, self.vfs)}
+        usual = {port: f" index {layout.HOST_ENDS + port}" for port in range(self.vfs - 1)}
         commands = [
-            f"link add {name} mtu 9700 type veth peer {name}p mtu 9700\n"
+            f"link add {name}{usual.get(port, '')} mtu 9700 type veth peer {name}p mtu 9700\n"
             f"link set {name} arp off up\nlink set {name}p arp off up"
-            for name in names.values()
+            for port, name in names.items()
         ]
         subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
         self.ifindex = {port: socket.if_nametoindex(name) for port, name in names.items()}
@@ -104,11 +112,13 @@ class Rig:
         """Writes the policy as the NIC would: safely, from what was in force."""
         self.veb.write(tables)
 
-    def send(self, port: int, frame: bytes, *, repeat: int = 1) -> tuple[int, int]:
+    def send(
+        self, port: int, frame: bytes, *, repeat: int = 1, path: int = layout.PATH_ALL
+    ) -> tuple[int, int]:
         """Runs the program on a frame from ``port``: what it returned, and its ns."""
         context = bytearray(_SK_BUFF_SIZE)
         struct.pack_into("=I", context, _SK_BUFF_IFINDEX, self.ifindex[port])
-        run = self.veb.ingress.test_run(frame, bytes(context), repeat=repeat)
+        run = self.ways[path].ingress.test_run(frame, bytes(context), repeat=repeat)
         return run.retval, run.duration_ns
 
     def send_shaped(self, port: int, frame: bytes) -> None:

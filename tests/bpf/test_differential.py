@@ -16,9 +16,17 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tests.bpf.randoms import World, chance, random_frame, random_world
+from tests.bpf.randoms import (
+    World,
+    chance,
+    plain_frame,
+    plain_world,
+    random_frame,
+    random_world,
+)
 from tests.bpf.rig import LONGEST, Rig
 
+from vfd.nic.soft import layout
 from vfd.nic.soft.compiler import compile_policy
 from vfd.policy.frames import MAC_CONTROL, TruncatedError, parse
 from vfd.policy.model import Model
@@ -27,13 +35,15 @@ VFS = 6
 FRAMES = 100
 CASES = 220
 """× FRAMES: at least 20 000 pairs."""
+UNSPEC = 0xFFFFFFFF
+"""TC_ACT_UNSPEC: the short way leaves the frame to the long one."""
 HEAD = 64
 """Bytes of a frame that a failure shows."""
 
 DRAWN = settings(
     max_examples=CASES,
     deadline=None,
-    phases=(Phase.reuse, Phase.generate, Phase.shrink),
+    phases=(Phase.generate,),
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -155,6 +165,49 @@ def test_the_program_decides_as_the_model(rig: Rig) -> None:
         *(f"MAC control under {tags} tags" for tags in range(4)),
     } - set(moved)  # fmt: skip
     assert not missing, f"no frame of {pairs} moved {missing}: the draw has gone stale"
+
+
+@pytest.mark.timeout(400)
+def test_plain_unicast_is_decided_alike_by_the_short_way_and_the_long_one(rig: Rig) -> None:
+    """Frames that the short way takes, and frames that differ from such by one thing: each goes
+    the long way, the way of the shipped program, and the short one where that takes it."""
+    taken: Counter[bool] = Counter()
+
+    @DRAWN
+    @given(RANDOMS)
+    def cases(rng: Random) -> None:
+        world = plain_world(rng, VFS)
+        enforce(rig, world)
+        frames = [plain_frame(rng, world, LONGEST) for _ in range(FRAMES)]
+        for path in (layout.PATH_GENERAL, layout.PATH_ALL):
+            assert all(go(rig, world, frames, path)), "only the short way leaves frames"
+        taken.update(go(rig, world, frames, layout.PATH_PLAIN))
+
+    cases()
+    assert taken.total() >= 20_000
+    assert min(taken.values()) > taken.total() / 5, f"the draw has gone stale: taken {taken}"
+
+
+def go(rig: Rig, world: World, frames: list[tuple[int, bytes]], path: int) -> list[bool]:
+    """Sends the frames one way, and holds what comes of them to the model: which it took."""
+    model, taken = model_of(world), []
+    before = Counter(rig.counters())
+    expected: Counter[tuple[int, str]] = Counter()
+    for port, frame in frames:
+        verdict, _ = rig.send(port, frame, path=path)
+        taken.append(verdict != UNSPEC)
+        want = model.process(port, frame)
+        expected.update(want.counters if taken[-1] else {})
+        out = rig.drain()
+        assert out == (list(want.out) if taken[-1] else []), (
+            f"way {path}, frame from {port}: {_frame(frame)}\n"
+            f"model:   {_text(list(want.out))}\n"
+            f"program: {_text(out)}\n{policies_of(world)}"
+        )
+    moved = Counter(rig.counters())
+    moved.subtract(before)
+    assert +moved == +expected, f"way {path}: {policies_of(world)}"
+    return taken
 
 
 @pytest.mark.long

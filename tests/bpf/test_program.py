@@ -197,7 +197,8 @@ def test_a_netdev_that_is_no_port_sends_nothing(rig: Rig) -> None:
     enforce(rig)
     tables = rig.veb.read()
     left = {index: port for index, port in tables.ifaces.items() if index != rig.ifindex[0]}
-    rig.enforce(replace(tables, ifaces=left))
+    others = {port: policy for port, policy in tables.ports.items() if port != 1}
+    rig.enforce(replace(tables, ifaces=left, ports=others))
     assert rig.through(0, B + A + b"\x08\x06" + bytes(46)) == []
 
 

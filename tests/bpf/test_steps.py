@@ -76,7 +76,7 @@ def test_no_step_passes_what_neither_passes_while_two_vfs_change_places(
     rig: Rig, one: str, other: str
 ) -> None:
     before, after = _placed(one, other), _placed(other, one)
-    _step_by_step(rig, before, after, _exchanged(), f"{one} for {other}")
+    step_by_step(rig, before, after, _exchanged(), f"{one} for {other}")
 
 
 @pytest.mark.parametrize(("one", "other"), [*permutations(PFS, 2)], ids=str)
@@ -84,7 +84,7 @@ def test_no_step_passes_what_neither_passes_while_the_pf_changes(
     rig: Rig, one: str, other: str
 ) -> None:
     before, after = (_placed("VLAN 1", "untagged too", pf) for pf in (one, other))
-    _step_by_step(rig, before, after, _exchanged(), f"{one}, then {other}")
+    step_by_step(rig, before, after, _exchanged(), f"{one}, then {other}")
 
 
 def _placed(first: str, second: str, pf: str = "switching") -> World:
@@ -163,7 +163,7 @@ def test_vfs_that_change_vlans_together_tell_the_wire_nothing_meanwhile(
         for vid in (1, 2)
         if to != port
     ]
-    _step_by_step(rig, world(before), world(after), frames, f"{before} to {after}")
+    step_by_step(rig, world(before), world(after), frames, f"{before} to {after}")
 
 
 def _walk(rig: Rig, seed: int) -> int:
@@ -171,10 +171,10 @@ def _walk(rig: Rig, seed: int) -> int:
     old = random_world(rng, VFS)
     new = changed(rng, old)
     frames = [random_frame(rng, (old, new)[at % 2], 200) for at in range(FRAMES)]
-    return _step_by_step(rig, old, new, frames, f"seed {seed}")
+    return step_by_step(rig, old, new, frames, f"seed {seed}")
 
 
-def _step_by_step(
+def step_by_step(
     rig: Rig, old_world: World, new_world: World, sent: list[tuple[int, bytes]], what: str
 ) -> int:
     """How many copies had to pass at every step, and did."""

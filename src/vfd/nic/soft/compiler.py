@@ -17,6 +17,7 @@ from vfd.nic.soft.tables import (
     Tables,
     Wiring,
     closed_port,
+    hints_of,
     mac_key,
     open_port,
     owned_mac,
@@ -213,18 +214,18 @@ def _merged(
         macs.update(part.macs)
     _with(members, _by_indexes((vfid + 1, part.members) for vfid, part in come.items()))
     _with(sets, _by_indexes((vfid + 1, part.sets) for vfid, part in come.items()))
-    groups = old.groups
+    hints, groups = hints_of(ports), old.groups
     if any(part.groups for part in (*gone.values(), *come.values())):
         groups = groups.difference(*(part.groups for part in gone.values()))
         groups = groups.union(*(part.groups for part in come.values()))
     if before.around is not None:
         return replace(old, ports=ports, ifaces=ifaces, macs=macs, members=members, sets=sets,
-                       groups=groups)  # fmt: skip
+                       groups=groups, hints=hints)  # fmt: skip
     ports[layout.WIRE] = wire_port(around.wire, around.link_up)
     if around.wire is not None:
         ifaces[around.wire] = layout.WIRE
     note = json.dumps(around.pf.model_dump(mode="json"), separators=(",", ":")).encode()
-    return Tables(ports, macs, groups, ifaces, members, sets, note)
+    return Tables(ports, macs, groups, ifaces, members, sets, note, hints)
 
 
 def _by_indexes(wanted: Iterable[tuple[int, tuple[int, ...]]]) -> Mapping[tuple[int, ...], int]:

@@ -15,11 +15,16 @@ WIRE = 0
 """Port number of the wire; VF n is port n + 1."""
 NOBODY = 0xFFF
 PORTS = 257
+HOST_ENDS = 0x100
+"""Likely ifindex of VF 0's host end; VF n's is n more."""
 WORDS = 5
 SLOTS = 4
 MIRRORS = 8
 NOTE = 16384
 SNAP = 256
+HINTS = 4096
+HINT_FACTOR = 0x9E3779B97F4A7C15
+HINT_SHIFT = 52
 
 STAG = 0x1000
 UNTAGGED = 0x2000
@@ -74,6 +79,10 @@ SETS = 3
 
 EVENT_SOURCE = 1
 EVENT_REPORT = 2
+
+PATH_ALL = 0
+PATH_GENERAL = 1
+PATH_PLAIN = 2
 
 NO_SHARE = (1 << 64) - 1
 """In ``VebPort.shares``: not stated."""
@@ -138,11 +147,17 @@ class VebMeta(ctypes.Structure):
 
 
 class VebOptions(ctypes.Structure):
-    _fields_ = (("clone", ctypes.c_uint32), ("spare", ctypes.c_uint32))
+    _fields_ = (("clone", ctypes.c_uint32), ("path", ctypes.c_uint32))
 
 
 COUNTER_WORDS = 16
 """64-bit words of ``struct veb_counters``: nic.protocol.COUNTERS in their order, and a spare."""
+
+
+def hint_of(mac: bytes) -> int:
+    """Where ``veb_hints`` may know a MAC: as the program computes it, in 64 bits."""
+    number = int.from_bytes(mac.ljust(8, b"\0"), ORDER)
+    return (number * HINT_FACTOR & (1 << 64) - 1) >> HINT_SHIFT
 
 
 def vids_in(words: ctypes.Array[ctypes.c_uint64]) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from pathlib import Path
 from vfd.nic.inotify import Inotify
 from vfd.nic.netlink import Message, Netlink, NetlinkError
 from vfd.nic.protocol import NicError
-from vfd.nic.soft import namespace, nsids, rtnl, tap, uplink
+from vfd.nic.soft import layout, namespace, nsids, rtnl, tap, uplink
 from vfd.nic.soft.rtnl import IFF_NOARP, IFF_PROMISC, Link
 from vfd.policy.values import MAX_VFS
 
@@ -36,7 +36,7 @@ log = logging.getLogger("vfd.soft")
 
 _LOOPBACK = 1
 """Its index in every network namespace: LOOPBACK_IFINDEX, include/net/flow.h."""
-_NEAR, _FAR, _FIRST_VF = 0x80, 0x81, 0x100
+_NEAR, _FAR, _FIRST_VF = 0x80, 0x81, layout.HOST_ENDS
 """Fixed interface indexes in the NIC's own namespace, so that a VF made anew keeps its index."""
 _UPLINKS = range(0x90, 0xA0)
 """An uplink's there: the first that is free, for the former one is there until the new one is in

@@ -41,6 +41,7 @@ from vfd.policy.values import (
 )
 
 _NO_MAC = bytes(6)
+_PORT_MAC = slice(VebPort.mac.offset, VebPort.mac.offset + VebPort.mac.size)
 _NO_GRANTS = Grants()
 
 
@@ -94,6 +95,8 @@ class Tables:
     """Class (SET_*) → ports, as the bits of a number."""
     note: bytes = b""
     """JSON: the PF's policy."""
+    hints: Mapping[int, int] = field(default_factory=dict)
+    """``layout.hint_of`` a default MAC → port."""
     slots: Mapping[int, int] = field(default_factory=dict)
     """Port → its slot in force. Of tables that were read from maps; else empty."""
 
@@ -173,6 +176,17 @@ def canonical(rules: VfRules, **more: object) -> VfRules:
             **more,
         }
     )
+
+
+def hints_of(ports: Mapping[int, bytes]) -> dict[int, int]:
+    """Where the program is to look first for the owners of default MACs. Of two at one place it is
+    the VF with the lower number: the other's frames take the way through ``macs``."""
+    hints: dict[int, int] = {}
+    for port in sorted(ports, reverse=True):
+        mac = ports[port][_PORT_MAC]
+        if mac != _NO_MAC:
+            hints[layout.hint_of(mac)] = port
+    return hints
 
 
 def wire_port(ifindex: int | None, up: bool) -> bytes:

@@ -63,13 +63,16 @@ class Veb:
         self._known: Tables | None = None  # what the maps hold; None: read them
 
     @classmethod
-    def load(cls, *, reuse: Veb | None = None, clone: bool = False) -> Self:
+    def load(
+        cls, *, reuse: Veb | None = None, clone: bool = False, path: int = layout.PATH_ALL
+    ) -> Self:
         """Loads the shipped program. ``reuse``: keep that one's maps, and so policy and counters.
 
-        ``clone``: deliver by bpf_clone_redirect, for BPF_PROG_TEST_RUN. Raises BpfError."""
+        For BPF_PROG_TEST_RUN ``clone``: deliver by bpf_clone_redirect; ``path``: one of the
+        program's two ways alone (``layout.PATH_*``). Raises BpfError."""
         loaded = libbpf.load(
             object_file(),
-            constants=bytes(VebOptions(clone=int(clone))),
+            constants=bytes(VebOptions(clone=int(clone), path=path)),
             reuse=reuse.maps if reuse else None,
         )
         with contextlib.ExitStack() as refused:
@@ -130,6 +133,9 @@ class Veb:
             ifaces={_int(key): _int(value) for key, value in self.maps["veb_ifaces"].items()},
             members=_sets(self.maps["veb_members"].raw()),
             sets=_sets(self.maps["veb_sets"].raw()),
+            hints={
+                at: port for at, port in enumerate(array("H", self.maps["veb_hints"].raw())) if port
+            },
             note=(self.maps["veb_note"].get(bytes(4)) or b"").rstrip(b"\0"),
             slots=slots,
         )

@@ -11,6 +11,8 @@ policy delivers too, same port, same bytes. Frames of ports that change may be l
   that change VLANs do so, still shut; then all get their new policy.
 * A MAC that changes hands belongs to nobody meanwhile: frames to it are dropped, not flooded, and
   frames from it are spoofed.
+* The hint of a MAC that changes hands is cleared meanwhile. Others may be wrong: the policy of the
+  port says whose the MAC is.
 * Groups are left before and joined after the ports change.
 * ``veb_members`` and ``veb_sets`` say only where to look: they hold both while ports change.
 """
@@ -76,9 +78,12 @@ def _writes(old: Tables, new: Tables) -> Iterator[Write]:
     for ifindex, port in old.ifaces.items():
         if new.ifaces.get(ifindex) != port:
             yield Write("veb_ifaces", _u32(ifindex), None)
+    kept = dict(old.hints)
     if not alone:
         for key in macs:
             yield Write("veb_macs", key, _nobody(key))
+            kept.pop(layout.hint_of(key[:6]), None)
+    yield from _hint_writes(old.hints, kept)
     for group in sorted(old.groups - new.groups):
         yield Write("veb_groups", group, None)
 
@@ -88,6 +93,7 @@ def _writes(old: Tables, new: Tables) -> Iterator[Write]:
         yield Write("veb_groups", group, b"\1")
     for key in macs:
         yield Write("veb_macs", key, new.macs.get(key))
+    yield from _hint_writes(kept, new.hints)
     for ifindex, port in new.ifaces.items():
         if old.ifaces.get(ifindex) != port:
             yield Write("veb_ifaces", _u32(ifindex), _u32(port))
@@ -209,6 +215,12 @@ def _set_writes(
             yield Write(name, _u32(at), _ports(union))
         elif not both and union != after:
             yield Write(name, _u32(at), _ports(after))
+
+
+def _hint_writes(old: Mapping[int, int], new: Mapping[int, int]) -> Iterator[Write]:
+    for at in sorted(old.keys() | new.keys()):
+        if old.get(at) != new.get(at):
+            yield Write("veb_hints", _u32(at), new.get(at, 0).to_bytes(2, layout.ORDER))
 
 
 def _nobody(key: bytes) -> bytes:

@@ -24,6 +24,15 @@ union mac {
 	__u64 num;
 };
 
+/* The MAC at an address, as union mac has it, in one load; the 2 bytes behind it are read as well. */
+static __always_inline __u64 mac_at(const void *at)
+{
+	union mac mac = { .num = *(const __u64 *)at };
+
+	mac.as.port = 0;
+	return mac.num;
+}
+
 struct frame {
 	union mac dst, src;
 	__u32 from;		/* port it came from */
@@ -207,7 +216,6 @@ static __always_inline int is_mac_control(struct __sk_buff *skb)
 static __always_inline int parse(struct __sk_buff *skb, struct frame *f)
 {
 	void *data, *end;
-	struct ethhdr *eth;
 
 	if (unlikely(!skb->vlan_present && is_tag(skb->protocol))) {
 		if (lift_tag(skb))
@@ -216,18 +224,16 @@ static __always_inline int parse(struct __sk_buff *skb, struct frame *f)
 	}
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (unlikely(data + sizeof(*eth) > end)) {
-		if (bpf_skb_pull_data(skb, sizeof(*eth)))
+	if (unlikely(data + ETH_HLEN > end)) {
+		if (bpf_skb_pull_data(skb, ETH_HLEN))
 			return -1;
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
-		if (data + sizeof(*eth) > end)
+		if (data + ETH_HLEN > end)
 			return -1;
 	}
-	eth = data;
-	f->dst.num = f->src.num = 0;
-	__builtin_memcpy(f->dst.byte, eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(f->src.byte, eth->h_source, ETH_ALEN);
+	f->dst.num = mac_at(data);
+	f->src.num = mac_at(data + ETH_ALEN);
 	f->vlan = VEB_UNTAGGED;
 	f->tci = 0;
 	if (skb->vlan_present) {

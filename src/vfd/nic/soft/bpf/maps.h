@@ -32,6 +32,11 @@ MAP(veb_active, ARRAY, __u32, __u8, VEB_PORTS);
  * they are the VEB's table of (MAC, VLAN). */
 MAP(veb_macs, HASH, struct veb_mac, struct veb_mac, VEB_MACS);
 
+/* hint_of(MAC) → the port that may have it as its default MAC. Daemon writes; programs read. A guess
+ * that saves a hash look-up: the port's policy says whether it is right. While a MAC changes hands
+ * the daemon keeps its hint cleared. */
+MAP(veb_hints, ARRAY, __u32, __u16, VEB_HINTS);
+
 /* (multicast MAC, port): the guest joined that group and was granted it. Daemon writes; programs
  * read for ports without PORT_MCAST. */
 MAP(veb_groups, HASH, struct veb_mac, __u8, VEB_GROUPS);

@@ -70,6 +70,46 @@ static __always_inline __u32 owner_of(const union mac *mac)
 	return owner.num == mac->num ? port : VEB_NOBODY;
 }
 
+/* Where veb_hints may know a MAC: multiplicative hashing, Knuth, TAOCP vol. 3, 6.4. */
+static __always_inline __u32 hint_of(__u64 mac)
+{
+	return mac * VEB_HINT_FACTOR >> VEB_HINT_SHIFT;
+}
+
+/* The VF whose default MAC this is, if the hint is right: port and policy. Else 0, and whether
+ * somebody owns it is owner_of's to say. */
+static __always_inline const struct veb_port *hinted(__u64 mac, __u32 *port)
+{
+	__u32 at = hint_of(mac);
+	const __u16 *hint = bpf_map_lookup_elem(&veb_hints, &at);
+	const struct veb_port *vf;
+
+	if (!hint)
+		return 0;
+	*port = *hint;
+	vf = policy_of(*port);
+	/* MAC 0 is nobody's: it stands for none */
+	return vf && mac && mac_at(vf->mac) == mac ? vf : 0;
+}
+
+/* The port behind a netdev, and its policy; 0: it is none. Guessed first, which costs no hash look-up:
+ * the policy knows its netdev. */
+static __always_inline const struct veb_port *port_of(__u32 ifindex, __u32 *port)
+{
+	const struct veb_port *vf;
+	const __u32 *found;
+
+	*port = ifindex - VEB_HOST_ENDS + 1;
+	vf = policy_of(*port);
+	if (likely(vf && vf->ifindex == ifindex))
+		return vf;
+	found = bpf_map_lookup_elem(&veb_ifaces, &ifindex);
+	if (!found)
+		return 0;
+	*port = *found;
+	return policy_of(*port);
+}
+
 #define NO_ROOM		1	/* NET_XMIT_DROP, include/linux/netdevice.h */
 
 /* A copy of the frame into a port's queue: counted as given, or as dropped by max_rx_rate. */

@@ -24,6 +24,7 @@
 #include "events.h"
 #include "port.h"
 #include "rx.h"
+#include "plain.h"
 
 /* -- Switching ------------------------------------------------------------------------------- */
 
@@ -39,12 +40,14 @@ static __always_inline struct way look_up(const struct frame *f, __u32 vlan)
 
 	if (is_multicast(&f->dst))
 		return way;
-	way.owner = owner_of(&f->dst);
-	if (way.owner && way.owner != VEB_NOBODY) {
-		way.to = policy_of(way.owner);
-		if (way.to && !passes_vlan_filter(way.to, vlan))
-			way.to = 0;
+	way.to = hinted(f->dst.num, &way.owner);
+	if (!way.to) {
+		way.owner = owner_of(&f->dst);
+		if (way.owner && way.owner != VEB_NOBODY)
+			way.to = policy_of(way.owner);
 	}
+	if (way.to && !passes_vlan_filter(way.to, vlan))
+		way.to = 0;
 	return way;
 }
 
@@ -107,14 +110,11 @@ enum refusal { PASS, SPOOFED, UNTAGGED, OVERSIZE };
 static __always_inline enum refusal check_source(struct __sk_buff *skb, const struct frame *f,
 						 const struct veb_port *vf)
 {
-	union mac own = {};
-
 	if (is_multicast(&f->src) || !f->src.num || is_mac_control(skb))
 		return SPOOFED;
 	if (!(vf->flags & (PORT_MAC_SPOOFCHK | PORT_LEARN)))
 		return PASS;
-	__builtin_memcpy(own.byte, vf->mac, ETH_ALEN);
-	if (likely(own.num == f->src.num))
+	if (likely(mac_at(vf->mac) == f->src.num))
 		return PASS;
 	if (owner_of(&f->src) == f->from)
 		return PASS;
@@ -326,17 +326,19 @@ static __always_inline void cleanse(volatile struct __sk_buff *skb)
 SEC("tc")
 int veb(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex, *port = bpf_map_lookup_elem(&veb_ifaces, &ifindex);
 	const struct veb_port *policy;
 	struct frame f = {};
+	int verdict;
 
-	if (!port)
-		return TC_ACT_SHOT;
-	f.from = *port;
-	policy = policy_of(f.from);
+	policy = port_of(skb->ifindex, &f.from);
 	if (!policy)
 		return TC_ACT_SHOT;
 	cleanse(skb);
+	if (veb_options.path != PATH_GENERAL) {
+		verdict = plain(skb, f.from, policy);
+		if (likely(verdict != TC_ACT_UNSPEC) || veb_options.path == PATH_PLAIN)
+			return verdict;
+	}
 	measure(skb, &f);
 	if (f.from == VEB_WIRE)
 		return from_wire(skb, &f, policy);

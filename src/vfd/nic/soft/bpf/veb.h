@@ -18,10 +18,14 @@
 #define VEB_NOBODY	0xfff	/* owner of a MAC that changes hands just now */
 #define VEB_PORTS	257	/* the wire and 256 VFs */
 #define VEB_WORDS	5	/* 64-bit words in a set of ports */
+#define VEB_HOST_ENDS	0x100	/* likely ifindex of VF 0's host end; VF n's is n more */
 #define VEB_SLOTS	4	/* copies of a port's policy; one is in force */
 #define VEB_MIRRORS	8	/* most mirrors of one VF */
 #define VEB_IFACES	1024
 #define VEB_MACS	65536	/* twice 256 VFs × (1 default + 64 listed + 63 granted) */
+#define VEB_HINTS	4096
+#define VEB_HINT_FACTOR	0x9e3779b97f4a7c15ULL	/* 2^64 / golden ratio */
+#define VEB_HINT_SHIFT	52	/* 64 - log2(VEB_HINTS) */
 #define VEB_GROUPS	32768	/* twice 256 VFs × 64 groups */
 #define VEB_EVENTS	(256 * 1024)	/* bytes of the ring buffer */
 #define VEB_SNAP	256	/* most bytes of a frame in an event */
@@ -164,7 +168,11 @@ struct veb_meta {
 /* Load-time constants. */
 struct veb_options {
 	__u32 clone;		/* deliver by bpf_clone_redirect: BPF_PROG_TEST_RUN can watch that */
-	__u32 spare;
+	__u32 path;		/* PATH_*: tests tell the program's two ways apart */
 };
+
+#define PATH_ALL	0
+#define PATH_GENERAL	1	/* all frames, and none of them by plain.h */
+#define PATH_PLAIN	2	/* those that plain.h takes; TC_ACT_UNSPEC for others */
 
 #endif

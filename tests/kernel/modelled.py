@@ -54,18 +54,26 @@ class Modelled:
 @contextmanager
 def modelled(vendor: str, *options: str, vfs: int = 4) -> Iterator[Modelled]:
     """A model in a process of its own, mounted in a folder of its own."""
+    with mounted("lab.models", vendor, f"--vfs={vfs}", *options) as folder:
+        yield Modelled(folder)
+
+
+@contextmanager
+def mounted(module: str, *arguments: str) -> Iterator[Path]:
+    """A file system that a module serves in a process of its own until its standard input ends,
+    mounted in a folder of its own, which is its last argument."""
     if not Path("/dev/fuse").exists() or os.geteuid():
-        pytest.skip("a model needs /dev/fuse and root to mount it")
+        pytest.skip("a file system of our own needs /dev/fuse and root to mount it")
     folder = Path(tempfile.mkdtemp(prefix="vfd-model-"))
-    command = [sys.executable, "-m", "lab.models", vendor, str(folder), f"--vfs={vfs}", *options]
+    command = [sys.executable, "-m", module, *arguments, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as server:
         try:
             deadline = time.monotonic() + START
-            while not (folder / ".model").exists():
-                assert server.poll() is None, "the model ended at once"
-                assert time.monotonic() < deadline, "the model was not mounted in time"
+            while not folder.is_mount():
+                assert server.poll() is None, f"{module} ended at once"
+                assert time.monotonic() < deadline, f"{module} was not mounted in time"
                 time.sleep(0.05)
-            yield Modelled(folder)
+            yield folder
         finally:
             assert server.stdin
             server.stdin.close()

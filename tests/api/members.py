@@ -17,12 +17,12 @@ CHANGERS, READERS = 64999, 64998
 """Gids that no host gives to anybody."""
 
 
-def with_groups(vfd: Vfd, folder: Path) -> None:
-    """Has the daemon see ``vfd`` and ``vfd-read`` in an /etc/group of its own, in a mount namespace
-    that ends with it. To be called before it starts."""
+def with_groups(vfd: Vfd, folder: Path, *members: str) -> None:
+    """Has the daemon see ``vfd``, with these members, and ``vfd-read`` in an /etc/group of its own,
+    in a mount namespace that ends with it. To be called before it starts."""
     group = folder / "group"
     host = [line for line in Path("/etc/group").read_text().splitlines() if line[:3] != "vfd"]
-    ours = [f"vfd:x:{CHANGERS}:", f"vfd-read:x:{READERS}:", ""]
+    ours = [f"vfd:x:{CHANGERS}:{','.join(members)}", f"vfd-read:x:{READERS}:", ""]
     group.write_text("\n".join([*host, *ours]))
     vfd.wrap = (
         "setsid",  # a service and its users have CPU shares of their own (autogroups, as cgroups)

@@ -198,6 +198,10 @@ def test_warnings_are_told_and_leave_the_exit_code_at_0(iplex: Iplex, tmp_path: 
     ended = iplex("check", str(path))
     assert ended.code == 0
     assert f"warning {path}: mac_anti_spoof" in ended.out
+    ended = iplex("check", "--json", str(path))
+    answer = json.loads(ended.out)
+    assert (ended.code, answer["ok"], answer["problems"]) == (0, True, [])
+    assert [(w["file"], w["field"]) for w in answer["warnings"]] == [(str(path), "mac_anti_spoof")]
 
 
 def test_what_is_no_json_is_told_with_its_place(iplex: Iplex, tmp_path: Path) -> None:

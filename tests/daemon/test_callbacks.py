@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.api.members import CHANGERS, READERS, with_groups
 
 from vfd.daemon import callbacks
 from vfd.daemon.runner import STARTING
@@ -47,6 +48,22 @@ def test_start_and_stop_run_as_the_owner_without_a_shell(vfd: Vfd, open_folder: 
     assert stopped.stat().st_uid == DAEMON_USER
     for left in open_folder.iterdir():
         left.unlink()
+    open_folder.rmdir()
+
+
+def test_a_callback_has_its_owners_groups_and_none_of_the_daemons(
+    make_vfd: Callable[..., Vfd], tmp_path: Path, open_folder: Path
+) -> None:
+    vfd = make_vfd()
+    with_groups(vfd, tmp_path, "daemon")
+    vfd.wrap += ("setpriv", "--groups", str(READERS))
+    told = open_folder / "told"
+    file = vfd.put_file("vm1", vfd.vf(0, start_cb=f"sh -c 'id -G > {told}'"))
+    os.chown(file, DAEMON_USER, DAEMON_USER)
+    vfd.start()
+    wait_for(lambda: vfd.events("callback"))
+    assert set(told.read_text().split()) == {str(DAEMON_USER), str(CHANGERS)}
+    told.unlink()
     open_folder.rmdir()
 
 

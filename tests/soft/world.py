@@ -261,6 +261,13 @@ def lose_unheard(w: World, *vfids: int) -> None:
     raise AssertionError(f"the kernel keeps {left}")
 
 
+def deafen(netdev: str, *, netns: str | None = None) -> None:
+    """So much happens to the netdev that the kernel drops notifications of it and of others."""
+    where = ("-n", netns) if netns else ()
+    flood = "".join(f"link set {netdev} txqlen {1000 + n % 9}\n" for n in range(60000))
+    subprocess.run(["ip", *where, "-batch", "-"], input=flood, text=True, check=True)
+
+
 def until_shown(word: str, *link: str, netns: str | None = None) -> None:
     """Waits until ``ip link show`` says it of a link: the kernel gets round to it when it likes."""
     where = ("-n", netns) if netns else ()

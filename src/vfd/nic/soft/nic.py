@@ -250,6 +250,8 @@ class SoftNic:
         now: dict[int, Grants] = {}
         for request, decision in answers:
             vfid = request.vfid
+            if self._watch.is_gone(vfid):
+                continue  # granted now, it would be the next guest's
             if decision.granted and request.kind is not RequestKind.VLAN and vfid in before.vfs:
                 has = now.get(vfid) or before.grants.get(vfid, Grants())
                 now[vfid] = granted(has, request)

@@ -34,6 +34,8 @@ _TRIES = 3
 """How often a namespace is listed that its guest changes meanwhile."""
 SOURCE, REPORT = 1, 2
 """Kinds of the program's events: EVENT_SOURCE and EVENT_REPORT in veb.h."""
+_ENDS = frozenset({EventKind.GUEST_GONE, EventKind.VF_RESET})
+"""What a guest asked for before one of these is asked for no longer."""
 
 
 class Owner(Protocol):
@@ -126,6 +128,10 @@ class Watch:
             self._waiting += events
             self._ring_bell()
 
+    def is_gone(self, vfid: int) -> bool:
+        """Whether the guest is gone that the VF had when ``events`` told of it last."""
+        return any(event.kind in _ENDS and event.vfid == vfid for event in self._waiting)
+
     def look_soon(self) -> None:
         """Guests may ask for something that nobody told of."""
         self._ring_bell()
@@ -159,8 +165,6 @@ class Watch:
             os.eventfd_read(self._bell)
         events, self._waiting = self._waiting, []
         self._switch.keep_name()
-        # before what the kernel tells: what a guest sent came before the news that it is gone
-        sent = self._drain()
         self._listen()
         torn, self._torn = self._torn, set()
         for vfid in tuple(self._switch.ports) if torn else ():
@@ -188,10 +192,9 @@ class Watch:
             why, self._missed, self._failed = self._missed, "", False
             events.append(Event(EventKind.OVERRUN, text=why))
             self._try(events, self.look_again)
-        gone = {event.vfid for event in events if event.kind is EventKind.GUEST_GONE}
-        if gone:
-            sent += self._drain()
-        for raw in sent:
+        # after what the kernel tells: of guests whose end was heard, all that they sent is there
+        gone = {event.vfid for event in events if event.kind in _ENDS}
+        for raw in self._drain():
             self._try(events, lambda: self._sent(raw, gone))  # noqa: B023
         for vfid in self._guests.doubted():
             self._try(events, lambda: self._look_at(vfid))  # noqa: B023
@@ -515,7 +518,7 @@ def _in_time(events: list[Event]) -> list[Event]:
     gone: set[int | None] = set()
     kept: list[Event] = []
     for event in reversed(events):
-        if event.kind is EventKind.GUEST_GONE:
+        if event.kind in _ENDS:
             gone.add(event.vfid)
         if event.request is None or event.vfid not in gone:
             kept.append(event)

@@ -64,12 +64,12 @@ def test_a_missing_libbpf_is_said_with_the_package_that_has_it(
     def missing(*_: object, **__: object) -> None:
         raise OSError("libbpf.so.1: cannot open shared object file")
 
-    libbpf._lib.cache_clear()
+    libbpf.library.cache_clear()
     monkeypatch.setattr(ctypes, "CDLL", missing)
     with pytest.raises(BpfError, match="apt install libbpf1"):
         Veb.load()
     monkeypatch.undo()
-    libbpf._lib.cache_clear()
+    libbpf.library.cache_clear()
 
 
 def test_an_object_that_was_not_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

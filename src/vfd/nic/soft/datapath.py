@@ -20,6 +20,7 @@ from vfd.nic.soft import rtnl
 from vfd.nic.soft.libbpf import BpfMap, BpfProgram
 from vfd.nic.soft.switch import Switch
 from vfd.nic.soft.tables import Tables
+from vfd.nic.soft.tcx import Tcx
 from vfd.nic.soft.vebmaps import LayoutError, Veb, object_file
 from vfd.nic.soft.writes import diff
 
@@ -36,9 +37,10 @@ class Datapath:
     """The programs and maps of one soft NIC. Use ``open_datapath``."""
 
     def __init__(
-        self, veb: Veb, *, attached: bool, former: Mapping[str, BpfMap] | None = None
+        self, veb: Veb, tcx: Tcx, *, attached: bool, former: Mapping[str, BpfMap] | None = None
     ) -> None:
         self._attached = attached
+        self._tcx = tcx
         self._former = dict(former or {})
         """Counters of another layout, to be carried over when the programs are swapped."""
         with contextlib.ExitStack() as held:
@@ -102,6 +104,17 @@ class Datapath:
                 raise
         else:
             self._attached = True
+            self._tcx.replace(self._veb.ingress)
+
+    @property
+    def has_waiting_hooks(self) -> bool:
+        """Whether ``attach_next`` has something to do."""
+        return self._attached and self._tcx.waits
+
+    def attach_next(self) -> None:
+        """The program at the TCX hook of one VF more, where the kernel has them."""
+        if self.has_waiting_hooks:
+            self._tcx.attach_next(self._veb.ingress)
 
     def look(self, switch: Switch) -> None:
         """Notices where the programs are no longer in force: the next ``write`` attaches them."""
@@ -154,28 +167,43 @@ class Datapath:
 def open_datapath(switch: Switch) -> Datapath:
     """Adopts the datapath that is in force, or loads one that comes into force with its first
     tables. Raises BpfError, with the verifier's words where it refuses."""
+    tcx = Tcx(switch)
     found = rtnl.bpf_filter_of(switch.netlink, switch.block)
     if found is None:
-        return Datapath(Veb.load(), attached=False)
+        return _anew(tcx)
     shaped = rtnl.bpf_filter_of(switch.netlink, switch.shaper_block)
     try:
         veb = Veb.adopt(found[0], shaped[0] if shaped else None)
     except LayoutError:
-        return Datapath(Veb.load(), attached=False, former=_counters_of(found[0]))
+        return _anew(tcx, former=found[0])
     version = program_version()
     if found[1] == version and shaped is not None and shaped[1] == version:
-        return Datapath(veb, attached=True)
+        tcx.replace(veb.ingress)  # where a kill came between the two hooks
+        return Datapath(veb, tcx, attached=True)
     try:
         newer = Veb.load(reuse=veb)
     finally:
         veb.close()
-    datapath = Datapath(newer, attached=True)
+    datapath = Datapath(newer, tcx, attached=True)
     try:
         datapath.attach(switch)
     except OSError:
         datapath.close()
         raise
     return datapath
+
+
+def _anew(tcx: Tcx, former: int | None = None) -> Datapath:
+    """One on maps of its own. What TCX hooks still have of a former one would enforce the maps of
+    that: it goes first, and frames go by clsact."""
+    veb = Veb.load()
+    try:
+        tcx.clear(veb.ingress)
+        counters = None if former is None else _counters_of(former)
+    except BaseException:
+        veb.close()
+        raise
+    return Datapath(veb, tcx, attached=False, former=counters)
 
 
 def _counters_of(program_id: int) -> dict[str, BpfMap]:

@@ -126,7 +126,7 @@ _NAMES = ("bpf_map__name", "bpf_program__name")
 
 
 @cache
-def _lib() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     """The library, loaded at first use."""
     try:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
@@ -146,7 +146,7 @@ def _ptr(value: int | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(value)
 
 
-def _check(result: int, what: str) -> int:
+def checked(result: int, what: str) -> int:
     """``result`` of a libbpf call, which is a negative errno on failure."""
     if result >= 0:
         return result
@@ -161,12 +161,12 @@ def _buffer(data: bytes) -> Any:
 @cache
 def possible_cpus() -> int:
     """How many values a per-CPU map has for one key."""
-    return _check(_lib().libbpf_num_possible_cpus(), "counting the possible CPUs")
+    return checked(library().libbpf_num_possible_cpus(), "counting the possible CPUs")
 
 
 def _info(fd: int, info: Any, what: str) -> None:
     size = ctypes.c_uint32(ctypes.sizeof(info))
-    _check(_lib().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), what)
+    checked(library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), what)
 
 
 # -- Maps -------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class BpfMap:
 
     @classmethod
     def of_id(cls, map_id: int) -> Self:
-        return cls.of_fd(_check(_lib().bpf_map_get_fd_by_id(map_id), f"opening map {map_id}"))
+        return cls.of_fd(checked(library().bpf_map_get_fd_by_id(map_id), f"opening map {map_id}"))
 
     @property
     def per_cpu(self) -> bool:
@@ -216,22 +216,22 @@ class BpfMap:
     def get(self, key: bytes) -> bytes | None:
         """The value at ``key``; None: there is none. Per-CPU maps: every CPU's, in order."""
         value = ctypes.create_string_buffer(self._width)
-        result = _lib().bpf_map_lookup_elem(self.fd, key, value)
+        result = library().bpf_map_lookup_elem(self.fd, key, value)
         if result == -errno.ENOENT:
             return None
-        _check(result, f"reading map {self.name}")
+        checked(result, f"reading map {self.name}")
         return value.raw
 
     def put(self, key: bytes, value: bytes) -> None:
         """Adds or replaces. Raises BpfError, with errno E2BIG when the map is full."""
         self._fits(key, value)
-        _check(_lib().bpf_map_update_elem(self.fd, key, value, 0), f"writing map {self.name}")
+        checked(library().bpf_map_update_elem(self.fd, key, value, 0), f"writing map {self.name}")
 
     def delete(self, key: bytes) -> None:
         """Removes; a key that is not there is no error."""
-        result = _lib().bpf_map_delete_elem(self.fd, key)
+        result = library().bpf_map_delete_elem(self.fd, key)
         if result != -errno.ENOENT:
-            _check(result, f"deleting from map {self.name}")
+            checked(result, f"deleting from map {self.name}")
 
     def put_all(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Adds or replaces many, in their order, in one system call."""
@@ -242,14 +242,14 @@ class BpfMap:
             self._fits(key, value)
         count = ctypes.c_uint32(len(pairs))
         opts = _BatchOpts(sz=ctypes.sizeof(_BatchOpts))
-        result = _lib().bpf_map_update_batch(
+        result = library().bpf_map_update_batch(
             self.fd,
             b"".join(key for key, _ in pairs),
             b"".join(value for _, value in pairs),
             ctypes.byref(count),
             ctypes.byref(opts),
         )
-        _check(result, f"writing {len(pairs)} entries to map {self.name} (done: {count.value})")
+        checked(result, f"writing {len(pairs)} entries to map {self.name} (done: {count.value})")
 
     def delete_all(self, keys: Iterable[bytes]) -> None:
         """Removes many; keys that are not there are no error."""
@@ -281,14 +281,14 @@ class BpfMap:
             keys = ctypes.create_string_buffer(self.key_size * step)
             values = ctypes.create_string_buffer(self._width * step)
             count = ctypes.c_uint32(step)
-            result = _lib().bpf_map_lookup_batch(
+            result = library().bpf_map_lookup_batch(
                 self.fd, start, at, keys, values, ctypes.byref(count), ctypes.byref(opts)
             )
             if result == -errno.ENOSPC:  # one bucket of a hash holds more than `step` entries
                 step *= 2
                 continue
             if result != -errno.ENOENT:
-                _check(result, f"reading map {self.name}")
+                checked(result, f"reading map {self.name}")
             yield count.value, keys.raw, values.raw
             if result == -errno.ENOENT:
                 return
@@ -350,7 +350,7 @@ class BpfProgram:
     def of_id(cls, prog_id: int) -> Self:
         """The program that e.g. a cls_bpf filter names (TCA_BPF_ID)."""
         return cls.of_fd(
-            _check(_lib().bpf_prog_get_fd_by_id(prog_id), f"opening program {prog_id}")
+            checked(library().bpf_prog_get_fd_by_id(prog_id), f"opening program {prog_id}")
         )
 
     def maps(self) -> dict[str, BpfMap]:
@@ -366,8 +366,8 @@ class BpfProgram:
 
     def bind(self, bpf_map: BpfMap) -> None:
         """Lets a map that the program doesn't use live as long as the program."""
-        _check(
-            _lib().bpf_prog_bind_map(self.fd, bpf_map.fd, None),
+        checked(
+            library().bpf_prog_bind_map(self.fd, bpf_map.fd, None),
             f"binding map {bpf_map.name} to program {self.name}",
         )
         self.map_ids = (*self.map_ids, bpf_map.id)
@@ -387,8 +387,8 @@ class BpfProgram:
         if context:
             opts.ctx_in = ctypes.cast(ctypes.c_char_p(context), ctypes.c_void_p)
             opts.ctx_size_in = len(context)
-        result = _lib().bpf_prog_test_run_opts(self.fd, ctypes.byref(opts))
-        _check(result, f"running program {self.name} on a frame of {len(frame)} bytes")
+        result = library().bpf_prog_test_run_opts(self.fd, ctypes.byref(opts))
+        checked(result, f"running program {self.name} on a frame of {len(frame)} bytes")
         return Run(opts.retval, opts.duration, out.raw[: opts.data_size_out])
 
     def close(self) -> None:
@@ -427,7 +427,7 @@ def load(
 
     Raises BpfError; when the verifier refuses, with the end of its log in the message.
     """
-    lib = _lib()
+    lib = library()
     log = ctypes.create_string_buffer(_LOG_SIZE)
     opts = _OpenOpts(
         sz=ctypes.sizeof(_OpenOpts),
@@ -471,7 +471,7 @@ def _each(step: Callable[..., int | None], obj: int) -> Iterator[int]:
 def _prepare(lib: ctypes.CDLL, handle: int, constants: bytes, reuse: Mapping[str, BpfMap]) -> None:
     name = lib.bpf_map__name(_ptr(handle)).decode()
     if name in reuse:
-        _check(lib.bpf_map__reuse_fd(_ptr(handle), reuse[name].fd), f"taking over the map {name}")
+        checked(lib.bpf_map__reuse_fd(_ptr(handle), reuse[name].fd), f"taking over the map {name}")
     elif constants and name.endswith(".rodata"):
         size = ctypes.c_size_t()
         start = lib.bpf_map__initial_value(_ptr(handle), ctypes.byref(size))
@@ -512,7 +512,7 @@ class RingBuffer:
         self._samples: list[bytes] = []
         self._callback = _Sample(self._take)  # kept: libbpf has only its address
         ctypes.set_errno(0)
-        self._ring = _lib().ring_buffer__new(bpf_map.fd, self._callback, None, None)
+        self._ring = library().ring_buffer__new(bpf_map.fd, self._callback, None, None)
         if not self._ring:
             number = ctypes.get_errno()
             raise BpfError(f"reading map {bpf_map.name}: {os.strerror(number)}", number)
@@ -523,15 +523,15 @@ class RingBuffer:
 
     def fileno(self) -> int:
         """An epoll descriptor, readable while there is something to read."""
-        return int(_lib().ring_buffer__epoll_fd(_ptr(self._ring)))
+        return int(library().ring_buffer__epoll_fd(_ptr(self._ring)))
 
     def read(self) -> list[bytes]:
         """All that has come since; never blocks."""
-        _check(_lib().ring_buffer__consume(_ptr(self._ring)), "reading the ring buffer")
+        checked(library().ring_buffer__consume(_ptr(self._ring)), "reading the ring buffer")
         samples, self._samples = self._samples, []
         return samples
 
     def close(self) -> None:
         if self._ring:
-            _lib().ring_buffer__free(_ptr(self._ring))
+            library().ring_buffer__free(_ptr(self._ring))
             self._ring = None

@@ -72,6 +72,8 @@ class Vf:
     """The largest that the host end takes: less than HOST_MTU while its guest has native XDP."""
     held: bool = False
     """Of a tap, as was told last: a process holds it."""
+    tcx: bool = False
+    """Its TCX hook was seen to since the VF was made or looked at."""
 
     @property
     def has_xdp(self) -> bool:

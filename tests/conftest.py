@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from hypothesis import settings
 
 from vfd.daemon.exclusive import LOCKS, InUseError, Lock
+
+settings.register_profile("vfd", deadline=None)  # a busy machine proves nothing of one case
+settings.load_profile("vfd")
 
 SEEDS = 1000
 """As many as no test needs."""

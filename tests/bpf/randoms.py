@@ -187,6 +187,7 @@ def plain_world(rng: Random, vfs: int) -> World:
         tpid=rng.choice((C_TAG, S_TAG)),
     )
     policies, grants = [], {}
+    spare.append(own_macs[rng.randrange(vfs)])  # who has it forced takes it from its owner
     for vfid in range(vfs):
         twist = rng.choice(_twists(vfid, vfs)) if chance(rng, 25) else {}
         stated = {
@@ -254,9 +255,11 @@ def plain_frame(rng: Random, world: World, longest: int) -> tuple[int, bytes]:
 
 
 def _default_mac(world: World, vfid: int) -> str:
-    """The MAC that a guest sends from, whatever the VF's configuration is."""
-    own, vf = world.own_macs[vfid], world.nic.by_vfid().get(vfid)
-    return own if vf is None else default_mac(vf, world.grants.get(vfid, Grants()), own) or own
+    """The MAC that a guest sends from; none where its VF lost its own to another."""
+    own, vf = world.own_macs[vfid], world.nic.by_vfid()[vfid]
+    mac = default_mac(vf, world.grants.get(vfid, Grants()), own) or own
+    taken = {each.vm_mac for each in world.nic.vfs if each is not vf}
+    return NO_MAC if mac in taken else mac
 
 
 def changed(rng: Random, world: World) -> World:

@@ -42,7 +42,6 @@ HEAD = 64
 
 DRAWN = settings(
     max_examples=CASES,
-    deadline=None,
     phases=(Phase.generate,),
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import pytest
-from tests.bpf.randoms import COLLIDING, MACS, World, colliding
+from tests.bpf.randoms import COLLIDING, MACS, NO_MAC, World, colliding
 from tests.bpf.rig import Rig
 from tests.bpf.test_differential import UNSPEC
 from tests.bpf.test_steps import step_by_step
@@ -86,14 +86,17 @@ def test_hints_that_are_all_wrong_lead_nothing_astray_and_are_put_right_with_the
     rig: Rig,
 ) -> None:
     """An older vfd changes MACs and knows nothing of hints."""
-    rig.enforce(tables(rig, world()))
+    without = world(vf0={"allow_un_ucast": True}, vf3={"vm_mac": OWN_MACS[0]})
+    rig.enforce(tables(rig, without))
     rig.veb.maps["veb_hints"].put_all(
         (at.to_bytes(4, layout.ORDER), (1 + at % VFS).to_bytes(2, layout.ORDER))
         for at in range(layout.HINTS)
     )
-    for to, mac in OWN_MACS.items():
-        port = (to + 1) % VFS
-        assert rig.through(port, frame(mac, OWN_MACS[port])) == [(to, frame(mac, OWN_MACS[port]))]
+    for to, mac in {3: OWN_MACS[0], 2: OWN_MACS[2], 4: COLLIDING}.items():
+        sent = frame(mac, OWN_MACS[1])
+        assert rig.through(1, sent) == [(to, sent)]
+    sent = frame(NO_MAC, OWN_MACS[1])  # VF 0's hint, and it has none
+    assert rig.through(1, sent) == [(-1, sent), (0, sent)]
     wanted = tables(rig, world(vf3={"mtu": 1400}))
     rig.veb.apply(())  # what another wrote is not what this one remembers
     rig.enforce(wanted)

@@ -115,10 +115,11 @@ def tcp(payload: int, *, tag: bytes = b"", ipv6: bool = False, dst: bytes = B) -
 
 @pytest.mark.parametrize("segs", [0, 3])
 @pytest.mark.parametrize("ipv6", [False, True])
+@pytest.mark.parametrize("mtu", [1500, 9000])  # the whole buffer is longer, or isn't
 def test_a_segmented_buffer_counts_as_its_packets_with_all_their_headers(
-    rig: Rig, segs: int, ipv6: bool
+    rig: Rig, segs: int, ipv6: bool, mtu: int
 ) -> None:
-    enforce(rig)
+    enforce(rig, mtu=mtu, pf={"mtu": 9000})
     frame = tcp(2500, ipv6=ipv6)
     header = len(frame) - 2500
     before = rig.counters()

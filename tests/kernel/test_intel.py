@@ -297,9 +297,7 @@ RULES = st.builds(
 )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 1), st.none() | RULES), min_size=1, max_size=6))
 def test_after_any_policies_what_is_read_is_what_was_expressible(
     model: Modelled, steps: list[tuple[int, VfRules | None]]
@@ -324,9 +322,7 @@ def test_after_any_policies_what_is_read_is_what_was_expressible(
 ACCESS = st.builds(VfRules, vlans=st.tuples(st.integers(1, 12)).map(list), strip_ctag=st.just(True))
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.none() | ACCESS | RULES, min_size=1, max_size=6))
 def test_a_vf_goes_between_trunk_and_port_vlan_whatever_came_before(
     model: Modelled, steps: list[VfRules | None]

@@ -95,9 +95,7 @@ RULES = st.none() | st.one_of(
 )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(RULES, min_size=1, max_size=6))
 def test_a_vf_goes_between_trunk_and_port_vlan_whatever_came_before(
     model: Modelled, steps: list[VfRules | None]

@@ -177,7 +177,7 @@ def nics(draw: st.DrawFn) -> NicPolicy:
     return nic(*vfs, enable_qos=draw(st.booleans()), vf_oversubscription=draw(st.booleans()))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(nics())
 def test_resolving_what_is_resolved_changes_nothing(wanted: NicPolicy) -> None:
     once = resolve(wanted, LINK)
@@ -189,7 +189,7 @@ def test_resolving_what_is_resolved_changes_nothing(wanted: NicPolicy) -> None:
         assert twice == once
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(nics())
 def test_under_oversubscription_what_is_resolved_fits(wanted: NicPolicy) -> None:
     if not wanted.pf.vf_oversubscription:

@@ -33,23 +33,22 @@ static __always_inline int plain(struct __sk_buff *skb, __u32 port, const struct
 	const __u32 busy = PORT_SHAPED | PORT_TX_MIRROR, open = PORT_UP | PORT_LOOPBACK;
 	struct veb_counters *tx, *rx;
 	const struct veb_port *to;
-	union mac dst, src;
 	__u32 type, to_port;
+	__u64 src;
 
 	if ((vf->flags & (open | busy)) != open)		/* Tx 1, 6, 7, 8 */
 		return TC_ACT_UNSPEC;
 	if (data + ETH_HLEN > end || skb->vlan_present || skb->gso_size)
 		return TC_ACT_UNSPEC;
-	dst.num = mac_at(data);
-	src.num = mac_at(data + ETH_ALEN);
+	src = mac_at(data + ETH_ALEN);
 	type = ((const struct ethhdr *)data)->h_proto;
 	if (is_tag(type) || type == bpf_htons(ETH_P_PAUSE))	/* Tx 4; 2 */
 		return TC_ACT_UNSPEC;
-	if (is_multicast(&dst) || !src.num || src.num != mac_at(vf->mac))	/* Tx 2, 3 */
+	if (!src || src != mac_at(vf->mac))			/* Tx 2, 3 */
 		return TC_ACT_UNSPEC;
 	if (skb->len - ETH_HLEN > vf->mtu)			/* Tx 5 */
 		return TC_ACT_UNSPEC;
-	to = hinted(dst.num, &to_port);
+	to = hinted(mac_at(data), &to_port);			/* a group is nobody's own MAC */
 	if (!to || to_port == port || !meet_untagged(vf, to))	/* Rx 1, 2 */
 		return TC_ACT_UNSPEC;
 	if ((to->flags & (PORT_UP | PORT_RX_MIRROR | PORT_RX_LIMITED)) != PORT_UP)	/* Rx 1, 4, 5 */

@@ -7,6 +7,7 @@ change passes at every step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations, permutations
 from random import Random
 from typing import Any
@@ -195,6 +196,7 @@ def step_by_step(
             where = f"{what}, write {done} of {len(writes)}, {write.map}, from {port}"
             assert out <= allowed, f"{where}: {frame.hex()} passed as neither policy lets it"
             assert kept <= out, f"{where}: {frame.hex()} was lost"
+    assert replace(rig.veb.read(), slots={}) == new, what
     return sum(len(kept) for *_, kept in frames)
 
 

@@ -11,6 +11,7 @@ from tests.bpf.randoms import World, random_world
 from tests.bpf.rig import Rig
 
 from vfd.nic.protocol import NicError, UnsupportedError
+from vfd.nic.soft import layout
 from vfd.nic.soft.compiler import compile_policy
 from vfd.nic.soft.layout import VebPort
 from vfd.nic.soft.tables import (
@@ -93,6 +94,7 @@ def test_maps_hold_what_was_written_for_vfs_in_every_word_of_a_set_of_ports() ->
             assert replace(found, slots={}) == wanted
             ports = every if some == vfs else sum(1 << vf.vfid + 1 for vf in some)
             assert found.members == ({1: ports, 4094: ports} if some else {})
+            assert found.sets.get(layout.SET_MCAST, 0) == ports
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -11,8 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,9 @@ class Vfd:
 
     def start(self, timeout: float = 20, **environment: str) -> float:
         """Starts it and waits until it says READY. Returns the seconds from exec to there."""
-        address = self.folder / "notify"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            address.unlink(missing_ok=True)
-            notify.bind(str(address))
-            notify.settimeout(0.1)
+        with self._notified(0.1) as notify:
             began = time.perf_counter()
-            process = self.spawn(NOTIFY_SOCKET=str(address), **environment)
+            process = self.spawn(NOTIFY_SOCKET=notify.getsockname(), **environment)
             while time.perf_counter() - began < timeout:
                 with suppress(TimeoutError):
                     if b"READY=1" in notify.recv(4096):
@@ -108,6 +105,24 @@ class Vfd:
                 if process.poll() is not None:
                     break
         raise AssertionError(f"vfd is not ready: {self.output()}")
+
+    @contextmanager
+    def _notified(self, timeout: float) -> Iterator[socket.socket]:
+        """What it tells systemd."""
+        address = self.folder / "notify"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            address.unlink(missing_ok=True)
+            notify.bind(str(address))
+            notify.settimeout(timeout)
+            yield notify
+
+    def looks(self) -> None:
+        """Waits until it has looked after itself once, from the beginning to the end; and what was
+        begun before has ended."""
+        with self._notified(20) as notify:
+            for _ in range(2):
+                while not notify.recv(4096).startswith(b"STATUS="):
+                    pass
 
     def reload(self) -> None:
         """SIGHUP, until all has been read."""
@@ -180,6 +195,13 @@ def wait_for(condition: Any, timeout: float = 5) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError(f"{condition} stayed false for {timeout} s")
+
+
+async def holds(condition: Callable[[], object]) -> None:
+    """Waits until it does, while the daemon goes on in this loop."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 def run(*command: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -55,8 +55,12 @@ class PlainNic:
         self.bug: Exception | None = None
         """What looking at it or at its counters ends in."""
         self.looked = 0
-        self.slow = 0.0
-        """Seconds that it takes to tell its events."""
+        self.refused = 0
+        """How often it has refused a change."""
+        self.telling = threading.Event()
+        """It was asked for its events, which it tells when it ``may_tell``."""
+        self.may_tell = threading.Event()
+        self.may_tell.set()
         self.forgets = False
         """It takes a change of a VF that opens and doesn't make it."""
         self.lacks: frozenset[str] = frozenset()
@@ -122,6 +126,7 @@ class PlainNic:
         if self.gone:
             raise NicGoneError("it is unplugged")
         if self.refuses:
+            self.refused += 1
             raise NicError(self.refuses)
         if bad := self.refuses_vfs & desired.by_vfid().keys():
             raise NicError(f"no room for VF {min(bad)}")
@@ -145,7 +150,8 @@ class PlainNic:
         return {}
 
     def events(self) -> list[Event]:
-        time.sleep(self.slow)
+        self.telling.set()
+        assert self.may_tell.wait(10)
         with suppress(BlockingIOError):
             os.eventfd_read(self._fd)
         told, self.told = self.told, []

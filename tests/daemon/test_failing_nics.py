@@ -26,7 +26,7 @@ from vfd.policy.requests import Request, RequestKind
 from vfd.policy.values import PfPolicy
 
 from .conftest import served
-from .harness import Vfd
+from .harness import Vfd, holds
 from .plain_nic import VFS, PlainNic, add, nic_of, restarted, tried_again
 
 
@@ -251,11 +251,15 @@ def test_a_nic_that_can_not_be_read_after_a_change_is_tried_again(
     assert nic.rules[0] is not None
 
 
-async def holds(condition: Callable[[], bool]) -> None:
-    """Waits until it does, while the daemon goes on in this loop."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.02)
+async def an_hour_passes(daemon: runner.Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever waits for its time in this loop has come, and so has what that had the daemon do."""
+    loop, passed = asyncio.get_running_loop(), asyncio.Event()
+    loop.call_later(3600, passed.set)
+    now = loop.time
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "time", lambda: now() + 3600)
+        await passed.wait()
+    await daemon.call(int)
 
 
 def test_what_could_not_be_enforced_is_tried_again_until_it_is_and_told_once(
@@ -272,12 +276,12 @@ def test_what_could_not_be_enforced_is_tried_again_until_it_is_and_told_once(
         parsed = ParsedMain(again.main, ())
         daemon = runner.Daemon(again, again.journal, lambda: parsed, lambda _: None)
         await daemon.start()
-        await asyncio.sleep(0.2)
+        await holds(lambda: nic.refused > 3)
         assert nic.rules[0] is None
         nic.refuses = ""
         await holds(lambda: nic.rules[0] is not None and not again.in_trouble())
         looked = nic.looked
-        await asyncio.sleep(0.2)
+        await an_hour_passes(daemon, monkeypatch)
         assert nic.looked == looked, "nothing is polled while all is well"
         nic.bug = ZeroDivisionError("a bug")
         nic.rules[0] = None
@@ -327,7 +331,10 @@ def test_settings_of_a_pf_that_are_refused_leave_it_as_it_was_and_are_told(
 
 
 def test_the_daemon_goes_on_looking_after_its_nics_though_one_look_fails(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A backend with a bug costs a line of the log."""
     monkeypatch.setattr(runner, "LOOK", 0.02)
@@ -341,14 +348,13 @@ def test_the_daemon_goes_on_looking_after_its_nics_though_one_look_fails(
         await daemon.start()
         nic = nic_of(service)
         nic.bug = ZeroDivisionError("a bug")
-        await asyncio.sleep(0.1)
+        await holds(lambda: caplog.text.count("writing the counters") > 1)
         assert not stats.exists()
         nic.bug = None
-        await asyncio.sleep(0.2)
+        await holds(stats.exists)
         await daemon.stop()
 
     asyncio.run(life())
-    assert stats.exists()
 
 
 def test_what_was_done_is_not_answered_as_failed_for_another_vfs_sake(

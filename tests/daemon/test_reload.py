@@ -21,7 +21,7 @@ from vfd.daemon.request import Source
 from vfd.daemon.service import Service
 from vfd.policy.values import PfPolicy
 
-from .harness import Vfd, wait_for
+from .harness import Vfd, holds, wait_for
 from .plain_nic import add, config, nic_of
 
 
@@ -86,12 +86,16 @@ def test_a_nic_is_let_go_of_while_its_events_are_handled(service: Service) -> No
         daemon = runner.Daemon(service, service.journal, lambda: without, lambda _: None)
         await daemon.start()
         nic = nic_of(service)
-        nic.slow = 0.2
+        nic.may_tell.clear()
+        nic.telling.clear()
         nic.ring()
-        await asyncio.sleep(0.1)
-        await daemon.reload()
+        await holds(nic.telling.is_set)
+        reloading = asyncio.create_task(daemon.reload())
+        await asyncio.sleep(0)  # it has begun
+        nic.may_tell.set()
+        await reloading
         assert service.nics == {}
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(runner.BREATH)  # ends after the breath that was taken before
         await daemon.stop()
 
     asyncio.run(life())

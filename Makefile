@@ -56,7 +56,7 @@ test: venv bpf lint lab ## everything: style, types, tests on this machine and i
 	exit $$status
 
 mutants: venv bpf ## whether tests notice small faults, by part (PART=policy: in one); needs root
-	@$(PY) -m tools.mutants $(PART)
+	@nice -n 19 $(PY) -m tools.mutants $(PART)
 
 docs: venv       ## docs/configuration.md, the JSON Schemas and docs/nics.md, from the types; then what man says
 	@$(PY) tools/gen_reference.py

@@ -124,6 +124,21 @@ def test_vfs_that_come_open_after_the_pf_has_them() -> None:
     assert opened == VfChange(7, None, vf(7).rules)
 
 
+def test_a_vf_that_comes_opens_after_the_pf_has_it_also_where_it_takes_over_a_mirror() -> None:
+    """It must open before the VF goes that was the mirror's target until now."""
+    before = nic(vf(0, mirror=[{"target": 1}]), vf(1))
+    after = nic(vf(0, mirror=[{"target": 7}]), vf(7), pf=PF.model_copy(update={"vfs": 8}))
+    pf, *vfs = plan(after, shows(before), as_it_is)
+    assert isinstance(pf, PfChange)
+    assert [c.vfid for c in vfs if isinstance(c, VfChange)] == [7, 0, 1]
+
+
+def test_a_vf_that_opens_or_closes_changes_in_all_its_attributes() -> None:
+    rules = vf(3).rules
+    assert VfChange(3, None, rules).fields == tuple(VfRules.model_fields)
+    assert VfChange(3, rules, None).fields == tuple(VfRules.model_fields)
+
+
 def test_a_nic_never_configured_gets_its_pf_first() -> None:
     first, second = plan(nic(vf(0)), Observed(None, {0: None}), as_it_is)
     assert first == PfChange(None, PF)

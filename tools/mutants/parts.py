@@ -23,15 +23,19 @@ class Part:
             for path in sorted((root / "src/vfd").glob(pattern)):
                 yield str(path.relative_to(root))
 
-    def nearest_first(self, root: Path, path: str) -> list[str]:
-        """The files of the tests, those first that are named as the source is."""
-        stem = Path(path).name.split(".")[0]
+    def test_files(self, root: Path) -> list[str]:
         every = [found for test in self.tests for found in _files(root / "tests" / test)]
-        return [str(f.relative_to(root)) for f in sorted(every, key=lambda f: stem not in f.stem)]
+        return [str(file.relative_to(root)) for file in every]
 
 
 def _files(test: Path) -> list[Path]:
     return sorted(test.rglob("test_*.py")) if test.is_dir() else [test]
+
+
+def nearest_first(tests: list[str], path: str) -> list[str]:
+    """Those first that are named as the source is."""
+    stem = Path(path).name.split(".")[0]
+    return sorted(tests, key=lambda test: stem not in Path(test).name)
 
 
 _POLICY = ("policy", "packet/test_cases_agree_with_model.py")

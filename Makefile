@@ -1,8 +1,10 @@
-.PHONY: help demo test mutants bench abuse deps venv bpf lint docs man lab test-host test-lab
+.PHONY: help demo test quick mutants bench abuse deps venv bpf lint docs man lab \
+	quick-tests test-host test-measured test-lab test-packages test-all \
+	lab-igb lab-netdevsim lab-soft lab-itself
 PY := .venv/bin/python
 
 help:            ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## */\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r n w; do printf '  make %-10s %s\n' "$$n" "$$w"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## */\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r n w; do printf '  make %-13s %s\n' "$$n" "$$w"; done
 
 demo: venv bpf   ## two tenants on a software NIC, from nothing to the operator's table; needs root
 	@$(PY) -m demo
@@ -23,37 +25,62 @@ venv: .venv/.done ## a virtual environment with vfd and the tools to develop it
 	@$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-bpf:             ## the soft NIC's BPF program, compiled beside its source
+bpf: | deps      ## the soft NIC's BPF program, compiled beside its source
 	@python3 tools/compile_bpf.py
 
 lint: venv       ## style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-lab:             ## the machine with SR-IOV NICs: QEMU, two Debian kernels, netdevsim, into a cache folder
+lab: | deps      ## the machine with SR-IOV NICs: QEMU, two Debian kernels, netdevsim, into a cache folder
 	@python3 -m lab.build
 
-# Tests that measure run when nothing else does. All run, whatever the first ones say.
-test-host: venv bpf ## what runs on this machine itself; needs root
+# A skipped test proves nothing: it fails.
+PYTEST := $(PY) -m pytest -q --no-skips --ignore tests/packaging
+# All run, whatever the first ones say, and each says it at its end.
+TOGETHER := $(MAKE) --no-print-directory --keep-going --output-sync=target
+QUICK := tests/test_imports.py $(addprefix tests/,policy plan config kernel bpf packet soft)
+MACHINES := lab-igb lab-netdevsim lab-soft lab-itself
+
+# The core's. Most of it waits, so it waits together; what measures then has the machine to itself.
+test: ## the core: style, types, tests on this machine and in the laboratory's; needs root
 	@status=0; \
-	$(PY) -m pytest -n 2 --dist loadfile -m "not measured" || status=1; \
-	$(PY) -m pytest -m measured || status=1; \
+	$(TOGETHER) -j3 test-host $(MACHINES) lint || status=1; \
+	$(TOGETHER) test-measured || status=1; \
 	exit $$status
 
-# Machines one after the other: each has both CPUs, and a test that measures has no rival. All of
-# them run, whatever the first one says.
-test-lab: venv bpf lab ## what runs in that machine: the soft NIC on Linux 6.1 and 6.12, igb, netdevsim
-	@status=0; \
-	boot() { echo "== lab/vm pytest $$*"; lab/vm pytest "$$@" || status=1; }; \
-	boot --kernel 6.1 --igb 0 -- -q tests/lab_soft; \
-	boot --kernel 6.12 --igb 0 -- -q tests/lab_netdevsim tests/lab_soft -k "not [tap"; \
-	boot --kernel 6.12 --igb 2 --iommu --plain-nic -- -q tests/lab_soft/test_bond_igb.py tests/lab tests/kernel/test_legacy.py; \
-	exit $$status
+quick:           ## what a change breaks soonest: style, types, rules, backends, frames; needs root
+	@$(TOGETHER) -j2 lint quick-tests
 
-test: venv bpf lint lab ## everything: style, types, tests on this machine and in the laboratory's; needs root
-	@status=0; \
-	$(MAKE) --no-print-directory test-host || status=1; \
-	$(MAKE) --no-print-directory test-lab || status=1; \
-	exit $$status
+quick-tests: venv bpf
+	@$(PYTEST) -n 2 --dist loadfile -m "not measured" $(QUICK)
+
+test-host: venv bpf ## what runs on this machine itself and doesn't measure; needs root
+	@$(PYTEST) -n 3 --dist loadfile -m "not measured" --ignore tests/lab_host
+
+test-measured: venv bpf ## what measures, alone; needs root
+	@$(PYTEST) -m measured
+
+test-lab:        ## what runs in the laboratory's machines, two at a time
+	@$(TOGETHER) -j2 $(MACHINES)
+
+lab-igb: venv bpf lab
+	lab/vm pytest --igb 2 --iommu --plain-nic -- -q --no-skips tests/lab
+
+lab-netdevsim: venv bpf lab
+	lab/vm pytest --igb 0 -- -q --no-skips tests/lab_netdevsim tests/lab_soft -k "not [tap"
+
+lab-soft: venv bpf lab
+	lab/vm pytest --kernel 6.1 --igb 0 -- -q --no-skips tests/lab_soft
+
+lab-itself: venv lab
+	@$(PYTEST) tests/lab_host
+
+test-packages: venv bpf ## what is built to be installed elsewhere, and the demo; needs root
+	@$(PY) -m pytest -q --no-skips tests/packaging
+
+# The parts beside the core, the fast ones first.
+test-all:        ## every part, and the core last: what must pass before anything lands
+	@$(TOGETHER) test-packages test
 
 mutants: venv bpf ## whether tests notice small faults, by part (PART=policy: in one); needs root
 	@nice -n 19 $(PY) -m tools.mutants $(PART)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,11 @@ WITHIN = 0.2
 TRIES = 5
 PAUSE = 0.7
 """Seconds from a repair to the next drift: beyond 20 repairs in 10 s the daemon takes its time."""
-BUSY = 1.7
-"""Work that takes so many times as long as it could is done on a host that does other things."""
+ROUNDS = 3
+"""A host that does other things has its moments."""
+BUSY = 2.0
+"""As many times as long as it could a repair may take where all work does; a daemon that looked
+every second would still be seen."""
 
 
 def repair_times(vfd: LabDaemon, drifts: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -83,14 +87,15 @@ def repair_times(vfd: LabDaemon, drifts: dict[str, dict[str, Any]]) -> dict[str,
     return took
 
 
-def hold_to_200_ms(took: dict[str, float]) -> None:
-    """Fails where a repair took longer, but of a machine that hardly ran it says nothing."""
-    if max(took.values()) < WITHIN:
-        return
-    said = f"{in_words(took)} from drift to repair, not {WITHIN * 1000:.0f}"
-    if (times := slowdown()) > BUSY:
-        pytest.skip(f"the host is busy: here everything takes {times:.1f} times as long; {said}")
-    pytest.fail(said)
+def hold_to_200_ms(measure: Callable[[], dict[str, float]]) -> None:
+    """Fails where repairs take longer each time."""
+    told = []
+    for _ in range(ROUNDS):
+        took, allowed = measure(), WITHIN * min(slowdown(), BUSY)
+        if max(took.values()) < allowed:
+            return
+        told.append(f"{in_words(took)} from drift to repair, not {allowed * 1000:.0f}")
+    pytest.fail("\n".join(told))
 
 
 def slowdown() -> float:

@@ -174,7 +174,7 @@ DRIFTS: dict[str, dict[str, Any]] = {
 
 
 def test_settings_changed_by_hand_are_repaired_within_200_ms_and_reported(vfd: LabDaemon) -> None:
-    hold_to_200_ms(repair_times(vfd, DRIFTS))
+    hold_to_200_ms(lambda: repair_times(vfd, DRIFTS))
 
 
 def test_the_pfs_mtu_and_mode_changed_by_hand_are_repaired_and_reported(vfd: LabDaemon) -> None:
@@ -390,8 +390,6 @@ def test_a_pf_that_is_listed_by_its_address_and_its_netdev_is_told_beforehand(
 
 
 def test_the_daemon_refuses_a_nic_without_vf_operations_and_goes_on(vfd: LabDaemon) -> None:
-    if not Path("/sys/class/net/plain0").exists():
-        pytest.skip("this machine has no plain0: start it with --plain-nic")
     main = json.loads(vfd.main_file.read_text())
     main["pciids"].append({"id": "plain0", "backend": "kernel"})
     vfd.main_file.write_text(json.dumps(main))
@@ -410,7 +408,5 @@ def test_the_daemon_refuses_a_nic_without_vf_operations_and_goes_on(vfd: LabDaem
 
 
 def test_a_nic_without_vf_operations_is_refused_with_what_to_do_instead() -> None:
-    if not Path("/sys/class/net/plain0").exists():
-        pytest.skip("this machine has no plain0: start it with --plain-nic")
     with pytest.raises(NicError, match=r"no VF operations.*software NIC"):
         kernel.open(PfPolicy(id="plain0"))

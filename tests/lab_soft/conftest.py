@@ -3,29 +3,14 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.life.daemon import Daemon
 
 from vfd.nic.soft import destroy
 from vfd.policy.values import PfPolicy
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if "VFD_LAB" in os.environ:
-        return
-    skip = pytest.mark.skip(
-        reason="needs the laboratory's machine: lab/vm pytest --kernel 6.1 -- tests/lab_soft"
-    )
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(skip)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,8 +25,7 @@ def daemon(
     pf = f"d{secrets.token_hex(2)}"
     daemon = Daemon(tmp_path_factory.mktemp("vfd"), {"id": pf, "backend": "soft", "vfs": 2})
     try:
-        if "VFD_LAB" in os.environ:
-            daemon.spawn()
+        daemon.spawn()
         yield daemon
     finally:
         daemon.kill()

@@ -10,6 +10,7 @@ from tests.packet.measured import OFFLOAD, STORMS, Measured
 from tests.packet.runner import say
 from tests.packet.soft_bench import SoftBench
 from tests.packet.test_soft_nic import (
+    by_guest,
     runner,
     soft,
     test_no_frame_came_late_where_it_must_not_be,
@@ -26,9 +27,7 @@ __all__ = [
 ]
 
 
-@pytest.mark.parametrize("row", [*STORMS, *OFFLOAD], ids=lambda row: row.name)
+@pytest.mark.parametrize(("runner", "row"), by_guest([*STORMS, *OFFLOAD]), indirect=["runner"])
 def test_storms_and_tcp_lie_in_their_bounds(soft: SoftBench, row: Measured) -> None:
-    if reason := soft.lacks(row):
-        pytest.skip(reason)
     load.silence(soft)
     say(load.run(soft, row, tcp_reaches=0.7))  # an emulated CPU is slower than the rate

@@ -9,8 +9,6 @@ from vfd.nic.protocol import Counters
 from vfd.policy.requests import Request
 from vfd.policy.values import NicPolicy
 
-from .case import Case
-
 
 class Bench(Protocol):
     """A NIC with ``case.VFS`` VFs, a guest in each, and a station at the wire.
@@ -35,10 +33,6 @@ class Bench(Protocol):
     def counts_link_down(self) -> bool:
         """Whether frames lost to a VF's link being down are counted as rx and tx_dropped: where
         a guest's own driver does not let them go, the NIC never sees them."""
-        ...
-
-    def lacks(self, case: Case) -> str | None:
-        """Why this NIC can't run the case (in the NIC's own words), or None if it can."""
         ...
 
     def configure(self, nic: NicPolicy) -> None:

@@ -10,7 +10,7 @@ from vfd.policy.model import Model
 from vfd.policy.requests import Grants, Request, decide, granted
 from vfd.policy.values import NicPolicy
 
-from .case import VFS, WIRE, Case
+from .case import VFS, WIRE
 
 
 class ModelBench:
@@ -29,13 +29,6 @@ class ModelBench:
         self._nic: NicPolicy
         for vfid in range(VFS):
             self._new_mac(vfid)
-
-    def lacks(self, case: Case) -> str | None:
-        if self._has_wire and "no wire" in case.needs:
-            return "this model has a wire"
-        if not self._has_wire and "no wire" not in case.needs:
-            return "this model has no wire"
-        return None
 
     def configure(self, nic: NicPolicy) -> None:
         self._nic = nic

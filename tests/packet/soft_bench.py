@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from vfd.nic import soft
-from vfd.nic.protocol import Counters, Event, EventKind, Nic, Support
+from vfd.nic.protocol import Counters, Event, EventKind, Nic
 from vfd.nic.soft import namespace
 from vfd.plan.plan import Observed, plan
 from vfd.policy.requests import Decision, Request, RequestKind, decide
 from vfd.policy.resolve import resolve
 from vfd.policy.values import NicPolicy, PfPolicy
 
-from .case import VFS, WIRE, Case
-from .measured import Measured
+from .case import VFS, WIRE
 from .ports import PacketPort, Port, TapPort
 
 QUIET = 0.004
@@ -68,38 +67,6 @@ class SoftBench:
         except BaseException:
             self._cleanup.close()
             raise
-
-    # -- what it can ----------------------------------------------------------------------------
-
-    def lacks(self, case: Case | Measured) -> str | None:
-        features = case.features
-        if "no wire" in features:
-            return "this NIC has an uplink" if self._has_wire else None
-        if not self._has_wire:
-            return "this NIC has no uplink: shown with one"
-        if "mailbox" in features:
-            return (
-                "a soft NIC's guests ask by what they do to their interface, and nothing that one"
-                " can do to a veth asks for this"
-            )
-        if self._guest == "tap":
-            if "requests" in features:
-                return "a tap's guest is a VM: it asks only by what it sends (tests/soft)"
-            if "guest link" in features:
-                return "a tap can't tell its machine that the link is down"
-            if "offload" in features:
-                return "a tap's TCP is its VM's: this bench has no VM"
-        policies = case.policies if isinstance(case, Case) else (case.nic,)
-        for capabilities in (self._nic.capabilities.vf, self._nic.capabilities.pf):
-            for name in features & set(capabilities):
-                if capabilities[name].support is Support.ABSENT:
-                    return f"{name}: {capabilities[name].reason}"
-        for policy in policies:
-            for vf in policy.vfs:
-                for name, short in self._nic.shortfalls(vf.rules).items():
-                    if name in features and short.support is Support.ABSENT:
-                        return f"{name}: {short.reason}"
-        return None
 
     # -- what it is told ------------------------------------------------------------------------
 
@@ -364,7 +331,7 @@ class SoftBench:
                 return [*fdb, "add", *entry], [*fdb, "del", *entry]
             case RequestKind.REMOVE_MAC | RequestKind.LEAVE_GROUP:
                 return [*fdb, "del", *entry], [*fdb, "add", *entry]
-        raise AssertionError(f"{request.kind} is skipped by lacks()")
+        raise AssertionError(f"{request.kind} is no guest's of a soft NIC")
 
     def _remove_nic(self) -> None:
         """The NIC with all its VFs, as when its PF leaves the configuration."""

@@ -13,5 +13,4 @@ from .runner import Runner, say
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_model_does_as_the_case_says(case: Case) -> None:
     bench = ModelBench(has_wire="no wire" not in case.needs)
-    assert bench.lacks(case) is None
     say(Runner(bench).run(case))

@@ -1,7 +1,7 @@
 """The VNF of two VFs on two SR-IOV NICs, bonded in the guest: a cable is cut, traffic goes on.
 
-Like test_bond.py, on emulated 82576s under the kernel's igb and igbvf. Here the bond asks its
-neighbour by ARP: in the emulation a VF's link stays up when the cable is cut.
+Like tests/lab_soft/test_bond.py, on emulated 82576s under the kernel's igb and igbvf. Here the bond
+asks its neighbour by ARP: in the emulation a VF's link stays up when the cable is cut.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from lab.qmp import Qmp
@@ -26,11 +25,6 @@ from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
 
 ADDRESSES = ("0000:01:00.0", "0000:02:00.0")
 WIRES = ("wire0", "wire1")
-
-pytestmark = pytest.mark.skipif(
-    not all(Path("/sys/bus/pci/devices", a, "sriov_numvfs").exists() for a in ADDRESSES),
-    reason="needs two SR-IOV NICs: lab/vm pytest --igb 2 -- tests/lab_soft/test_bond_igb.py",
-)
 
 
 @pytest.fixture

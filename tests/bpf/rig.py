@@ -63,9 +63,10 @@ def own_netns() -> Iterator[None]:
 
 @dataclass
 class Rig:
-    """The program with ``vfs`` VFs and a wire. Ports: a vfid, or -1 for the wire."""
+    """The program with a wire and ``vfs`` VFs, or those of these ids. Ports: a vfid, or -1 for the
+    wire."""
 
-    vfs: int
+    vfs: int | tuple[int, ...]
     veb: Veb = field(init=False)
     ways: dict[int, Veb] = field(default_factory=dict)
     """The program with the same maps, by the way that it is to go (``layout.PATH_*``)."""
@@ -97,8 +98,9 @@ class Rig:
     def _make_netdevs(self) -> None:
         with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as switch:
             switch.write("1")
-        names = {port: f"port{port + 1}" for port in range(-1, self.vfs)}
-        usual = {port: f" index {layout.HOST_ENDS + port}" for port in range(self.vfs - 1)}
+        vfids = range(self.vfs) if isinstance(self.vfs, int) else self.vfs
+        names = {port: f"port{port + 1}" for port in (-1, *vfids)}
+        usual = {port: f" index {layout.HOST_ENDS + port}" for port in vfids[:-1]}
         commands = [
             f"link add {name}{usual.get(port, '')} mtu 9700 type veth peer {name}p mtu 9700\n"
             f"link set {name} arp off up\nlink set {name}p arp off up"
@@ -140,12 +142,14 @@ class Rig:
             if port is not None:
                 out.append((port, _with_tag(data, control)))
 
-    def through(self, port: int, frame: bytes, *, shaped: bool = False) -> Out:
+    def through(
+        self, port: int, frame: bytes, *, shaped: bool = False, path: int = layout.PATH_ALL
+    ) -> Out:
         """What leaves where when ``frame`` comes in at ``port``, sorted."""
         if shaped:
             self.send_shaped(port, frame)
         else:
-            self.send(port, frame)
+            self.send(port, frame, path=path)
         return self.drain()
 
     def counters(self) -> dict[tuple[int, str], int]:

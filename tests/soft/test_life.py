@@ -30,14 +30,41 @@ def talk(w: World, sender: int, receiver: int) -> int:
     return count
 
 
-@pytest.mark.parametrize("vfs", [1, 8, 256])
+def all_appear(w: World) -> bool:
+    """Whether every VF is in the daemon's namespace, and closed."""
+    seen = w.nic.observe()
+    names = {line.split(":")[1].split("@")[0].strip() for line in ip("-o", "link").splitlines()}
+    return (
+        sorted(seen.vfs) == list(range(w.pf.vfs or 0))
+        and all(vf.rules is None and not vf.link_up for vf in seen.vfs.values())
+        and {f"{w.id}v{vfid}" for vfid in seen.vfs} <= names
+    )
+
+
+@pytest.mark.parametrize("vfs", [1, 8])
 def test_every_vf_appears_in_the_root_namespace_and_is_closed(vfs: int) -> None:
     with world(vfs=vfs) as w:
-        seen = w.nic.observe()
-        assert sorted(seen.vfs) == list(range(vfs))
-        assert all(vf.rules is None and not vf.link_up for vf in seen.vfs.values())
-        names = {line.split(":")[1].split("@")[0].strip() for line in ip("-o", "link").splitlines()}
-        assert {f"{w.id}v{n}" for n in range(vfs)} <= names
+        assert all_appear(w)
+
+
+def test_of_256_vfs_each_appears_and_its_broadcasts_reach_all_others_once_and_not_itself() -> None:
+    vfids = (0, 62, 63, 64, 127, 128, 191, 255)
+    with world(vfs=256) as w:
+        assert all_appear(w)
+        w.apply(*(w.vf(vfid) for vfid in range(256)))
+        ports = {}
+        for vfid in vfids:
+            w.guest(vfid, silent=True)
+            ports[vfid] = w.port(vfid)
+        w.settle()
+        for vfid, port in ports.items():
+            port.send(frame(BROADCAST, w.mac(vfid), bytes([vfid])))
+        for vfid, port in ports.items():
+            heard = sorted(raw[14] for raw in port.heard())
+            assert heard == [other for other in vfids if other != vfid]
+        counters = w.nic.counters()
+        given = [counters[vfid]["rx_packets"] for vfid in range(256)]
+        assert given == [len(vfids) - (vfid in vfids) for vfid in range(256)]
 
 
 def test_two_guests_talk_and_are_counted() -> None:

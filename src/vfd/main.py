@@ -26,12 +26,13 @@ from vfd.cli import streams
 from vfd.config import store
 from vfd.config.errors import ConfigError, Problem, shown
 from vfd.config.main_file import MainConfig, ParsedMain, parse_main
-from vfd.daemon import live, logs, pfs, pidfile, privileges, sockets
+from vfd.daemon import live, logs, pfs, privileges, sockets
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.files import Files
 from vfd.daemon.folders import make_folder
 from vfd.daemon.journal import Journal
 from vfd.daemon.notify import notify
+from vfd.daemon.pidfile import PidFile
 from vfd.daemon.runner import Daemon
 from vfd.daemon.service import Service
 from vfd.daemon.sockets import Groups, Sockets
@@ -302,10 +303,15 @@ async def _serve(
     loop.add_signal_handler(signal.SIGINT, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: daemon.later(_reload(daemon)))
     await daemon.start()
-    with pidfile.written(Path(service.main.pid_fname), service.holder):
+    pid_file = PidFile(Path(service.main.pid_fname), service.holder)
+    pid_file.put()
+    service.placed.append(pid_file)
+    try:
         # The NICs enforce and the socket takes connections, which are answered in a moment.
         notify(READY="1", STATUS=daemon.status())
         await _answer(daemon, listening, groups, stop)
+    finally:
+        pid_file.remove()
 
 
 async def _reload(daemon: Daemon) -> None:
@@ -322,7 +328,7 @@ async def _answer(daemon: Daemon, listening: Sockets, groups: Groups, stop: asyn
     def made_again() -> None:
         daemon.later(daemon.call(pfs.hold, daemon.service))
 
-    serving = asyncio.create_task(server.run_on(listening, daemon.journal, made_again))
+    serving = asyncio.create_task(server.run_on(listening, daemon.journal, made_again, daemon.mind))
     gc.freeze()
     gc.enable()
     daemon.journal.emit("ready", f"vfd {vfd.__version__}: {daemon.status()}")

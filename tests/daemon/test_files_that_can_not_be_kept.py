@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from vfd.daemon.memory import Kept, Known, Memory
 from vfd.daemon.service import Service
 from vfd.nic.protocol import NicError
 
-from .harness import Vfd
+from .harness import Vfd, wait_for
 from .plain_nic import nic_of
 
 
@@ -160,6 +161,47 @@ def test_what_is_remembered_of_files_is_written_once_it_can_be(tmp_path: Path) -
     assert Memory(path).kept == Kept(one)
 
 
+def test_what_a_full_run_kept_from_being_written_is_written_once_there_is_room(
+    make_vfd: Callable[..., Vfd], undo: ExitStack, tmp_path: Path
+) -> None:
+    tiny = tiny_disk(tmp_path, undo)
+    vfd = make_vfd(socket=str(tiny / "s"))
+    vfd.socket = tiny / "s"
+    vfd.start()
+    vfd.add("vm0", vfd.vf(0))
+    vfd.add("vm1", vfd.vf(1))
+    kept = tiny / "s.files"
+    fill(tiny)
+    vfd.add("vm2", vfd.vf(2))
+    assert vfd.ask("DELETE", "/v1/vfs/vm1")[0] == 200
+    assert json.loads(kept.read_text())["files"].keys() == {"vm0.json", "vm1.json"}
+    status, answer = vfd.ask("POST", "/v1/clear", {"pf": vfd.pf})
+    assert (status, "a restart will lose the zeros" in answer["detail"]) == (200, True)
+    assert [path.name for path in tiny.iterdir() if path.name.endswith(".new")] == []
+    (tiny / "filler").unlink()
+    there = {"vm0.json", "vm2.json"}
+    wait_for(lambda: json.loads(kept.read_text())["files"].keys() == there, 10)
+    for file in vfd.config_dir.iterdir():
+        file.unlink()  # as where a mount is missing
+    vfd.stop(signal.SIGKILL)
+    vfd.start()
+    assert [vfd.row(vfid)["state"] for vfid in range(3)] == ["ok", "closed", "ok"]
+    [bad] = vfd.get("/v1/health")["bad_files"]
+    assert "the files of 2 VFs (vm0, vm2) are gone" in bad["problems"][0]["rule"]
+
+
+def tiny_disk(folder: Path, undo: ExitStack) -> Path:
+    tiny = folder / "tiny"
+    tiny.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=64k", "vfd-test", tiny)
+    undo.callback(run, "umount", "-l", tiny)
+    return tiny
+
+
+def fill(disk: Path) -> None:
+    subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler"], capture_output=True)
+
+
 def test_where_the_nic_fails_the_main_file_is_as_before(service: Service) -> None:
     [managed] = service.nics.values()
     main_file = service.files.main_file
@@ -177,14 +219,11 @@ def test_a_full_disk_changes_nothing(
     make_vfd: Callable[..., Vfd], undo: ExitStack, tmp_path: Path
 ) -> None:
     vfd = make_vfd()
-    tiny = tmp_path / "tiny"
-    tiny.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=64k", "vfd-test", tiny)
-    undo.callback(run, "umount", "-l", tiny)
+    tiny = tiny_disk(tmp_path, undo)
     vfd.config = tiny / "vfd.cfg"
     vfd.write_main()
     vfd.start()
-    subprocess.run(["dd", "if=/dev/zero", f"of={tiny}/filler"], capture_output=True)
+    fill(tiny)
     before, text = ifindexes(vfd), vfd.config.read_text()
     status, error = vfd.ask("DELETE", f"/v1/pfs/{vfd.pf}?force=true")
     assert (status, "No space left" in error["detail"]) == (503, True)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def vfd(make_vfd: Callable[..., Vfd], tmp_path: Path) -> Iterator[Vfd]:
     folder = tmp_path / "run"
-    made = make_vfd(pciids=[], socket=str(folder / "s"))
+    made = make_vfd(pciids=[], socket=str(folder / "s"), pid_fname=str(folder / "pid"))
     made.socket = folder / "s"
     made.start()
     yield made
@@ -60,6 +60,31 @@ def test_one_that_is_removed_is_made_again_and_told(vfd: Vfd, suffix: str) -> No
     assert len(told) == 1
     assert str(path) in told[0]["text"]
     assert told[0]["level"] == "warning"
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "emptied"])
+def test_what_else_the_daemon_keeps_there_is_written_again(
+    vfd: Vfd, make_vfd: Callable[..., Vfd], tmp_path: Path, how: str
+) -> None:
+    folder = vfd.socket.parent
+    kept = {path: path.read_text() for path in (folder / "pid", folder / "s.files")}
+    if how == "removed":
+        shutil.rmtree(folder)
+    elif how == "moved":
+        folder.rename(tmp_path / "elsewhere")
+    else:
+        for path in kept:
+            path.unlink()
+    for path, text in kept.items():
+        wait_for(path.exists)
+        assert path.read_text() == text
+    other = make_vfd(pciids=[], pid_fname=str(folder / "pid"))
+    other.start()
+    assert "no process id is written" in other.output()
+    other.stop()
+    assert (folder / "pid").read_text() == kept[folder / "pid"]
+    vfd.stop()
+    assert not (folder / "pid").exists()
 
 
 @pytest.mark.parametrize("how", ["removed", "moved"])

@@ -16,7 +16,7 @@ from vfd.daemon import deleting
 from vfd.daemon.service import Service
 from vfd.nic.protocol import NicError
 
-from .harness import Vfd
+from .harness import Vfd, wait_for
 from .plain_nic import add, nic_of, restarted
 
 
@@ -130,8 +130,9 @@ def test_an_operator_deletes_the_vfs_one_by_one(two: Vfd, again: Callable[[Vfd],
 
 
 def test_what_was_in_force_is_kept_again_where_somebody_removed_it(two: Vfd) -> None:
-    two.socket.with_suffix(".files").unlink()
-    two.reload()
+    kept = two.socket.with_suffix(".files")
+    kept.unlink()
+    wait_for(kept.exists)
     for file in two.config_dir.iterdir():
         file.unlink()
     restart(two)

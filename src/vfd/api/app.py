@@ -407,8 +407,8 @@ def _table_routes(app: FastAPI, daemon: Daemon) -> None:
     )
     async def clear(body: schema.ClearBody) -> Response:
         """A new zero for the counters shown."""
-        await daemon.call(pf_requests.clear, service, body.pf, body.vf)
-        return _json(schema.Done(detail="counters start at zero"))
+        done = await daemon.call(pf_requests.clear, service, body.pf, body.vf)
+        return _json(schema.Done(detail=done))
 
 
 def _event_routes(app: FastAPI, daemon: Daemon, turns: Turns) -> None:

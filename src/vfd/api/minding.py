@@ -30,9 +30,11 @@ class Minding:
         entrance: Entrance,
         journal: Journal,
         made_again: Callable[[], object],
+        stirred: Callable[[], object],
     ) -> None:
         self._sockets = sockets
         self._made_again = made_again
+        self._stirred = stirred
         self._entrance = entrance
         self._journal = journal
         self._loop = asyncio.get_running_loop()
@@ -60,7 +62,9 @@ class Minding:
             self._loop.remove_reader(self._sockets.fileno())
 
     def _look(self) -> None:
-        if self._sockets.missing() and self._timer is None:
+        if not self._sockets.missing():
+            self._stirred()
+        elif self._timer is None:
             self._mend_in(max(SETTLE, self._not_before - self._loop.time()))
 
     def _mend_in(self, seconds: float) -> None:

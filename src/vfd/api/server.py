@@ -151,12 +151,16 @@ class Server(uvicorn.Server):
         self._finish.set()
 
     async def run_on(
-        self, sockets: Sockets, journal: Journal, made_again: Callable[[], object]
+        self,
+        sockets: Sockets,
+        journal: Journal,
+        made_again: Callable[[], object],
+        stirred: Callable[[], object],
     ) -> None:
         """On these sockets; what becomes of them is told as events. ``made_again`` is called when
-        some had been removed."""
+        some had been removed, ``stirred`` when something else has happened where they are."""
         entrance = Entrance(lambda sock, peer: self._begin(sock, peer, entrance), self._turns)
-        minding = Minding(sockets, entrance, journal, made_again)
+        minding = Minding(sockets, entrance, journal, made_again, stirred)
         try:
             await self.serve()
         finally:

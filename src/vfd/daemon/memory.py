@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vfd.config.beneath import Identity
+from vfd.daemon.whole import write_whole
 
 log = logging.getLogger("vfd.files")
 
@@ -39,7 +40,8 @@ class Kept:
 
 
 class Memory:
-    """A file that can't be read or written costs what it remembers, no more."""
+    """A file that can't be read or written costs what it remembers, no more. Whoever looks after
+    the daemon asks whether it ``is_in_place``, and has it ``put`` there again."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Without a path it is remembered until the daemon ends."""
@@ -56,17 +58,25 @@ class Memory:
             log.warning("%s can't be read, which files were in force isn't known: %s", path, error)
 
     def keep(self, kept: Kept) -> None:
-        known, self.kept = kept == self.kept and self._is_written, kept
-        if self._path is None or (known and self._path.exists()):  # somebody may empty /run/vfd
+        known, self.kept = kept == self.kept, kept
+        if not (known and self.is_in_place()):
+            self.put()
+
+    def is_in_place(self) -> bool:
+        """Whether the daemon that comes next finds it: a disk may be full, and somebody may empty
+        /run/vfd."""
+        return self._path is None or (self._is_written and self._path.exists())
+
+    def put(self) -> None:
+        if self._path is None:
             return
-        fresh = self._path.with_name(f".{self._path.name}.new")
         try:
-            fresh.write_text(json.dumps(asdict(kept)))
-            fresh.rename(self._path)
+            write_whole(self._path, json.dumps(asdict(self.kept)))
             self._is_written = True
         except OSError as error:
+            if self._is_written:  # told once, not at every attempt
+                log.warning("%s can't be written, which is tried again: %s", self._path, error)
             self._is_written = False
-            log.warning("%s can't be written: %s", self._path, error)
 
 
 def _read(raw: dict[str, Any]) -> Kept:

@@ -244,15 +244,17 @@ def hold(service: Service) -> None:
             service.journal.emit("failed", str(error), level="error", pf=managed.id)
 
 
-def clear(service: Service, pf_id: str, vfid: int | None) -> None:
-    """A new zero for the counters that are shown; those behind it stay monotonic."""
+def clear(service: Service, pf_id: str, vfid: int | None) -> str:
+    """A new zero for the counters that are shown; those behind it stay monotonic. Returns what was
+    done, and a warning where it ends with the daemon."""
     managed = service.nic(pf_id)
     counters = managed.working().counters()
     if vfid is not None and vfid not in counters:
         raise NotFoundError(f"{managed.id} has no VF {vfid}")
-    service.zero.set(managed.id, counters if vfid is None else {vfid: counters[vfid]})
+    lost = service.zero.set(managed.id, counters if vfid is None else {vfid: counters[vfid]})
     whom = f"VF {vfid} of {managed.id}" if vfid is not None else f"{managed.id} and its VFs"
     more: dict[str, Any] | None = service.flood.fields(("cleared", managed.id))
     if more is not None:
         text = f"counters of {whom} start at zero"
         service.journal.emit("cleared", text, pf=managed.id, vfid=vfid, **more)
+    return "counters start at zero" + (f", but {lost}" if lost else "")

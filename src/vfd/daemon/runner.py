@@ -111,7 +111,7 @@ class Daemon:
         try:
             return await self._loop.run_in_executor(self._writer, noting)
         finally:
-            self._mind()
+            self.mind()
 
     def _decide_again(self) -> None:
         """Whatever was done may have been the end of what guests' wishes were refused for."""
@@ -130,7 +130,7 @@ class Daemon:
             self.later(self._heartbeat(watchdog / 2))
         self.later(self._look_after())
         self.ready = True
-        self._mind()
+        self.mind()
 
     async def reload(self, *, confirm_gone: bool = False) -> tuple[Problem, ...]:
         """All configuration is read again. A bad ``vfd.cfg`` changes nothing: what is wrong with it
@@ -257,7 +257,7 @@ class Daemon:
             except Exception:
                 log.exception("handling events of %s", pf_id)
                 managed.doubt("its events could not be handled: the daemon's log says more")
-                self._mind()
+                self.mind()
                 await asyncio.sleep(RETRY)
         await asyncio.sleep(min(time.monotonic() - began, BREATH))
         if self._watched.get(pf_id) == fd:
@@ -267,8 +267,9 @@ class Daemon:
         repairs = self._repairs[pf_id]
         return len(repairs) == REPAIRS and time.monotonic() - repairs[0] < REPAIR_WINDOW
 
-    def _mind(self) -> None:
-        """NICs in trouble are tried again; nothing wakes up while there are none."""
+    def mind(self) -> None:
+        """NICs in trouble are tried again, and files that are not in their place; nothing wakes up
+        while there are none."""
         if self.ready and not self._mending and self.service.in_trouble():
             self._mending = True
             self.later(self._mend())

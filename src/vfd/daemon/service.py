@@ -37,6 +37,7 @@ from vfd.daemon.reading import Reading
 from vfd.daemon.request import Made, Source, Whose, callbacks_that_differ, moved_unasked
 from vfd.daemon.speed import tell_of_speed
 from vfd.daemon.steps import differences
+from vfd.daemon.whole import Placed
 from vfd.daemon.zero import Zero
 from vfd.nic.protocol import NicError
 from vfd.plan.changes import Change, VfChange
@@ -72,6 +73,8 @@ class Service:
         """The files as they were last read."""
         self.vanished: dict[str, Known] = {}
         """Files that are gone without having been deleted: see ``vanished``."""
+        self.placed: list[Placed] = [files.memory]
+        """Files that are minded as NICs are: written as soon as they can be."""
         self.flood = Flood()
         self.openings = Openings()
         self.started = time.time()
@@ -155,7 +158,11 @@ class Service:
 
     def in_trouble(self) -> bool:
         """Whether ``reopen`` or ``mend`` has something to try."""
-        return any(m.nic is None or _may_be_mended(m) for m in list(self.nics.values()))
+        nics = list(self.nics.values())
+        return any(m.nic is None or _may_be_mended(m) for m in nics) or any(self._out_of_place())
+
+    def _out_of_place(self) -> Iterator[Placed]:
+        return (file for file in self.placed if not file.is_in_place())
 
     def reopen(self) -> bool:
         """Tries to open NICs that could not be opened. Whether files may be in force now."""
@@ -165,7 +172,9 @@ class Service:
         return any(managed.nic is not None for managed in closed)
 
     def mend(self) -> None:
-        """Tries again what NICs could not do."""
+        """Tries again what NICs could not do, and to write the daemon's own files."""
+        for file in self._out_of_place():
+            file.put()
         for managed in self.nics.values():
             if _may_be_mended(managed):
                 unknown = not managed.unmet  # what is wrong may be what can't be observed

@@ -10,6 +10,7 @@ from typing import Any
 
 from vfd.daemon.folders import make_folder
 from vfd.daemon.service import Service
+from vfd.daemon.whole import write_whole
 from vfd.nic.protocol import PF_PORT, NicError
 
 log = logging.getLogger("vfd.stats")
@@ -23,12 +24,9 @@ def write(service: Service, path: Path) -> None:
     """
     ports = [port for managed in service.nics.values() for port in _ports(service, managed.id)]
     text = json.dumps({"time": round(time.time(), 3), "ports": ports}, indent=1) + "\n"
-    fresh = path.with_name(f".{path.name}.new")
     try:
         make_folder(path.parent)
-        fresh.write_text(text)
-        fresh.chmod(0o644)
-        fresh.rename(path)
+        write_whole(path, text, 0o644)
     except OSError as error:
         log.warning("%s (stats_path) can't be written: %s", path, error)
 

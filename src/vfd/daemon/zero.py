@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from vfd.daemon.whole import write_whole
 from vfd.nic.protocol import Counters
 
 log = logging.getLogger("vfd.zero")
@@ -35,19 +36,21 @@ class Zero:
         except (OSError, ValueError, AttributeError) as error:
             log.warning("%s can't be read, counters show their full values: %s", path, error)
 
-    def set(self, pf: str, counters: Counters) -> None:
-        """From now on, these ports' counters show what comes on top of these values."""
+    def set(self, pf: str, counters: Counters) -> str:
+        """From now on, these ports' counters show what comes on top of these values. Returns a
+        warning where that ends with the daemon."""
         zeros = self._zeros.setdefault(pf, {})
         zeros.update({port: dict(values) for port, values in counters.items()})
-        self._keep()
+        return self._keep()
 
-    def _keep(self) -> None:
-        fresh = self._path.with_name(f".{self._path.name}.new")
+    def _keep(self) -> str:
         try:
-            fresh.write_text(json.dumps(self._zeros))
-            fresh.rename(self._path)
+            write_whole(self._path, json.dumps(self._zeros))
         except OSError as error:
-            log.warning("%s can't be written, a restart will lose the zeros: %s", self._path, error)
+            warning = f"{self._path} can't be written, a restart will lose the zeros: {error}"
+            log.warning("%s", warning)
+            return warning
+        return ""
 
     def shown(self, pf: str, port: int, values: Mapping[str, int]) -> dict[str, int]:
         """The counters of a port as they are shown."""

@@ -15,10 +15,11 @@ from typing import Any
 from tests.life.daemon import Daemon
 from tests.life.stream import Stream, Traffic
 from tests.packet.frames import ALL, STRANGER, WORLD, c, frame, from_vf, mac
-from tests.packet.ports import PacketPort
+from tests.packet.ports import PacketPort, Port, TapPort
 
-from vfd.nic.soft import namespace
+from vfd.nic.soft import destroy, namespace
 from vfd.policy.addresses import expand_vlans
+from vfd.policy.values import PfPolicy
 
 WIRE = -1
 VFS = 8
@@ -30,17 +31,18 @@ class Host:
     """VFs 0 and 1 are tenants of VLAN 100, VF 2 one of VLAN 200: nobody touches these.
     VFs 3 … are there to be changed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guest: str = "veth") -> None:
         self.id = f"l{os.urandom(3).hex()}"
-        self.ports: dict[int, PacketPort] = {}
+        self.guest_kind = guest
+        self.ports: dict[int, Port] = {}
         self._namespaces: dict[int, str] = {}
         self.cleanup = contextlib.ExitStack()
         self.wire_ns = f"{self.id}-wire"
         self._new_namespace(self.wire_ns)
         self.uplink, self.wire_name = f"{self.id}u", f"{self.id}w"
-        self.cleanup.callback(quietly, "ip", "netns", "del", f"vfd-{self.id}")
         ip("link", "add", self.uplink, "type", "veth", "peer", "name", self.wire_name)
         self.cleanup.callback(quietly, "ip", "link", "del", self.uplink)
+        self.cleanup.callback(destroy, PfPolicy.model_validate(self.pf()))
         ip("link", "set", self.wire_name, "netns", self.wire_ns)
         ip("-n", self.wire_ns, "link", "set", self.wire_name, "up", "arp", "off")
         self.ports[WIRE] = PacketPort(self.wire_ns, self.wire_name)
@@ -53,6 +55,7 @@ class Host:
         return {
             "id": self.id,
             "backend": "soft",
+            "guest": self.guest_kind,
             "vfs": VFS,
             "link_speed": "10Gbps",
             "uplink": self.uplink,
@@ -76,7 +79,10 @@ class Host:
         return f"{self.id}v{vfid}"
 
     def seat(self, vfid: int, *, listen: bool = True) -> None:
-        """Moves a VF into a new guest's namespace."""
+        """Gives a VF to a new guest: a namespace of its own, or the process that holds the tap."""
+        if self.guest_kind == "tap":
+            self.ports[vfid] = TapPort(self.netdev(vfid))
+            return
         netns, name = f"{self.id}-g{vfid}", self.netdev(vfid)
         self._new_namespace(netns)
         self._namespaces[vfid] = netns

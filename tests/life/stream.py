@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.packet.frames import Frame
-from tests.packet.ports import PacketPort
+from tests.packet.ports import Port
 
 _MARK = struct.Struct("!2sHI")
 TICK = 0.002
@@ -38,7 +38,7 @@ class Stream:
 class Traffic:
     """Streams between ports. ``with traffic.running():`` they flow; afterwards ``faults``."""
 
-    def __init__(self, streams: tuple[Stream, ...], ports: Mapping[int, PacketPort], pps: int):
+    def __init__(self, streams: tuple[Stream, ...], ports: Mapping[int, Port], pps: int):
         self.streams = streams
         self.ports = ports
         self.pps = pps

@@ -13,8 +13,6 @@ import struct
 import subprocess
 from collections.abc import Iterable, Iterator
 
-from tests.soft.world import World
-
 from vfd.nic.soft import namespace
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
@@ -58,35 +56,38 @@ def put_before(index: int, program: int) -> None:
 
 
 @contextlib.contextmanager
-def among_host_ends(w: World) -> Iterator[dict[str, int]]:
-    """The thread is where the NIC's host ends are; all netdevs there, as name → index."""
-    name = f"vfd-{w.id}"
-    with namespace.inside(name) if namespace.exists(name) else contextlib.nullcontext():
-        yield {netdev: index for index, netdev in socket.if_nameindex()}
+def among_host_ends(nic: str) -> Iterator[dict[str, int]]:
+    """The thread is where the NIC's host ends are; its netdevs there, as name → index."""
+    name = f"vfd-{nic}"
+    own = namespace.exists(name)  # a NIC of taps has none
+    with namespace.inside(name) if own else contextlib.nullcontext():
+        netdevs = {netdev: index for index, netdev in socket.if_nameindex()}
+        yield {n: index for n, index in netdevs.items() if own or n.startswith(nic)}
 
 
-def host_end(w: World, vfid: int) -> str:
-    return f"{w.id}v{vfid}" if w.pf.guest == "tap" else f"v{vfid}"
+def host_end(nic: str, vfid: int) -> str:
+    return f"v{vfid}" if namespace.exists(f"vfd-{nic}") else f"{nic}v{vfid}"
 
 
-def hooks(w: World) -> dict[str, list[int]]:
+def hooks(nic: str) -> dict[str, list[int]]:
     """What stands at the hooks of the NIC's netdevs, where anything does."""
-    with among_host_ends(w) as netdevs:
-        ours = {n: i for n, i in netdevs.items() if w.pf.guest == "veth" or n.startswith(w.id)}
-        found = {name: programs(index) for name, index in ours.items()}
+    with among_host_ends(nic) as netdevs:
+        found = {name: programs(index) for name, index in netdevs.items()}
     return {name: ids for name, ids in found.items() if ids}
 
 
-def clsact_program(w: World) -> int:
+def clsact_program(nic: str) -> int:
     """The id of the program that the filter on the ports' clsact block has, as ``tc`` shows it."""
-    with among_host_ends(w):
-        command = ["tc", "filter", "show", "dev", host_end(w, 0), "ingress"]
+    end = host_end(nic, 0)
+    with among_host_ends(nic):
+        command = ["tc", "filter", "show", "dev", end, "ingress"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"\bid (\d+)", shown)
     assert found, shown
     return int(found[1])
 
 
-def wanted(w: World, vfids: Iterable[int] = (0, 1)) -> dict[str, list[int]]:
+def wanted(nic: str, vfids: Iterable[int]) -> dict[str, list[int]]:
     """``hooks`` as they are to be: the VFs' have clsact's program and nothing else is hooked."""
-    return {host_end(w, v): [clsact_program(w)] for v in vfids} if HAS_TCX else {}
+    program = clsact_program(nic)
+    return {host_end(nic, v): [program] for v in vfids} if HAS_TCX else {}

@@ -66,7 +66,7 @@ def talking(vfs: int = 2) -> Iterator[World]:
 def until_hooked(w: World, vfids: Iterable[int] = (0, 1)) -> None:
     """Until the VFs' hooks have clsact's program and nothing else is hooked."""
     end = time.monotonic() + 20
-    while (found := hooks(w)) != (want := wanted(w, vfids)):
+    while (found := hooks(w.id)) != (want := wanted(w.id, vfids)):
         assert time.monotonic() < end, f"{found}, not {want}"
         select.select([w.nic.fileno()], [], [], 0.1)
         for event in w.nic.events():
@@ -92,10 +92,10 @@ def obeys(w: World) -> None:
 
 
 def remove_all(w: World) -> None:
-    with among_host_ends(w) as netdevs:
-        for name in hooks(w):
+    with among_host_ends(w.id) as netdevs:
+        for name in hooks(w.id):
             detach(netdevs[name])
-    assert hooks(w) == {}
+    assert hooks(w.id) == {}
 
 
 @GUESTS
@@ -110,11 +110,11 @@ def test_the_program_comes_to_the_hook_of_every_vf_and_of_nothing_else(guest: st
 def test_hooks_come_one_by_one_between_other_work_and_hold_nothing_up() -> None:
     with world(vfs=12) as w:
         w.apply(*(w.vf(n) for n in range(12)))
-        there = [len(hooks(w))]
+        there = [len(hooks(w.id))]
         assert there == [0], "the change waited for hooks"
         while select.select([w.nic.fileno()], [], [], 0.15)[0]:
             w.nic.events()
-            there.append(len(hooks(w)))
+            there.append(len(hooks(w.id)))
         assert all(after - before <= 1 for before, after in pairwise(there))
         assert there[-1] == (12 if HAS_TCX else 0)
 
@@ -165,7 +165,7 @@ def test_hooks_that_somebody_took_away_are_back_when_the_daemon_starts_again() -
 def test_hooks_that_somebody_took_away_are_back_when_the_nic_is_repaired() -> None:
     with talking() as w:
         remove_all(w)
-        with among_host_ends(w):
+        with among_host_ends(w.id):
             subprocess.run(["tc", "qdisc", "del", "dev", "v1", "clsact"], check=True)
         w.settle()
         w.apply()
@@ -177,12 +177,12 @@ def test_a_newer_daemon_puts_its_program_at_all_hooks_before_it_does_anything_el
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with talking(4) as w:
-        old = clsact_program(w)
+        old = clsact_program(w.id)
         w.nic.close()
         monkeypatch.setattr(datapath, "program_version", lambda: "veb-00000000")
         w.open_again()
-        assert clsact_program(w) != old
-        assert hooks(w) == wanted(w, range(4))
+        assert clsact_program(w.id) != old
+        assert hooks(w.id) == wanted(w.id, range(4))
         obeys(w)
 
 
@@ -190,18 +190,18 @@ def test_a_daemon_killed_between_the_two_kinds_of_hook_leaves_what_the_next_one_
     """Its program is at clsact's hook already, and TCX has the one of before."""
     with talking() as w:
         w.nic.close()
-        old = clsact_program(w)
+        old = clsact_program(w.id)
         veb = Veb.adopt(old)
         newer = Veb.load(reuse=veb)
-        with among_host_ends(w):
+        with among_host_ends(w.id):
             netlink = Netlink()
         netlink.send([rtnl.bpf_filter(2, newer.ingress.fd, datapath.program_version())])
         netlink.close()
         for each in (veb, newer):
             each.close()
-        assert clsact_program(w) != old
+        assert clsact_program(w.id) != old
         w.open_again()
-        assert hooks(w) == wanted(w)
+        assert hooks(w.id) == wanted(w.id, (0, 1))
         obeys(w)
 
 
@@ -225,7 +225,7 @@ def test_a_daemon_killed_while_hooks_come_leaves_what_the_next_one_finishes() ->
         w.nic.close()
         killed = subprocess.run([sys.executable, "-c", KILLED_MIDWAY, w.id, "4"], check=False)
         assert killed.returncode == -signal.SIGKILL
-        there = len(hooks(w))
+        there = len(hooks(w.id))
         assert 0 < there < 9 if HAS_TCX else there == 0
         w.pf = w.pf.model_copy(update={"vfs": 9})
         w.open_again()
@@ -245,7 +245,8 @@ def test_before_maps_of_another_layout_come_into_force_no_hook_has_the_former_pr
         w.nic.close()
         monkeypatch.setattr(layout, "LAYOUT", layout.LAYOUT + 1)
         w.open_again()
-        assert hooks(w) == {}
+        w.settle()
+        assert hooks(w.id) == {}
         into = w.port(1)
         w.port(0).send(sent)
         assert into.heard(count=1) == [sent], "clsact goes on with the former program and policy"
@@ -257,10 +258,10 @@ def test_before_maps_of_another_layout_come_into_force_no_hook_has_the_former_pr
 def test_a_nic_whose_filter_is_gone_when_a_daemon_starts_is_closed_at_all_hooks() -> None:
     with talking() as w:
         w.nic.close()
-        with among_host_ends(w):
+        with among_host_ends(w.id):
             subprocess.run(["tc", "filter", "del", "block", "2"], check=True)
         w.nic = soft.open(w.pf)
-        assert hooks(w) == {}
+        assert hooks(w.id) == {}
         out, into = w.port(0), w.port(1)
         out.send(frame(BROADCAST, STRANGER))
         assert into.heard() == []
@@ -277,13 +278,13 @@ def test_another_ones_program_is_told_and_stands_before_the_nics_no_more(
     other = loaded.programs["other"]
     try:
         with talking() as w:
-            with among_host_ends(w) as netdevs:
-                put_before(netdevs[host_end(w, 0)], other.fd)
+            with among_host_ends(w.id) as netdevs:
+                put_before(netdevs[host_end(w.id, 0)], other.fd)
             assert talk(w, 0, 1) == 0
             with caplog.at_level(logging.WARNING):
                 w.reopen()
                 w.settle()
-            assert hooks(w)[host_end(w, 0)] == [clsact_program(w), other.id]
+            assert hooks(w.id)[host_end(w.id, 0)] == [clsact_program(w.id), other.id]
             assert f"VF 0 of {w.id}: BPF program {other.id} stood before" in caplog.text
             assert "VF 1" not in caplog.text
             obeys(w)
@@ -301,10 +302,10 @@ def test_hooks_that_have_no_room_are_told_once_and_clsact_goes_on(
         with talking() as w:
             w.nic.close()
             remove_all(w)
-            with among_host_ends(w) as netdevs:
+            with among_host_ends(w.id) as netdevs:
                 for one in others:
                     for vfid in (0, 1):
-                        put_before(netdevs[host_end(w, vfid)], one.programs["other"].fd)
+                        put_before(netdevs[host_end(w.id, vfid)], one.programs["other"].fd)
             with caplog.at_level(logging.WARNING):
                 w.open_again()
                 w.settle()

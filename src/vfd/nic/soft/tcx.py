@@ -53,7 +53,7 @@ class Tcx:
 
     def _waiting(self) -> Iterator[tuple[int, Vf]]:
         for vfid, port in self._switch.ports.items():
-            if port.hooked and not port.tcx and not self._absent:
+            if not port.tcx and not self._absent:
                 yield vfid, port
 
     def attach_next(self, program: BpfProgram) -> None:

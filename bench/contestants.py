@@ -33,6 +33,8 @@ HERE = Path(__file__).parent
 CLSACT, TCX = "clsact", "TCX"
 FIRST_VF = 0x100
 """The interface index of VF 0's host end, in the NIC's namespace and in the floor's."""
+_UPLINKS = range(0x90, 0xA0)
+"""Those of wires there."""
 VLAN = 100
 _numbers = itertools.count()
 
@@ -313,10 +315,10 @@ class SoftNic(Contestant):
             raise BenchError(f"{self.name} broke down: what it said is above")
         if self._clsact:
             tcx.detach(self._switch, self._host_ends)
-        on_tcx = len(tcx.attached(self._switch, self._host_ends))
-        if on_tcx not in (0, self.ports):
-            raise BenchError(f"{self.name}: {on_tcx} of {self.ports} VFs have their TCX hook")
-        self.hook = TCX if on_tcx else CLSACT
+        hooked = len(tcx.attached(self._switch, self._host_ends))
+        if hooked not in (0, self.ports):
+            raise BenchError(f"{self.name}: {hooked} of {self.ports} VFs have their TCX hook")
+        self.hook = TCX if hooked else CLSACT
 
     def _seat_guests(self) -> None:
         park = self.netns("park")
@@ -362,8 +364,9 @@ class SoftNic(Contestant):
         )
         world = Guest(f"{self.prefix}w", "wire", "02:99:00:00:00:01")
         row = (self.vfs, self.hook)
+        wire_hook = TCX if tcx.attached(self._switch, _UPLINKS) else CLSACT
         yield Lane(self.name, "one destination", *row, first, (second,))
         yield Lane(self.name, "destinations in turn", *row, first, others)
         yield Lane(self.name, "from a further MAC", *row, first, (second,), OTHER_MAC)
-        yield Lane(self.name, "wire to VF", *row, world, (second,))
+        yield Lane(self.name, "wire to VF", self.vfs, wire_hook, world, (second,))
         yield Lane(self.name, "VF to wire", *row, first, (world,), peer=False)

@@ -40,6 +40,7 @@
 #define MAX_FRAME 1514
 #define FIELDS 64
 #define TCP_BUFFER (128 << 10)
+#define TCP_WINDOW (256 << 10)	/* one that grows has each lane at another size */
 #define RTT_BYTES 32
 
 static const int imix[12] = { 60, 590, 60, 60, 590, 60, 1514, 60, 590, 60, 590, 60 };
@@ -225,7 +226,7 @@ static void tcp_open(struct lane *lane, char **fields, int count, const char *wh
 	struct sockaddr_in to;
 	struct timeval patience = { .tv_sec = 3 };
 	pthread_t reader;
-	int listener;
+	int listener, one = 1, window = TCP_WINDOW;
 
 	(void)what;
 	if (count != 4)
@@ -233,10 +234,13 @@ static void tcp_open(struct lane *lane, char **fields, int count, const char *wh
 	to = address(fields[3], 5201);
 	enter(fields[2]);
 	listener = socket(AF_INET, SOCK_STREAM, 0);
+	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	setsockopt(listener, SOL_SOCKET, SO_RCVBUFFORCE, &window, sizeof(window));
 	if (bind(listener, (void *)&to, sizeof(to)) || listen(listener, 1))
 		die("listen");
 	enter(fields[0]);
 	lane->near = socket(AF_INET, SOCK_STREAM, 0);
+	setsockopt(lane->near, SOL_SOCKET, SO_SNDBUFFORCE, &window, sizeof(window));
 	setsockopt(lane->near, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 	if (connect(lane->near, (void *)&to, sizeof(to)))
 		die("connect");

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,7 +24,7 @@ from bench.contestants import (
     SoftNic,
     mac_of,
 )
-from bench.traffic import RTT, TCP, BenchError, Tools, race
+from bench.traffic import RTT, TCP, BenchError, Tools, race, received, run
 from tools.compile_bpf import compile_one
 
 from vfd.nic.soft import libbpf
@@ -66,7 +70,8 @@ def test_a_frame_is_shown_to_cost_what_it_costs(
     spinning = replace(tools, floor=tmp_path / "spin.bpf.o")
     compile_one(source, spinning.floor)
     loaded = libbpf.load(spinning.floor.read_bytes())
-    extra = loaded.programs["peer"].test_run(bytes(60), repeat=20000).duration_ns
+    spin = loaded.programs["peer"]
+    extra = min(spin.test_run(bytes(60), repeat=200).duration_ns for _ in range(50))
     loaded.close()
     generator, bare, twin, floor, slow = (
         stack.enter_context(each)
@@ -82,6 +87,33 @@ def test_a_frame_is_shown_to_cost_what_it_costs(
         assert slices.ratio(other, one).median == pytest.approx(1, abs=0.03)
         assert 0.2 < slices.ratio(sending, one).median < 0.8
         assert slices.median(spun) - slices.median(empty) == pytest.approx(extra, rel=0.15)
+
+
+@pytest.mark.measured
+def test_what_the_cpus_thread_for_softirqs_works_is_in_the_cost(
+    tools: Tools, stack: ExitStack
+) -> None:
+    """A process that never rests stands for it, and one that always does."""
+    bare = stack.enter_context(BareVeth())
+    bare.swallow(tools.sink)
+    costs = []
+    for work in ("while True: pass", "import time; time.sleep(60)"):
+        thread = subprocess.Popen([sys.executable, "-c", work])
+        stack.callback(thread.wait)
+        stack.callback(thread.kill)
+        out = run(str(tools.race), "60", "1", str(thread.pid), "0.02", "20",
+                  bare.lane().arguments("60"))  # fmt: skip
+        slices = [line.split() for line in out.splitlines() if line.startswith("slice")]
+        costs.append(statistics.fmean(float(cost) for _, _, cost in slices))
+        thread.kill()
+    assert costs[0] > 1.3 * costs[1]
+
+
+def test_every_other_round_goes_backwards(tools: Tools, stack: ExitStack) -> None:
+    pair = [stack.enter_context(BareVeth()).lane().arguments("60") for _ in range(2)]
+    out = run(str(tools.race), "60", "0", str(os.getpid()), "0.001", "4", *pair)
+    turns = [line.split()[1] for line in out.splitlines() if line.startswith("slice")]
+    assert turns == ["0", "1", "1", "0", "0", "1", "1", "0"]
 
 
 def test_a_lane_whose_frames_do_not_arrive_has_no_figure(tools: Tools, stack: ExitStack) -> None:
@@ -104,6 +136,8 @@ def test_every_flow_of_a_software_nic_arrives(tools: Tools, stack: ExitStack) ->
     assert set(race(tools, "imix", flows, 2).by) == set(flows)
     in_turn = next(lane for lane in flows if lane.what == "destinations in turn")
     assert [sink.mac for sink in in_turn.sinks] == [mac_of(port) for port in range(2, 8)]
+    shares = [received([sink]) for sink in in_turn.sinks]
+    assert min(shares) > 0.9 * max(shares)
 
 
 def test_sockets_run_once_nothing_swallows_their_packets(tools: Tools, stack: ExitStack) -> None:

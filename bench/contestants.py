@@ -188,7 +188,7 @@ class Floor(_VethPorts):
         self._tools = tools
 
     def build(self) -> None:
-        """Raises OSError where the kernel has no such hook."""
+        """Raises BpfError where the kernel has no such hook."""
         switch = self.netns("sw")
         self.ports_in(switch, 2)
         program = "peer" if self.peer else "plain"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import platform
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from bench.contestants import (
 from bench.figure import Figure
 from bench.ratios import Slices
 from bench.traffic import RTT, TCP, Lane, Tools, race, run
+from vfd.nic.soft.libbpf import BpfError
 
 IMIX, SHORT, FLOWS = "imix", "60", "flows"
 RACES = (IMIX, SHORT, FLOWS, TCP, RTT)
@@ -137,8 +139,11 @@ def _races(choice: Choice, tools: Tools, say: Console) -> Iterator[Result]:
 def _floors(tools: Tools, stack: contextlib.ExitStack, *, peer: bool) -> list[Contestant]:
     """On each hook that the kernel has."""
     found: list[Contestant] = [stack.enter_context(Floor(tools, CLSACT, peer=peer))]
-    with contextlib.suppress(OSError):
+    try:
         found.append(stack.enter_context(Floor(tools, TCX, peer=peer)))
+    except BpfError as error:
+        if error.errno != errno.EINVAL:
+            raise
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import statistics
 import subprocess
@@ -119,10 +120,10 @@ def test_every_other_round_goes_backwards(tools: Tools, stack: ExitStack) -> Non
 def test_a_lane_whose_frames_do_not_arrive_has_no_figure(tools: Tools, stack: ExitStack) -> None:
     bridge = stack.enter_context(BridgeNft(3))
     bridge.swallow(tools.sink)
-    assert race(tools, "60", [bridge.lane()], 2).by
     spoofed = replace(bridge.lane(), source_mac="02:be:00:00:77:77")
     with pytest.raises(BenchError, match=r"nft bridge.*: 0 of \d+ frames arrived"):
         race(tools, "60", [spoofed], 2)
+    assert race(tools, "60", [bridge.lane()], 2).by
     with pytest.raises(BenchError, match=r"nft bridge.*: \d+ of \d+ frames arrived"):
         race(tools, "60", [bridge.lane(), spoofed], 2)  # to the same guest
 
@@ -164,7 +165,9 @@ def test_a_hook_is_what_the_kernel_says_that_it_is(tools: Tools, stack: ExitStac
     assert race(tools, "60", [nic.lane()], 2).by
     try:
         fast = stack.enter_context(Floor(tools, TCX, peer=True))
-    except OSError:
+    except libbpf.BpfError as error:
+        if error.errno != errno.EINVAL:
+            raise
         pytest.skip("this kernel has no TCX")
     fast.swallow(tools.sink)
     assert set(tcx.attached(f"{fast.prefix}sw", ports)) == set(ports)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -76,19 +76,40 @@ def context(rig: Rig, port: int, **fields: int) -> bytes:
 # -- Storm limit ------------------------------------------------------------------------------
 
 
-def test_a_storm_limit_passes_its_burst_and_then_its_rate(rig: Rig) -> None:
-    enforce(rig, storm_limit=100)
-    before = rig.counters()
-    start = time.monotonic()
-    frame = BROADCAST + A + b"\x08\x06" + bytes(46)
-    for _ in range(60):
-        rig.through(0, frame)
-    took = time.monotonic() - start
-    counted = moved(rig, before)
-    passed = counted[0, "tx_packets"]
-    assert 10 <= passed <= 10 + 100 * took + 1
-    assert counted[0, "storm_dropped"] == counted[0, "tx_dropped"] == 60 - passed
-    assert counted[1, "rx_packets"] == passed
+ARP = BROADCAST + A + b"\x08\x06" + bytes(46)
+
+
+def spoken_for(rig: Rig, storm: int, events: int) -> None:
+    """VF 0's buckets are, until these times by the kernel's monotonic clock in nanoseconds."""
+    buckets = struct.pack("=QQ", storm, events)
+    rig.veb.maps["veb_buckets"].put(struct.pack("=I", 1), buckets)
+
+
+def at_once(
+    rig: Rig, frame: bytes, times: int, within: float, *, anew: Callable[[], object] = list
+) -> dict[tuple[int, str], int]:
+    """What moves when VF 0, whose buckets are full, sends the frame so many times within so many
+    seconds, after which one more would pass. ``anew``: before each try."""
+    while True:
+        anew()
+        spoken_for(rig, 0, 0)
+        before = rig.counters()
+        start = time.monotonic()
+        rig.send(0, frame, repeat=times)
+        took = time.monotonic() - start
+        rig.drain()
+        if took < within:
+            return moved(rig, before)
+
+
+@pytest.mark.parametrize(("limit", "burst"), [(1, 1), (9, 9), (20, 10), (120, 12), (400, 40)])
+def test_under_a_storm_limit_a_tenth_of_a_second_passes_at_once_and_not_one_frame_more(
+    rig: Rig, limit: int, burst: int
+) -> None:
+    enforce(rig, storm_limit=limit)
+    counted = at_once(rig, ARP, 60, 1 / limit)
+    assert counted[0, "tx_packets"] == counted[1, "rx_packets"] == burst
+    assert counted[0, "storm_dropped"] == counted[0, "tx_dropped"] == 60 - burst
 
 
 def test_a_storm_limit_is_no_limit_for_known_unicast_or_for_the_wires_alone(rig: Rig) -> None:
@@ -111,6 +132,40 @@ def tcp(payload: int, *, tag: bytes = b"", ipv6: bool = False, dst: bytes = B) -
     else:
         ip = b"\x08\0\x45\0" + struct.pack("!H", 40 + payload) + bytes(4) + b"\x40\x06" + bytes(10)
     return dst + A + tag + ip + bytes(12) + b"\x50" + bytes(7) + bytes(payload)
+
+
+GROUP = bytes.fromhex("01005e010203")
+CHARGED: dict[str, tuple[bytes, dict[str, int], int, int]] = {
+    "broadcast": (ARP, {}, 1, 0),
+    "broadcast that is spoofed": (BROADCAST + STRANGER + b"\x08\x06" + bytes(46), {}, 0, 1),
+    "known unicast": (B + A + b"\x08\x06" + bytes(46), {}, 0, 0),
+    "unicast of an unknown source": (B + STRANGER + b"\x08\x06" + bytes(46), {}, 0, 1),
+    "a multicast buffer of three packets": (
+        tcp(2500, dst=GROUP),
+        {"size": 1000},
+        3,
+        0,
+    ),
+}
+"""Frames that VF 0 sends, and how many frames of its storm limit and events they cost it."""
+
+
+@pytest.mark.parametrize("limit", [120, 1000])
+@pytest.mark.parametrize("what", CHARGED)
+def test_a_storm_limit_and_the_limit_of_events_are_charged_apart_and_to_the_packet(
+    rig: Rig, what: str, limit: int
+) -> None:
+    frame, offload, storm, events = CHARGED[what]
+    enforce(rig, ifaces={"learn": True}, storm_limit=limit)
+    until = 0
+    while until < time.monotonic_ns():  # or it would be charged from now on
+        until = time.monotonic_ns() + 20_000_000
+        spoken_for(rig, until, until)
+        rig.veb.ingress.test_run(frame, context(rig, 0, **offload))
+        rig.drain()
+    now = rig.veb.maps["veb_buckets"].get(struct.pack("=I", 1)) or b""
+    charged = [bucket - until for bucket in struct.unpack("=QQ", now)]
+    assert charged == [storm * (10**9 // limit), events * 10_000_000]
 
 
 @pytest.mark.parametrize("segs", [0, 3])
@@ -251,10 +306,6 @@ def test_a_taps_unknown_source_is_told_and_still_spoofed(rig: Rig) -> None:
 def test_a_guest_cannot_flood_the_daemon_with_events(rig: Rig) -> None:
     enforce(rig, ifaces={"learn": True})
     ring = rig.veb.events()
-    ring.read()
-    start = time.monotonic()
-    for n in range(400):
-        rig.send(0, B + b"\x02\xff\0\0" + struct.pack("!H", n) + b"\x08\x06" + bytes(46))
-    told = len(ring.read())
-    assert 0 < told <= 100 + 100 * (time.monotonic() - start) + 1
+    at_once(rig, B + STRANGER + b"\x08\x06" + bytes(46), 400, 0.01, anew=ring.read)
+    assert len(ring.read()) == 100
     ring.close()

@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.bpf.rig import _SK_BUFF_IFINDEX, _SK_BUFF_MARK, _SK_BUFF_SIZE, SHAPED_MARK, Rig
@@ -15,15 +16,15 @@ from vfd.nic.soft.compiler import compile_policy
 from vfd.nic.soft.layout import VebEvent
 from vfd.nic.soft.tables import Iface, Wiring, class_id
 from vfd.policy.requests import Grants
-from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
+from vfd.policy.values import NicPolicy, PfPolicy, TrafficClass, VfPolicy
 
 pytestmark = pytest.mark.root
 
 A, B, STRANGER = (bytes.fromhex(f"0200000000{n:02x}") for n in (0xA, 0xB, 0xC))
 BROADCAST = b"\xff" * 6
 REDIRECT, DROP = 7, 2
-SO_GSO_SEGS, SO_GSO_SIZE = 164, 176
-"""Offsets in ``struct __sk_buff``."""
+_OFFSETS = {"mark": _SK_BUFF_MARK, "priority": 32, "segs": 164, "size": 176}
+"""In ``struct __sk_buff``: gso_segs and gso_size the last."""
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,7 @@ def context(rig: Rig, port: int, **fields: int) -> bytes:
     raw = bytearray(_SK_BUFF_SIZE)
     struct.pack_into("=I", raw, _SK_BUFF_IFINDEX, rig.ifindex[port])
     for name, value in fields.items():
-        offset = {"segs": SO_GSO_SEGS, "size": SO_GSO_SIZE, "mark": _SK_BUFF_MARK, "priority": 32}
-        struct.pack_into("=I", raw, offset[name], value)
+        struct.pack_into("=I", raw, _OFFSETS[name], value)
     return bytes(raw)
 
 
@@ -210,19 +210,48 @@ def test_a_segmented_buffer_is_oversize_by_its_segments(rig: Rig) -> None:
 # -- The shaper -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tag", "pcp"), [(b"", 0), (b"\x81\0\xa0\x05", 5)])
-def test_a_shaped_vfs_frame_goes_to_the_shaper_unswitched_and_uncounted(
-    rig: Rig, tag: bytes, pcp: int
+TRUNK: dict[str, Any] = {"vlans": (5,)}
+ACCESS: dict[str, Any] = {"vlans": (5,), "strip_ctag": True, "allow_untagged": False}
+SERVICE: dict[str, Any] = {"vlans": (5,), "strip_stag": True, "allow_untagged": False}
+PRIORITY, TAGGED = b"\x81\0\xa0\0", b"\x81\0\xa0\x05"
+"""C-tags of PCP 5: VID 0, and VID 5."""
+
+
+@pytest.mark.parametrize(
+    ("fields", "tag", "pcp"),
+    [
+        (TRUNK, b"", 0),
+        (TRUNK, TAGGED, 5),
+        (TRUNK, PRIORITY, 5),
+        (TRUNK | {"pcp": 3}, b"", 0),
+        (ACCESS, b"", 0),
+        (ACCESS, PRIORITY, 5),
+        (ACCESS | {"pcp": 3}, b"", 3),
+        (ACCESS | {"pcp": 3}, PRIORITY, 5),
+        (SERVICE | {"pcp": 3}, b"", 3),
+        (SERVICE | {"pcp": 3}, PRIORITY, 5),
+        (SERVICE | {"pcp": 3}, TAGGED, 3),
+    ],
+)
+@pytest.mark.parametrize("classes", [4, 8])
+def test_a_shaped_vfs_frame_goes_to_its_class_of_the_shaper_unswitched_and_uncounted(
+    rig: Rig, fields: dict[str, Any], tag: bytes, pcp: int, classes: int
 ) -> None:
+    """Its class is by the PCP of the tag that it leaves with; without one, by PCP 0."""
     shaper = {"shaper": rig.ifindex[1], "shaped": frozenset({0})}
-    enforce(rig, wiring=shaper, vlans=(5,), pf={"enable_qos": True})
+    tclasses = tuple(TrafficClass(pri=pri) for pri in range(classes))
+    enforce(rig, wiring=shaper, pf={"enable_qos": True, "tclasses": tclasses}, **fields)
     before = rig.counters()
     run = rig.veb.ingress.test_run(B + A + tag + b"\x08\x06" + bytes(46), context(rig, 0))
     assert run.retval == REDIRECT
     assert rig.drain() == []
     assert moved(rig, before) == {}
+    left = {
+        name: struct.unpack_from("=I", run.context, offset)[0] for name, offset in _OFFSETS.items()
+    }
+    assert left["mark"] == SHAPED_MARK | 1
+    assert left["priority"] == class_id(0, pcp * classes // 8)
     port = layout.VebPort.from_buffer_copy(rig.veb.read().ports[1])
-    assert port.classid[pcp] == class_id(0, pcp // 2)
     assert port.shaper == rig.ifindex[1]
 
 

@@ -326,6 +326,8 @@ class Run:
     """The program's own time, on average over the repetitions."""
     data: bytes
     """The frame afterwards, without a tag in the metadata."""
+    context: bytes
+    """The ``struct __sk_buff`` afterwards; empty where none was given."""
 
 
 @dataclass(slots=True)
@@ -376,6 +378,7 @@ class BpfProgram:
         """Runs the program on ``frame`` (at least 14 bytes). ``context``: a ``struct __sk_buff``
         whose fields that the kernel lets be set are set."""
         out = ctypes.create_string_buffer(len(frame) + 256)
+        left = ctypes.create_string_buffer(len(context))
         opts = _TestRunOpts(
             sz=ctypes.sizeof(_TestRunOpts),
             data_in=ctypes.cast(ctypes.c_char_p(frame), ctypes.c_void_p),
@@ -386,10 +389,11 @@ class BpfProgram:
         )
         if context:
             opts.ctx_in = ctypes.cast(ctypes.c_char_p(context), ctypes.c_void_p)
-            opts.ctx_size_in = len(context)
+            opts.ctx_out = ctypes.cast(left, ctypes.c_void_p)
+            opts.ctx_size_in = opts.ctx_size_out = len(context)
         result = library().bpf_prog_test_run_opts(self.fd, ctypes.byref(opts))
         checked(result, f"running program {self.name} on a frame of {len(frame)} bytes")
-        return Run(opts.retval, opts.duration, out.raw[: opts.data_size_out])
+        return Run(opts.retval, opts.duration, out.raw[: opts.data_size_out], left.raw)
 
     def close(self) -> None:
         if self.fd >= 0:

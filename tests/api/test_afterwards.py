@@ -112,6 +112,56 @@ def state(vfd: Vfd) -> Any:
     return vfs, vfd.get("/v1/mirrors")
 
 
+REMOVING = KILLED.replace(
+    "from vfd.main import main\n",
+    "from vfd.daemon import managed\n"
+    "managed.remove_nic = killed(managed.remove_nic, {when!r})\n"
+    "from vfd.main import main\n",
+).replace("store.Staged.commit, {when!r}", "store.Staged.commit, {commit!r}")
+"""The same, and it dies as it takes a software NIC away."""
+
+
+@pytest.mark.parametrize(
+    ("commit", "when", "done"),
+    [("before", "never", False), ("never", "before", True), ("never", "after", True)],
+)
+def test_a_software_nic_is_there_whole_or_gone_whole_whenever_its_removal_was_killed(
+    make_vfd: Callable[..., Vfd],
+    tmp_path: Path,
+    again: Callable[[Vfd], threading.Thread],
+    commit: str,
+    when: str,
+    done: bool,
+) -> None:
+    flag = tmp_path / "flag"
+    vfd = make_vfd()
+    vfd.program = ("-c", REMOVING.format(flag=str(flag), when=when, commit=commit))
+    vfd.start()
+    before = netdevs(vfd)
+    flag.touch()
+    back = again(vfd)
+    client = Client(str(vfd.socket), patience=20)
+    if done:
+        assert client.delete(f"/v1/pfs/{vfd.pf}", force=True)["resumed"] is True
+    else:
+        with pytest.raises(NotDoneError):
+            client.delete(f"/v1/pfs/{vfd.pf}", force=True)
+    back.join()
+    assert netdevs(vfd) == (set() if done else before)
+    if not done:
+        vfd.stop()
+        vfd.start()
+        assert netdevs(vfd) == before
+
+
+def netdevs(vfd: Vfd) -> set[str]:
+    """Those of its NIC, and the namespace that the NIC is in."""
+    shown = subprocess.run(["ip", "-o", "link"], check=True, capture_output=True, text=True).stdout
+    names = {line.split(": ")[1].split("@")[0] for line in shown.splitlines()}
+    spaces = {path.name for path in Path("/run/netns").iterdir()}
+    return {name for name in names | spaces if vfd.pf in name}
+
+
 def test_what_is_answered_after_a_kill_at_any_instant_is_true(
     make_vfd: Callable[..., Vfd], again: Callable[[Vfd], threading.Thread]
 ) -> None:

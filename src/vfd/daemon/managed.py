@@ -129,13 +129,16 @@ class Managed:
 
     def remove(self) -> None:
         """Takes the software NIC away, with its VFs and counters. Raises NicError."""
-        shown = self.seen.pf if self.seen else None
-        kinds = {self.pf.guest, "veth", *([shown.guest] if shown else [])}
         self._let_go_of_nic()
         self.fail(NicError("it is being removed"))
-        for guest in sorted(kinds):  # its configuration may state another kind than it has
+        for guest in self.guests():
             remove_nic(self.pf.model_copy(update={"guest": guest}))
         self.close(for_good=True)
+
+    def guests(self) -> list[str]:
+        """The kinds that its VFs may be for: its configuration may state another than it has."""
+        shown = self.seen.pf if self.seen else None
+        return sorted({self.pf.guest, "veth", *([shown.guest] if shown else [])})
 
     def _let_go_of_nic(self) -> None:
         if self.nic is not None:

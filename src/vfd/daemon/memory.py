@@ -37,6 +37,8 @@ class Kept:
     folders: dict[str, Identity] = field(default_factory=dict)
     made: dict[str, Identity] = field(default_factory=dict)
     """Folders that vfd made for VFs."""
+    removing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Software NICs that are being removed, with the kinds of their guests."""
 
 
 class Memory:
@@ -87,4 +89,5 @@ def _read(raw: dict[str, Any]) -> Kept:
         },
         {folder: (int(dev), int(ino)) for folder, (dev, ino) in raw["folders"].items()},
         {folder: (int(dev), int(ino)) for folder, (dev, ino) in raw["made"].items()},
+        {str(pf): tuple(map(str, guests)) for pf, guests in raw.get("removing", {}).items()},
     )

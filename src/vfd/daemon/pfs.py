@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vfd.config.errors import ConfigError, Problem
+from vfd.daemon import removing
 from vfd.daemon.aim import Configured
 from vfd.daemon.exclusive import InUseError
 from vfd.daemon.failures import (
@@ -221,7 +222,10 @@ def remove(service: Service, pf_id: str, *, force: bool) -> str:
     its VFs stay, out of force."""
     gone = removal(service, pf_id, force=force)
     managed = service.nic(pf_id)
-    with _kept_first(service, managed, None) as doubts:
+    with (
+        removing.remembered(service.files.memory, managed.id, managed.guests()),
+        _kept_first(service, managed, None) as doubts,
+    ):
         managed.remove()
     del service.nics[managed.id]
     service.journal.emit("pf", f"{managed.id} is removed", pf=managed.id)

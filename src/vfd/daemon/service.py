@@ -15,7 +15,7 @@ from typing import Any
 from vfd.config.errors import ConfigError, Problem, Readable, not_told, shown
 from vfd.config.main_file import MainConfig
 from vfd.config.store import Renaming, Staged
-from vfd.daemon import deleting, live, refused, vanished
+from vfd.daemon import deleting, live, refused, removing, vanished
 from vfd.daemon.aim import Aim, Configured
 from vfd.daemon.callbacks import Owner
 from vfd.daemon.exclusive import InUseError
@@ -87,6 +87,7 @@ class Service:
         Raises InUseError where another daemon has one of them.
         """
         self.files.sweep()
+        removing.finish(self)
         for one in live.take_over(self.files.folder):
             kind, level = _TAKEN_OVER[one.is_bad]
             self.journal.emit(kind, one.text, level=level, file=one.file)

@@ -121,7 +121,7 @@ def remember(service: Service) -> None:
     if reading is not None and reading.error is None:
         folders |= {f: i for f, i in reading.folders.items() if f in wanted - suspect}
     made = {str(folder): identity for folder, identity in service.files.made.items()}
-    service.files.memory.keep(Kept(files, folders, made))
+    service.files.memory.keep(Kept(files, folders, made, before.removing))
 
 
 def forget(service: Service, file: str) -> None:

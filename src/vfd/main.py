@@ -157,6 +157,8 @@ def main(
     for option, given in (("--config", config), ("--socket", socket_path)):
         if given is not None and not str(given).isprintable():
             raise click.UsageError(f"{option} {printable(str(given))}: a path is printable text")
+        if given is not None and not given.name:
+            raise click.UsageError(f"{option} names no file")
     # Start-up makes objects that stay: looking for garbage among them costs a tenth of the time
     # until guests have what they were promised. ``_serve`` turns it on again.
     gc.disable()

@@ -155,9 +155,9 @@ def test_a_software_nic_is_there_whole_or_gone_whole_whenever_its_removal_was_ki
 
 
 def netdevs(vfd: Vfd) -> set[str]:
-    """Those of its NIC, and the namespace that the NIC is in."""
+    """Those of its NIC, with their indexes, and the namespace that the NIC is in."""
     shown = subprocess.run(["ip", "-o", "link"], check=True, capture_output=True, text=True).stdout
-    names = {line.split(": ")[1].split("@")[0] for line in shown.splitlines()}
+    names = {line.split("@")[0] for line in shown.splitlines()}
     spaces = {path.name for path in Path("/run/netns").iterdir()}
     return {name for name in names | spaces if vfd.pf in name}
 

@@ -30,6 +30,12 @@ def test_a_host_that_has_all_of_it_is_not_warned(tmp_path: Path) -> None:
     assert "on this host" not in ended.out
 
 
+@pytest.mark.parametrize("option", ["--socket", "--config"])
+def test_a_path_that_is_empty_is_told_and_read_as_no_folder(option: str) -> None:
+    ended = run_program("vfd", "--check", option, "")
+    assert (ended.code, f"{option} names no file" in ended.err) == (2, True), ended.err
+
+
 @pytest.mark.parametrize(
     ("pf", "field", "words"),
     [

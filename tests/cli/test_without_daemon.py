@@ -210,6 +210,7 @@ def test_the_socket_is_the_options_then_the_main_files_then_the_environments(
         ("nosuch",),
         ("show", "--nosuch"),
         ("add",),
+        ("check",),
         ("mirror", "soft0", "0", "sideways", "1"),
         ("mirror", "soft0", "0", "in"),
         ("mirror", "soft0", "zero", "in", "1"),
@@ -230,6 +231,12 @@ def test_wrong_usage_ends_with_2_before_any_daemon_is_asked(
     ended = iplex(*line, VFD_SOCKET="/nonexistent/vfd.sock")
     assert (ended.code, ended.out) == (2, "")
     assert "/nonexistent/vfd.sock" not in ended.err
+    assert not ended.err.rstrip().endswith("Error:"), "it says what is wrong"
+
+
+def test_the_root_folder_is_told_to_be_one(iplex: Iplex) -> None:
+    ended = iplex("add", "/", "--name", "z", VFD_SOCKET="/nonexistent/vfd.sock")
+    assert (ended.code, ended.err) == (4, "iplex: / is a folder\n")
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 from tests.api.members import CHANGERS, READERS, with_groups
 
-from vfd.daemon import callbacks
+from vfd.config.main_file import ParsedMain
+from vfd.daemon import callbacks, runner
+from vfd.daemon.request import Made, Source
 from vfd.daemon.runner import STARTING
+from vfd.daemon.service import Service
 
 from .harness import Vfd, wait_for
+from .plain_nic import add, config
 
 DAEMON_USER = 1  # "daemon", on every Debian
 
@@ -212,6 +216,27 @@ def test_a_vf_is_deleted_once_and_only_as_it_was_asked_for(vfd: Vfd, tmp_path: P
         vfd.reload()
         assert deleted(first)[0] == 200
         assert vfd.row(0)["state"] == "closed"
+
+
+def test_a_vf_that_is_changed_as_it_is_deleted_is_deleted(service: Service) -> None:
+    """No stop_cb ran, so none ran for what the VF no longer is."""
+
+    async def deleted() -> Made | None:
+        parsed = ParsedMain(service.main, ())
+        daemon = runner.Daemon(service, service.journal, lambda: parsed, lambda _: None)
+        deleting = asyncio.create_task(daemon.delete("vm1"))
+        await asyncio.sleep(0)  # it looks which VF that is
+        source = Source(name="vm1", config=config(service, 0, vlans=[7]))
+        await daemon.call(service.update, "vm1", source, 0, 0)
+        made = await deleting
+        await daemon.stop()
+        return made
+
+    add(service, "vm1", 0)
+    made = asyncio.run(deleted())
+    assert made
+    assert made.vfid == 0
+    assert not [*service.in_force()]
 
 
 def script(path: Path, text: str) -> Path:

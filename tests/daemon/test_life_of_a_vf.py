@@ -13,10 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vfd.daemon.request import Source
+from vfd.daemon.service import Service
 from vfd.daemon.zero import Zero
 from vfd.nic.soft import namespace
 
 from .harness import Vfd, wait_for
+from .plain_nic import add, config
 
 MAC = "02:00:00:00:00:2a"
 
@@ -32,6 +35,22 @@ def test_what_was_added_is_in_force_and_kept(vfd: Vfd) -> None:
     vfd.start()
     assert vfd.row(0)["name"] == "tenant/vm1"
     assert vfd.get("/v1/vfs/tenant/vm1")["in_force"]["vlans"] == [100]
+
+
+def test_a_vf_that_is_called_like_the_file_of_another_is_a_vf_of_its_own(service: Service) -> None:
+    add(service, "x", 0)
+    source = Source(name="x.json", config=config(service, 1, name="x.json"))
+    assert service.plan_of(source, 0, 0)[0] == "add"
+    service.add(source, 0, 0)
+    assert service.plan_of(source, 0, 0)[0] == "none"
+    assert {one.policy.name: one.file for _, one in service.in_force()} == {
+        "x": "x.json",
+        "x.json": "x.json.json",
+    }
+    made = service.delete("x.json")
+    assert made
+    assert made.vfid == 1
+    assert [one.policy.name for _, one in service.in_force()] == ["x"]
 
 
 def test_a_rate_between_two_that_the_nic_can_hold_is_the_lower_of_them(vfd: Vfd) -> None:

@@ -100,7 +100,7 @@ def run(args: list[str] | None = None) -> int:
         # A line that can't be parsed may not have reached its --json.
         if settings.json or "--json" in (sys.argv[1:] if args is None else args):
             return _tell(IplexError(error.format_message(), USAGE), Settings(json=True))
-        shown = click.UsageError(line(error.message))
+        shown = click.UsageError(line(error.message or error.format_message()))
         shown.ctx = getattr(error, "ctx", None)
         shown.show()
         return USAGE

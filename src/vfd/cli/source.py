@@ -39,9 +39,9 @@ def as_path(text: str) -> Path | None:
         path = Path(text).expanduser()
         if explicit or "/" in text or text.endswith(".json"):
             found = _readable(path)
-            if found is None and explicit:
+            if found is None and explicit and path.name:  # which / has not
                 found = _readable(path.with_name(f"{path.name}.json"))  # as VFd's iplex took it
-            if found is None and explicit:
+            if found is None and explicit and path.name:
                 found = _readable(path.with_name(f"{stem(path.name)}.json{_REFUSED}"))
             if found is not None:
                 return found

@@ -334,12 +334,18 @@ class Daemon:
 
     async def delete(self, name: str) -> Made | None:
         """``stop_cb`` has ended, or its time has, before the VF closes."""
-        try:
-            _, one = await self.call(self.service.find, name)
-        except NotFoundError:  # perhaps a bad file: the service knows
-            return await self.call(self.service.delete, name)
-        async with self._stopped([one]):
-            return await self.call(self.service.delete, name, one)
+        while True:
+            try:
+                _, one = await self.call(self.service.find, name)
+            except NotFoundError:  # perhaps a bad file: the service knows
+                return await self.call(self.service.delete, name)
+            async with self._stopped([one]):
+                try:
+                    return await self.call(self.service.delete, name, one)
+                except ConflictError:
+                    if one.policy.stop_cb:
+                        raise
+                    # Changed at this moment, and nothing ran for what it was: it goes as it is now.
 
     async def set_vfs(self, pf_id: str, vfs: int, force: bool) -> tuple[Change, ...]:
         """The same for the VFs that go."""

@@ -233,7 +233,7 @@ class Service:
         """
         old = self._replaced(source)
         one, _ = self._read(source, uid, gid, replaces=old, planned=True)
-        if old is None and (found := self.by_name(one.policy.name)):
+        if old is None and (found := self.called(one.policy.name)):
             old = found[1]
         managed, aim = self._judge(one, old, move=source.move)
         assert managed.seen is not None
@@ -246,10 +246,14 @@ class Service:
 
     def _replaced(self, source: Source) -> Configured | None:
         stated = source.config.get("name") if source.config else None
-        for name in (stated, source.name, source.file):
-            if isinstance(name, str) and name and (found := self.by_name(name)):
+        if isinstance(stated, str) and stated:
+            if found := self.called(stated):
                 return found[1]
-        return None
+            if source.name == stated:  # and no file of another VF, which is called so
+                return None
+        name = source.name or source.file
+        found = self.by_name(name) if name else None
+        return found[1] if found else None
 
     def _read(
         self,
@@ -328,7 +332,7 @@ class Service:
         if old is not None and one.file != old.file:
             rule = f"{one.policy.name} is in force from {old.file}: change that, or delete it first"
             raise RefusedError([Problem(one.file, "", "", rule, old.policy.name)])
-        if (found := self.by_name(one.policy.name)) and found[1] is not old:
+        if (found := self.called(one.policy.name)) and found[1] is not old:
             raise ExistsError(
                 f"{one.policy.name} is in force on VF {found[1].policy.vfid} of {found[0].id}:"
                 " update it, or delete it first"
@@ -456,13 +460,12 @@ class Service:
 
     def by_name(self, name: str) -> tuple[Managed, Configured] | None:
         file = self.files.file_of(name)
-        by_file = None
-        for managed, one in self.in_force():
-            if one.policy.name == name:
-                return managed, one
-            if one.file == file:
-                by_file = managed, one
-        return by_file
+        of_file = (found for found in self.in_force() if found[1].file == file)
+        return self.called(name) or next(of_file, None)
+
+    def called(self, name: str) -> tuple[Managed, Configured] | None:
+        """The VF of this name, whatever its file is called."""
+        return next((found for found in self.in_force() if found[1].policy.name == name), None)
 
     def in_force(self) -> Iterator[tuple[Managed, Configured]]:
         """All VFs that have a configuration, each with its PF. Any thread may ask."""

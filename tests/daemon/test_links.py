@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -210,3 +211,18 @@ def test_an_uplink_that_is_not_there_is_named_until_it_is(make_vfd: Callable[...
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
+
+
+def test_an_uplink_that_can_be_no_wire_is_told_at_a_start_by_that_reason_alone(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    vfd.main["pciids"][0]["uplink"] = "lo"
+    vfd.write_main()
+    vfd.put_file("vm0", vfd.vf(0))
+    vfd.start()
+    told = [json.dumps(vfd.get(path)) for path in ("/v1/show?extended=true", "/v1/health")]
+    for text in (*told, vfd.output()):
+        assert "it is no Ethernet device" in text
+        assert "no netdev of this host" not in text
+        assert "putting everything back" not in text

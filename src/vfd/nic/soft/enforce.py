@@ -272,9 +272,11 @@ class Enforcement:
             if old.pf.uplink != name:
                 raise
         except NicError as e:
-            if old.pf.uplink != name or not old.configured:
+            if old.pf.uplink != name:
                 raise
             self.no_wire = str(e)
+            if not old.configured:
+                raise
         return None
 
     def _go(self, old: State, new: State) -> None:

@@ -497,10 +497,10 @@ class SoftNic:
             self._works.release_uplinks()
         except (OSError, NicError) as again:
             self._drifted = True
-            raise NicError(
-                f"{self._switch.id}: {what} failed: {why}; and putting everything back failed"
-                f" too: {again}. The next change tries again"
-            ) from error
+            failed = f"{self._switch.id}: {what} failed: {why}"
+            if str(again) != str(error):  # else it stood in the way before, too
+                failed += f"; and putting everything back failed too: {again}"
+            raise NicError(f"{failed}. The next change tries again") from error
         raise NicError(f"{self._switch.id}: {what} failed and was undone: {why}") from error
 
     def _is_held(self, vfid: int, place: Place | None) -> bool:

@@ -39,6 +39,7 @@ def test_there_are_so_many_turns_a_second_and_no_more() -> None:
     assert BURST <= asyncio.run(run()) <= BURST + 0.5 * RATE + 2
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("seconds", [0.002, 0.01])
 def test_turns_that_take_long_leave_most_of_the_time_to_others(seconds: float) -> None:
     async def run() -> float:

@@ -142,9 +142,10 @@ def test_ctrl_c_ends_a_command_without_a_word_of_python(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             env=environment(),
         )
-        listening.accept()
-        waiting.send_signal(signal.SIGINT)
-        _, err = waiting.communicate(timeout=10)
+        asking, _ = listening.accept()
+        with asking:
+            waiting.send_signal(signal.SIGINT)
+            _, err = waiting.communicate(timeout=10)
     assert (waiting.returncode, err.strip()) == (130, b"")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -243,26 +242,6 @@ def script(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
-
-
-def test_a_callback_is_not_spared_as_the_daemon_is_when_memory_runs_out(
-    make_vfd: Callable[..., Vfd], tmp_path: Path
-) -> None:
-    score = tmp_path / "score"
-    vfd = make_vfd()
-    vfd.patience = 120
-    vfd.wrap = ("choom", "-n", "-500", "--")
-    if subprocess.run([*vfd.wrap, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("needs CAP_SYS_RESOURCE, to spare a daemon when memory runs out")
-    vfd.start(60)
-    assert vfd.process is not None
-    start = script(
-        tmp_path / "start", f"cat /proc/self/oom_score_adj > {score}.new; mv {score}.new {score}"
-    )
-    vfd.add("vm1", vfd.vf(0, start_cb=str(start)))
-    wait_for(score.exists, 20)
-    assert score.read_text() == "0\n"
-    assert Path(f"/proc/{vfd.process.pid}/oom_score_adj").read_text() == "-500\n"
 
 
 def test_a_few_callbacks_start_at_a_time(make_vfd: Callable[..., Vfd], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.lab_soft.guests import until
 from tests.life.daemon import Daemon
 
 START = 120
@@ -23,6 +24,10 @@ def wait_until_ready(daemon: Daemon) -> None:
         time.sleep(0.2)
 
 
+def pf(daemon: Daemon) -> str:
+    return str(json.loads(daemon.main_file.read_text())["pciids"][0]["id"])
+
+
 def iplex(daemon: Daemon, *arguments: str) -> str:
     command = [str(Path(sys.executable).with_name("iplex")), "--socket", str(daemon.socket)]
     done = subprocess.run(
@@ -32,10 +37,30 @@ def iplex(daemon: Daemon, *arguments: str) -> str:
     return done.stdout
 
 
+def test_a_callback_is_not_spared_as_the_daemon_is_when_memory_runs_out(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    """Here, since not every host lets root spare a process."""
+    wait_until_ready(daemon)
+    assert daemon.process
+    spared = Path(f"/proc/{daemon.process.pid}/oom_score_adj")
+    spared.write_text("-500")
+    score, start = tmp_path / "score", tmp_path / "start"
+    start.write_text(
+        f"#!/bin/sh\ncat /proc/self/oom_score_adj > {score}.new; mv {score}.new {score}\n"
+    )
+    start.chmod(0o755)
+    daemon.write("tenant", {"pciid": pf(daemon), "vfid": 0, "vlans": [7], "start_cb": str(start)})
+    iplex(daemon, "add", "tenant")
+    until("start_cb", score.exists)
+    assert score.read_text() == "0\n"
+    until("the daemon to be spared again", lambda: spared.read_text() == "-500\n")
+    iplex(daemon, "delete", "tenant")
+
+
 def test_a_vf_is_added_shown_and_deleted(daemon: Daemon) -> None:
     wait_until_ready(daemon)
-    pf = json.loads(daemon.main_file.read_text())["pciids"][0]["id"]
-    daemon.write("tenant", {"pciid": pf, "vfid": 1, "vlans": [100], "strip_ctag": True})
+    daemon.write("tenant", {"pciid": pf(daemon), "vfid": 1, "vlans": [100], "strip_ctag": True})
     iplex(daemon, "add", "tenant")
     assert "tenant" in iplex(daemon, "show", "all")
     iplex(daemon, "delete", "tenant")

@@ -4,9 +4,9 @@ How: BPF_PROG_TEST_RUN runs the program on a frame as if it had come in at a net
 carry out a redirect and shows no tag that is in the metadata. So the program is loaded with the
 load-time constant ``clone``, which makes its last step ``bpf_clone_redirect`` instead of
 ``bpf_redirect``: that one is carried out. Every port is a real netdev, one end of a veth, in a
-namespace of the rig's own, with the ifindex that the NIC gives it but for the last VF's; a packet
-socket sees what is sent on it, with the tag that is in the metadata. All else is the program as it
-is shipped.
+namespace of the rig's own, with the ifindex that the NIC gives it, but for the last two VFs, which
+have each other's; a packet socket sees what is sent on it, with the tag that is in the metadata.
+All else is the program as it is shipped.
 
 What it can't show: the one instruction that ``clone`` replaces, frames longer than a page, and
 segmentation offload; tests/soft and tests/packet send those through the whole NIC. Frames shorter
@@ -100,9 +100,12 @@ class Rig:
             switch.write("1")
         vfids = range(self.vfs) if isinstance(self.vfs, int) else self.vfs
         names = {port: f"port{port + 1}" for port in (-1, *vfids)}
-        usual = {port: f" index {layout.HOST_ENDS + port}" for port in vfids[:-1]}
+        last, former = vfids[-1], vfids[-2]
+        likely = {-1: 1000} | {port: layout.HOST_ENDS + port for port in vfids}
+        likely |= {last: likely[former], former: likely[last]}
         commands = [
-            f"link add {name}{usual.get(port, '')} mtu 9700 type veth peer {name}p mtu 9700\n"
+            f"link add {name} index {likely[port]} mtu 9700 type veth"
+            f" peer {name}p mtu 9700\n"
             f"link set {name} arp off up\nlink set {name}p arp off up"
             for port, name in names.items()
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 from tests.bpf.randoms import COLLIDING, MACS, NO_MAC, World, colliding
@@ -101,6 +102,12 @@ def test_hints_that_are_all_wrong_lead_nothing_astray_and_are_put_right_with_the
     rig.veb.apply(())  # what another wrote is not what this one remembers
     rig.enforce(wanted)
     assert rig.veb.read().hints == wanted.hints
+
+
+def test_a_port_is_found_by_its_ifindex_alone_where_that_is_the_likely_one(rig: Rig) -> None:
+    rig.enforce(replace(tables(rig, world()), ifaces={}))
+    heard = {port: rig.through(port, frame(OWN_MACS[0], OWN_MACS[port])) for port in range(1, VFS)}
+    assert [port for port, out in heard.items() if out] == [1, 2]
 
 
 @pytest.mark.parametrize("macs", [MACS[11:13], (MACS[11], colliding(MACS[11]))], ids=str)

@@ -1,18 +1,16 @@
-"""Rates as guests see them: TCP and UDP through the shaper, and what its qdiscs say exactly."""
+"""Rates as guests see them: TCP and UDP through the shaper. To the bit: test_qdiscs.py."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import time
-from typing import Any
 
 import pytest
 from tests.soft.world import BROADCAST, Tap, World, frame, ip, world
 
-from vfd.nic.netlink import Netlink
 from vfd.nic.protocol import PF_PORT, EventKind
-from vfd.nic.soft import namespace, rtnl, shaper
+from vfd.nic.soft import namespace
 
 pytestmark = pytest.mark.measured
 
@@ -70,52 +68,6 @@ def test_a_limit_holds_within_a_few_percent(protocol: str, limit: str) -> None:
         # iperf counts payload: 1448 of 1514 bytes of a TCP segment, 1400 of 1442 of a datagram
         expected = 100 * 1448 / 1514 if protocol == "tcp" else 100 * 1400 / 1442
         assert got == pytest.approx(expected, rel=0.04), f"{got:.1f} Mbit/s, not {expected:.1f}"
-
-
-def tc(w: World, *arguments: str) -> list[dict[str, Any]]:
-    """What tc shows in the NIC's namespace."""
-    shown = ip("netns", "exec", f"vfd-{w.id}", "tc", "-j", "-d", *arguments)
-    found: list[dict[str, Any]] = json.loads(shown)
-    return found
-
-
-def buckets(w: World, vfid: int) -> list[int]:
-    """The Rx limits at a VF's host end, in bit/s, as the kernel has them."""
-    found = tc(w, "qdisc", "show", "dev", f"v{vfid}")
-    return [8 * q["options"]["rate"] for q in found if q["kind"] == "tbf"]
-
-
-def test_an_rx_limit_is_the_kernels_to_the_bit_and_one_that_is_lifted_is_gone() -> None:
-    with world() as w:
-        for rate, bps in (("100Mbps", 10**8), ("33333336bps", 33_333_336), ("8kbps", 8_000)):
-            w.apply(w.vf(0, max_rx_rate=rate), w.vf(1))
-            assert buckets(w, 0) == [bps]
-            assert buckets(w, 1) == []
-        w.apply(w.vf(0))
-        assert buckets(w, 0) == []
-
-
-def leaves(w: World) -> dict[int, tuple[int, int]]:
-    """Of each VF's leaf without classes: what it is guaranteed and the most that it may send."""
-    with namespace.inside(f"vfd-{w.id}"):
-        netlink = Netlink()
-    near = rtnl.link(netlink, name="shaper0")
-    assert near is not None
-    tree, _ = shaper.read(netlink, near.index)
-    netlink.close()
-    vfs = {shaper.vf_of_leaf(classid): c for classid, c in tree.items()}
-    return {vfid: (c.rate, c.ceil) for vfid, c in vfs.items() if vfid is not None}
-
-
-def test_a_tx_limit_is_the_kernels_to_the_bit_and_one_that_is_lifted_is_gone() -> None:
-    with world(link_speed="1Gbps") as w:
-        for rate, bps in (("100Mbps", 10**8), ("33333336bps", 33_333_336), ("10%", 10**8)):
-            w.apply(w.vf(0, rate=rate), w.vf(1))
-            assert {vfid: ceil for vfid, (_, ceil) in leaves(w).items()} == {0: bps}
-        w.apply(w.vf(0, min_rate="600Mbps"), w.vf(1))
-        assert leaves(w)[0] == (600_000_000, 2_000_000_000), "no ceiling of its own"
-        w.apply(w.vf(0), w.vf(1))
-        assert leaves(w) == {}
 
 
 LIMITS = pytest.mark.parametrize(("limit", "direction"), [("rate", "tx"), ("max_rx_rate", "rx")])

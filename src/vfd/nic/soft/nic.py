@@ -74,7 +74,6 @@ class SoftNic:
                 )
                 self._state = self._adopt(pf, links)
                 self._works.link_bps(self._state)
-                self._hook_soon()
             except OSError as e:
                 raise NicError(f"{pf.id} can't be opened: {e.strerror or e}") from e
             self._held = held.pop_all()
@@ -244,7 +243,6 @@ class SoftNic:
             self._put_back(e)
         finally:
             self._watch.add(self._found_wire(before, wire))
-            self._hook_soon()
         self._dress(before)
 
     def answer(self, answers: Sequence[tuple[Request, Decision]]) -> None:
@@ -278,7 +276,8 @@ class SoftNic:
         with self._errors("reading events"):
             events = self._watch.events()
             self._works.datapath.attach_next()
-            self._hook_soon()
+            if self._works.datapath.has_waiting_hooks:
+                self._watch.look_soon()
             return events
 
     def close(self) -> None:
@@ -405,11 +404,6 @@ class SoftNic:
         return self._homes.reach(nsid)
 
     # Inside
-
-    def _hook_soon(self) -> None:
-        """TCX hooks come one by one, with the next ``events``."""
-        if self._works.datapath.has_waiting_hooks:
-            self._watch.look_soon()
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:

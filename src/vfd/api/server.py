@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -25,9 +24,6 @@ from vfd.daemon.sockets import Sockets
 
 HEADER_SECONDS = 10.0
 """From a request's first byte, or the connection's begin, to the end of its header."""
-
-# Whoever sends what is no HTTP is answered; a line in the log for each would be theirs to write.
-logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 class _Connection(H11Protocol):
@@ -120,6 +116,7 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                # who sends what is no HTTP is answered; a line for each would be theirs to write
                 log_level="error",
                 server_header=False,
                 date_header=False,

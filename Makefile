@@ -38,7 +38,7 @@ lab: | deps      ## the machine with SR-IOV NICs: QEMU, two Debian kernels, netd
 PYTEST := $(PY) -m pytest -q --no-skips --ignore tests/packaging
 # All run, whatever the first ones say, and each says it at its end.
 TOGETHER := $(MAKE) --no-print-directory --keep-going --output-sync=target
-QUICK := tests/test_imports.py $(addprefix tests/,policy plan config kernel bpf packet soft)
+QUICK := $(addprefix tests/,test_imports.py policy plan config kernel bpf packet soft daemon/test_life_of_a_vf.py)
 MACHINES := lab-igb lab-netdevsim lab-soft lab-itself
 
 # The core's. Most of it waits, so it waits together; what measures then has the machine to itself.

@@ -59,7 +59,6 @@ def one_request(vfd: Vfd, chance: random.Random) -> None:
 @pytest.mark.parametrize(
     ("seconds", "life"), [(8, 4), pytest.param(180, 6, marks=[pytest.mark.long])]
 )
-@pytest.mark.measured
 @pytest.mark.timeout(400)
 def test_nothing_leaks_and_nothing_is_left(
     make_vfd: Callable[..., Vfd], seconds: int, life: int

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 from tests.life.host import VFS, WIRE, Host, ip, wait_for
 from tests.packet.frames import WORLD, c, frame, from_vf, mac
-
-pytestmark = pytest.mark.measured
 
 UNTOUCHED = (0, 1, 2, None)
 

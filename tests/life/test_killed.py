@@ -13,7 +13,6 @@ KILLS = 50
 SEED = 20260701
 
 
-@pytest.mark.measured
 @pytest.mark.timeout(300)
 def test_killed_fifty_times_amid_requests_no_frame_is_lost_and_the_files_win(host: Host) -> None:
     rng = random.Random(SEED)

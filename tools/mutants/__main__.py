@@ -85,12 +85,15 @@ def try_part(root: Path, part: Part, ask: argparse.Namespace) -> list[Tried]:
         print(seen, flush=True)
         return one
 
-    wanted = [m for m in by_hand(root, part) if not ask.only or m.name in ask.only]
-    drawn = in_order(all_of(root, part), SEED)[ask.skip :]
+    drawn = list(all_of(root, part))
+    enough = len(drawn)
     if ask.only:
-        wanted_ids = {*ask.only}
-        drawn = [m for m in all_of(root, part) if m.id in wanted_ids]
-    results = _until(ask.count or part.count, drawn, tried, ask.jobs)
+        drawn = [mutant for mutant in drawn if mutant.id in ask.only]
+    elif part.count is not None:
+        drawn = in_order(drawn, SEED)[ask.skip :]
+        enough = part.count
+    results = _until(enough if ask.count is None else ask.count, drawn, tried, ask.jobs)
+    wanted = [m for m in by_hand(root, part) if not ask.only or m.name in ask.only]
     with ThreadPoolExecutor(ask.jobs) as pool:
         return [*pool.map(tried, wanted), *results]
 

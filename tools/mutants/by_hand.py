@@ -195,6 +195,20 @@ BY_HAND = (
         "pass",
     ),
     ByHand(
+        "a count of VFs is not changed by way of 0",
+        "kernel",
+        _KERNEL + "sriov.py",
+        "            self._write_count(0, seconds)\n",
+        "            pass\n",
+    ),
+    ByHand(
+        "VEB and VEPA are swapped",
+        "kernel",
+        _KERNEL + "legacy.py",
+        "VEB, VEPA = 0, 1",
+        "VEPA, VEB = 0, 1",
+    ),
+    ByHand(
         "a MAC in macs of one VF and vm_mac of another is good",
         "policy",
         _POLICY + "rules.py",

@@ -28,7 +28,7 @@ _FUNCTION = re.compile(r"^[a-z_].*?\b(\w+)\([^;]*?\)\s*^\{$(.*?)^\}$", re.M | re
 _HIDDEN = re.compile(r'/\*.*?\*/|//[^\n]*|"[^"\n]*"|^#[^\n]*(?:\\\n[^\n]*)*', re.M | re.S)
 _STATEMENT = re.compile(
     r"^\t+((?:[a-z]\w*(?:(?:->|\.)\w+|\[\w+\])* (?:[-+&|^]|<<|>>)?= [^;]*|[A-Za-z]\w*\([^;]*\)"
-    r"|break|continue);)",
+    r"|[a-z]\w*(?:->\w+)+\+\+|break|continue);)",
     re.M,
 )
 _RETURN = re.compile(r"\breturn ([^;]+);")

@@ -15,8 +15,8 @@ class Part:
     """Globs below ``src/vfd``."""
     tests: tuple[str, ...]
     """Files and folders below ``tests``, or tests of files."""
-    count: int = 30
-    """How many mutants are drawn."""
+    count: int | None = 30
+    """How many mutants are drawn; None: all are tried."""
 
     def files(self, root: Path) -> Iterator[str]:
         for pattern in self.sources:
@@ -40,13 +40,16 @@ def nearest_first(tests: list[str], path: str) -> list[str]:
 
 _POLICY = ("policy", "packet/test_cases_agree_with_model.py")
 _CLI = ("cli/test_check.py", "cli/test_without_daemon.py", "cli/test_tables.py")
+_BPF = ("veb.bpf.c", "rx.h", "frame.h", "port.h", "events.h")
+_FRAMES = ("bpf", "packet/test_soft_nic.py")
 _DAEMON = ("daemon", "life/test_killed.py")
 
 PARTS = (
     Part("policy", ("policy/*.py",), (*_POLICY, "config", "plan", "cli/test_check.py")),
     Part("plan", ("plan/*.py",), ("plan",)),
     Part("config", ("config/*.py",), ("config", *_CLI, "daemon/test_files.py")),
-    Part("bpf", ("nic/soft/bpf/*.[ch]",), ("bpf", "packet/test_soft_nic.py"), count=60),
+    Part("bpf", tuple(f"nic/soft/bpf/{name}" for name in _BPF), _FRAMES, count=60),
+    Part("plain", ("nic/soft/bpf/plain.h",), _FRAMES, count=None),
     Part("soft", ("nic/soft/*.py", "nic/netlink.py", "nic/inotify.py"), ("bpf", "soft", "packet")),
     Part("kernel", ("nic/kernel/*.py",), ("kernel",)),
     Part("daemon", ("daemon/*.py", "main.py"), _DAEMON),

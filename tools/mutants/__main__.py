@@ -17,6 +17,7 @@ from tools.mutants.by_hand import BY_HAND
 from tools.mutants.equivalent import EQUIVALENT
 from tools.mutants.mutant import ByHand, Mutant, in_order
 from tools.mutants.parts import PARTS, Part, nearest_first
+from tools.mutants.sandbox import NOT_BUILT
 
 SEED = 8
 
@@ -32,8 +33,11 @@ class Tried:
 
     @property
     def verdict(self) -> str:
-        lived = self.outcome.verdict == "lived"
-        return "equivalent" if lived and self.id in EQUIVALENT else self.outcome.verdict
+        """One by hand that can't be built proves nothing."""
+        by_hand = isinstance(self.mutant, ByHand)
+        if self.outcome.verdict != "lived" and not (by_hand and self.outcome.verdict == NOT_BUILT):
+            return self.outcome.verdict
+        return "equivalent" if self.id in EQUIVALENT else "lived"
 
 
 def main() -> int:
@@ -78,7 +82,7 @@ def try_part(root: Path, part: Part, ask: argparse.Namespace) -> list[Tried]:
 
     def tried(mutant: Mutant | ByHand) -> Tried:
         text = mutant.applied((root / mutant.path).read_text())
-        tests = [*left_out, *nearest_first(sound.tests, mutant.path)]
+        tests = [*left_out, *nearest_first(sound.tests, mutant)]
         limit = 10 + 3 * sound.seconds
         one = Tried(mutant, sandbox.run(root, tests, mutant.path, text, limit))
         seen = f"{one.verdict:10} {one.outcome.seconds:5.1f} s  {mutant}  {one.outcome.by}"
@@ -126,7 +130,7 @@ def _until(
             batch = [m for m, _ in zip(left, range(enough - len(results)), strict=False)]
             if not batch:
                 return results
-            results += [t for t in pool.map(tried, batch) if t.verdict != "not built"]
+            results += [t for t in pool.map(tried, batch) if t.verdict != NOT_BUILT]
     raise AssertionError
 
 

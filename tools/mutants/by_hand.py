@@ -11,20 +11,14 @@ _DAEMON = "src/vfd/daemon/"
 _CONFIG = "src/vfd/config/"
 _POLICY = "src/vfd/policy/"
 
-_WORDS = """\tfor (int w = 0; w < VEB_WORDS; w++)
-\t\tany |= bits[w]"""
-_ROUND = """\tfor (int w = 0; w < VEB_WORDS; w++) {
-\t\tflood.bits = bits[w];
-\t\tflood.word = w;
-"""
-
 BY_HAND = (
     ByHand(
         "floods serve only ports 0 to 63",
         "bpf",
         _BPF + "rx.h",
-        _WORDS,
-        _WORDS.replace("any |= bits[w]", "any |= bits[w] = w ? 0"),
+        "bits[w] = others(f, members, w) & takers->word[w];",
+        "bits[w] = w ? 0 : others(f, members, w) & takers->word[w];",
+        near="words",
     ),
     ByHand(
         "a flood excludes its sender in the first word only",
@@ -32,6 +26,7 @@ BY_HAND = (
         _BPF + "rx.h",
         "word == f->from >> 6 ?",
         "!word && !(f->from >> 6) ?",
+        near="words",
     ),
     ByHand(
         "a flood excludes port 0 for port 64",
@@ -39,6 +34,7 @@ BY_HAND = (
         _BPF + "rx.h",
         "word == f->from >> 6 ?",
         "word == 0 ?",
+        near="words",
     ),
     ByHand(
         "floods that strip a tag serve only ports 0 to 63",
@@ -46,6 +42,7 @@ BY_HAND = (
         _BPF + "rx.h",
         "strip |= bits[w] = flood.strip;",
         "strip |= bits[w] = w ? 0 : flood.strip;",
+        near="words",
     ),
     ByHand(
         "a flood takes the wrong port of a word",
@@ -53,6 +50,7 @@ BY_HAND = (
         _BPF + "rx.h",
         "flood->word * 64 + lowest_bit",
         "flood->word * 63 + lowest_bit",
+        near="words",
     ),
     ByHand(
         "a segmentation buffer costs one frame of the storm limit",
@@ -60,6 +58,7 @@ BY_HAND = (
         _BPF + "veb.bpf.c",
         "vf->storm_ns * f->packets, vf->storm_depth_ns",
         "vf->storm_ns, vf->storm_depth_ns",
+        near="program",
     ),
     ByHand(
         "guests' events drain the storm's bucket",
@@ -67,6 +66,7 @@ BY_HAND = (
         _BPF + "events.h",
         "take(&b->events, EVENT_NS",
         "take(&b->storm, EVENT_NS",
+        near="program",
     ),
     ByHand(
         "the class of a priority-tagged access frame is the inserted tag's",
@@ -74,6 +74,7 @@ BY_HAND = (
         _BPF + "veb.bpf.c",
         "return is_priority(f) ? f->tci & 0xf000 : vf->flags",
         "return 0 ? f->tci & 0xf000 : vf->flags",
+        near="program",
     ),
     ByHand(
         "a storm limit is half of what was asked",
@@ -81,6 +82,7 @@ BY_HAND = (
         _SOFT + "tables.py",
         "port.storm_ns = 10**9 // vf.storm_limit",
         "port.storm_ns = 2 * 10**9 // vf.storm_limit",
+        near="program",
     ),
     ByHand(
         "a storm limit lets three times as much pass",
@@ -88,6 +90,7 @@ BY_HAND = (
         _SOFT + "tables.py",
         "port.storm_ns = 10**9 // vf.storm_limit",
         "port.storm_ns = 10**9 // vf.storm_limit // 3",
+        near="program",
     ),
     ByHand(
         "max_rx_rate is enforced 10 % low",
@@ -95,6 +98,7 @@ BY_HAND = (
         _SOFT + "enforce.py",
         "rate=bps,\n                    burst=size",
         "rate=bps * 9 // 10,\n                    burst=size",
+        near="qdiscs",
     ),
     ByHand(
         "max_rx_rate isn't lifted",
@@ -102,6 +106,7 @@ BY_HAND = (
         _SOFT + "enforce.py",
         'messages.append(rtnl.del_root_qdisc(port.host, f"lifting VF {vfid}\'s Rx limit"))',
         "pass",
+        near="qdiscs",
     ),
     ByHand(
         "a rate is enforced 25 % high",
@@ -109,6 +114,7 @@ BY_HAND = (
         _SOFT + "shaper.py",
         "ceil=stepped(vf.rate.on(link_bps)) or 2 * link_bps",
         "ceil=stepped(vf.rate.on(link_bps) * 5 // 4) or 2 * link_bps",
+        near="qdiscs",
     ),
     ByHand(
         "a rate is enforced 35 % low",
@@ -116,6 +122,7 @@ BY_HAND = (
         _SOFT + "shaper.py",
         "ceil=stepped(vf.rate.on(link_bps)) or 2 * link_bps",
         "ceil=stepped(vf.rate.on(link_bps) * 65 // 100) or 2 * link_bps",
+        near="qdiscs",
     ),
     ByHand(
         "what is left is shared evenly, not by the shares",
@@ -123,6 +130,7 @@ BY_HAND = (
         _SOFT + "shaper.py",
         "weights = {vfid: bps or left // without or 1 for",
         "weights = {vfid: 1 for",
+        near="qdiscs",
     ),
     ByHand(
         "shares of a class count half as much",
@@ -130,6 +138,7 @@ BY_HAND = (
         _SOFT + "shaper.py",
         "found[queue.priority][vf.vfid] = queue.share",
         "found[queue.priority][vf.vfid] = queue.share**0.5",
+        near="qdiscs",
     ),
     ByHand(
         "what a guest sent that is gone is granted to the next one",
@@ -137,6 +146,7 @@ BY_HAND = (
         _SOFT + "watch.py",
         "if vfid in gone or found is None",
         "if found is None",
+        near="gone_guests",
     ),
     ByHand(
         "a request that stands before the news that its guest is gone is kept",
@@ -144,6 +154,7 @@ BY_HAND = (
         _SOFT + "watch.py",
         "if event.request is None or event.vfid not in gone:",
         "if True:",
+        near="gone_guests",
     ),
     ByHand(
         "what a dying guest was granted goes to the next one",
@@ -151,6 +162,7 @@ BY_HAND = (
         _SOFT + "nic.py",
         "            self._take_back([vfid])\n            self._taken_back[vfid] += 1",
         "            self._taken_back[vfid] += 1",
+        near="gone_guests",
     ),
     ByHand(
         "a tap's groups are kept when its guest goes",
@@ -158,6 +170,7 @@ BY_HAND = (
         _SOFT + "nic.py",
         "self._guests.hold(vfid, after is not None)",
         "self._guests.hold(vfid, True)",
+        near="gone_guests",
     ),
     ByHand(
         "revoke doesn't try again",
@@ -165,6 +178,7 @@ BY_HAND = (
         _SOFT + "nic.py",
         "elif vfid in self._switch.ports:\n            self._take_back([vfid])",
         "elif vfid in self._switch.ports:\n            pass",
+        near="gone_guests",
     ),
     ByHand(
         "a change that isn't read back is not undone",
@@ -172,6 +186,7 @@ BY_HAND = (
         _DAEMON + "managed.py",
         "            nic.apply(before.desired, back)\n",
         "",
+        near="undone",
     ),
     ByHand(
         "an undone change is not looked at",
@@ -179,6 +194,7 @@ BY_HAND = (
         _DAEMON + "managed.py",
         "            if left:\n                raise NicError(steps.differences(left))\n",
         "",
+        near="undone",
     ),
     ByHand(
         "a refused rtnetlink message isn't undone for the VFs before it",
@@ -186,6 +202,7 @@ BY_HAND = (
         _KERNEL + "rtnl.py",
         "if failed := self._put_back(before, after):",
         "if failed := []:",
+        near="undone",
     ),
     ByHand(
         "trust is not read back",
@@ -193,6 +210,7 @@ BY_HAND = (
         _KERNEL + "rtnl.py",
         'shown["trust"] = settings.trust',
         "pass",
+        near="rtnetlink",
     ),
     ByHand(
         "a count of VFs is not changed by way of 0",
@@ -200,6 +218,7 @@ BY_HAND = (
         _KERNEL + "sriov.py",
         "            self._write_count(0, seconds)\n",
         "            pass\n",
+        near="pf_settings",
     ),
     ByHand(
         "VEB and VEPA are swapped",
@@ -207,6 +226,7 @@ BY_HAND = (
         _KERNEL + "legacy.py",
         "VEB, VEPA = 0, 1",
         "VEPA, VEB = 0, 1",
+        near="pf_settings",
     ),
     ByHand(
         "a MAC in macs of one VF and vm_mac of another is good",
@@ -214,6 +234,7 @@ BY_HAND = (
         _POLICY + "rules.py",
         'yield f"macs[{number}]", mac\n',
         'yield f"macs[{number}]", mac + " "\n',
+        near="rules",
     ),
     ByHand(
         "classes of 26 + 25 + 25 + 25 % are good",
@@ -221,6 +242,7 @@ BY_HAND = (
         _POLICY + "rules.py",
         '    if total > 100:\n        rule = f"min_bw of all',
         '    if total > 101:\n        rule = f"min_bw of all',
+        near="rules",
     ),
     ByHand(
         "a key given twice beside a last comma is not seen",
@@ -228,6 +250,7 @@ BY_HAND = (
         _CONFIG + "json_text.py",
         "data, warnings = _without_last_commas(decoded, file, repeated)",
         "data, warnings = _without_last_commas(decoded, file, [])",
+        near="read_as_they_are",
     ),
     ByHand(
         "a VF's file is not synced",
@@ -235,6 +258,7 @@ BY_HAND = (
         _CONFIG + "store.py",
         "            os.fsync(fd)\n    except OSError:",
         "    except OSError:",
+        near="power_cuts",
     ),
     ByHand(
         "the folder of a VF's file is not synced",
@@ -242,6 +266,7 @@ BY_HAND = (
         _CONFIG + "store.py",
         "    try:\n        os.fsync(folder)\n",
         "    try:\n        pass\n",
+        near="power_cuts",
     ),
     ByHand(
         "a new folder is not synced",
@@ -249,6 +274,7 @@ BY_HAND = (
         _CONFIG + "beneath.py",
         "                    os.fsync(folder)\n",
         "",
+        near="power_cuts",
     ),
     ByHand(
         "a callback's owner keeps the daemon's groups",
@@ -256,6 +282,7 @@ BY_HAND = (
         _DAEMON + "callbacks.py",
         "extra_groups=account.groups,",
         "extra_groups=None,",
+        near="callbacks",
     ),
     ByHand(
         "the journal's numbers begin at 0",
@@ -263,6 +290,7 @@ BY_HAND = (
         _DAEMON + "journal.py",
         "self._seq = time.time_ns() // 1000",
         "self._seq = 0",
+        near="journal",
     ),
     ByHand(
         "check --json is without its warnings",
@@ -270,5 +298,6 @@ BY_HAND = (
         "src/vfd/cli/checking.py",
         '"warnings": [asdict(warning) for warning in self.warnings],',
         '"warnings": [],',
+        near="check",
     ),
 )

@@ -49,6 +49,8 @@ class ByHand:
     old: str
     """What stands in the file once and only once."""
     new: str
+    near: str = ""
+    """What the test's file is called that should notice it first."""
 
     def applied(self, text: str) -> str:
         """Raises LookupError where the text isn't there, or is more than once."""

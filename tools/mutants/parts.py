@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.mutants.mutant import ByHand, Mutant
+
 
 @dataclass(frozen=True)
 class Part:
@@ -32,22 +34,24 @@ def _files(test: Path) -> list[Path]:
     return sorted(test.rglob("test_*.py")) if test.is_dir() else [test]
 
 
-def nearest_first(tests: list[str], path: str) -> list[str]:
+def nearest_first(tests: list[str], mutant: Mutant | ByHand) -> list[str]:
     """Those first that are named as the source is."""
-    stem = Path(path).name.split(".")[0]
-    return sorted(tests, key=lambda test: stem not in Path(test).name)
+    stem = Path(mutant.path).name.split(".")[0]
+    near = (isinstance(mutant, ByHand) and mutant.near) or stem
+    return sorted(tests, key=lambda test: near not in Path(test).name)
 
 
 _POLICY = ("policy", "packet/test_cases_agree_with_model.py")
 _CLI = ("cli/test_check.py", "cli/test_without_daemon.py", "cli/test_tables.py")
 _BPF = ("veb.bpf.c", "rx.h", "frame.h", "port.h", "events.h")
 _FRAMES = ("bpf", "packet/test_soft_nic.py")
-_DAEMON = ("daemon", "life/test_killed.py")
+_DAEMON = ("daemon", "kernel/test_undone.py", "life/test_killed.py")
+_FILES = ("daemon/test_files.py", "daemon/test_power_cuts.py")
 
 PARTS = (
     Part("policy", ("policy/*.py",), (*_POLICY, "config", "plan", "cli/test_check.py")),
     Part("plan", ("plan/*.py",), ("plan",)),
-    Part("config", ("config/*.py",), ("config", *_CLI, "daemon/test_files.py")),
+    Part("config", ("config/*.py",), ("config", *_CLI, *_FILES)),
     Part("bpf", tuple(f"nic/soft/bpf/{name}" for name in _BPF), _FRAMES, count=60),
     Part("plain", ("nic/soft/bpf/plain.h",), _FRAMES, count=None),
     Part("soft", ("nic/soft/*.py", "nic/netlink.py", "nic/inotify.py"), ("bpf", "soft", "packet")),

@@ -33,7 +33,8 @@ python3 tools/compile_bpf.py > /dev/null 2>&1 || exit 99
     -p no:cacheprovider --basetemp=/run/tests --hypothesis-seed=8 "$@" || exit $?
 """
 _UNSHARE = ("unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child=KILL")
-_NOT_BUILT = 99
+NOT_BUILT = "not built"
+_COMPILER_REFUSED = 99
 _ENDLESS = 10_000
 _BLAMED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.M)
 _TOOK = re.compile(r"^(\d+\.\d+)s \w+ +([^:\s]+)::", re.M)
@@ -89,8 +90,8 @@ def run(root: Path, tests: Sequence[str], path: str, text: str, limit: float) ->
     blamed = _BLAMED.search(done.stdout)
     if done.returncode == 0:
         return Outcome("lived", "", took)
-    if done.returncode == _NOT_BUILT:
-        return Outcome("not built", "", took)
+    if done.returncode == _COMPILER_REFUSED:
+        return Outcome(NOT_BUILT, "", took)
     if done.returncode == _OUT_OF_TIME:
         return Outcome("timed out", "", took)
     if blamed or "ImportError while loading conftest" in done.stderr:

@@ -15,7 +15,7 @@ from bench.traffic import BenchError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _TIMEOUT = 900
-_REPAIR = 4
+_REPAIR = 2
 """× one ``ip`` that sets a VF."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,11 +19,13 @@ from bench.contestants import (
     CLSACT,
     FIRST_VF,
     TCX,
+    THIS,
     BareVeth,
     BridgeNft,
     Floor,
     Generator,
     SoftNic,
+    Version,
     mac_of,
 )
 from bench.traffic import RTT, TCP, BenchError, Tools, race, received, run
@@ -151,6 +154,21 @@ def test_sockets_run_once_nothing_swallows_their_packets(tools: Tools, stack: Ex
     for kind in (TCP, RTT):
         slices = race(tools, kind, lanes, 2)
         assert all(slices.median(lane) > 0 for lane in lanes)
+
+
+def test_another_versions_nic_is_made_by_its_own_source(
+    tools: Tools, stack: ExitStack, tmp_path: Path
+) -> None:
+    """Here one that calls its program otherwise."""
+    shutil.copytree(THIS.root / "src", tmp_path / "src")
+    named = tmp_path / "src/vfd/nic/soft/datapath.py"
+    named.write_text(named.read_text().replace('f"veb-', 'f"other-'))
+    nic = SoftNic(2, Version("another", tmp_path))
+    stack.enter_context(nic)
+    nic.swallow(tools.sink)
+    block = run("tc", "-n", f"vfd-{nic.prefix[1:]}", "filter", "show", "block", "2")
+    assert "other-" in block
+    assert race(tools, "60", [nic.lane()], 2).by
 
 
 def test_a_hook_is_what_the_kernel_says_that_it_is(tools: Tools, stack: ExitStack) -> None:

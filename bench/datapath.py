@@ -217,14 +217,19 @@ BARS = {
 
 
 def _bar(result: Result, lane: Lane) -> Figure:
-    slices, bare = result.slices, result.bare
-    return Figure(
-        f"{_short(result)}, {lane.what}, {lane.vfs} VFs, {lane.hook}",
-        slices.ratio(lane, bare).median,
-        BARS[result.kind, lane.what, lane.hook],
-        "× bare veth",
-        f"{slices.median(lane):.0f} and {slices.median(bare):.0f} ns a frame",
-    )
+    return _figure(
+        result, f"{lane.what}, {lane.vfs} VFs, {lane.hook}", lane, result.bare,
+        BARS[result.kind, lane.what, lane.hook], BareVeth.name,
+    )  # fmt: skip
+
+
+def _figure(result: Result, what: str, lane: Lane, to: Lane, bar: float, name: str) -> Figure:
+    """``lane`` beside ``to``, which is called ``name``."""
+    slices = result.slices
+    ratio = slices.ratio(lane, to)
+    both = f"{slices.median(lane):.0f} and {slices.median(to):.0f} ns"
+    what = f"{_short(result)}, {what}"
+    return Figure(what, ratio.median, bar, f"× {name}", both, ratio.tells(bar))
 
 
 def _growth(result: Result, ours: list[Lane]) -> Iterator[Figure]:
@@ -233,28 +238,17 @@ def _growth(result: Result, ours: list[Lane]) -> Iterator[Figure]:
     if few == many:
         return
     least = {(lane.what, lane.hook): lane for lane in ours if lane.vfs == few}
-    growth, _, lane = max(
-        ((result.slices.ratio(lane, least[lane.what, lane.hook]).median, n, lane)
-         for n, lane in enumerate(ours) if lane.vfs == many)
-    )  # fmt: skip
-    base = least[lane.what, lane.hook]
-    yield Figure(
-        f"{_short(result)}, {lane.what}, {lane.hook}: {many} VFs beside {few}", growth, SLOWER,
-        f"× {few} VFs", f"{result.slices.median(lane):.0f} and {result.slices.median(base):.0f} ns",
-    )  # fmt: skip
+    most = [lane for lane in ours if lane.vfs == many]
+    lane = max(most, key=lambda o: result.slices.ratio(o, least[o.what, o.hook]).median)
+    what = f"worst of {many} VFs ({lane.what}, {lane.hook})"
+    yield _figure(result, what, lane, least[lane.what, lane.hook], SLOWER, f"{few} VFs")
 
 
 def _worst_beside_bridge(result: Result, ours: list[Lane]) -> Iterator[Figure]:
     bridges = {lane.vfs: lane for lane in result.lanes if lane.who == Bridge.name}
-    worst, _, lane = max(
-        (result.slices.ratio(lane, bridges[lane.vfs]).median, n, lane)
-        for n, lane in enumerate(ours)
-    )
-    medians = (result.slices.median(lane), result.slices.median(bridges[lane.vfs]))
-    yield Figure(
-        f"{_short(result)}, worst row ({lane.what}, {lane.vfs} VFs, {lane.hook})", worst, 1.0,
-        "× bridge", f"{medians[0]:.0f} and {medians[1]:.0f} ns",
-    )  # fmt: skip
+    lane = max(ours, key=lambda o: result.slices.ratio(o, bridges[o.vfs]).median)
+    what = f"worst row ({lane.what}, {lane.vfs} VFs, {lane.hook})"
+    yield _figure(result, what, lane, bridges[lane.vfs], 1.0, Bridge.name)
 
 
 def _short(result: Result) -> str:

@@ -16,6 +16,8 @@ class Figure:
     """× what it is a multiple of, which was measured in the same run; or the figure's own."""
     beside: str = ""
     """Of a ratio: what was measured, of both."""
+    sure: bool = True
+    """Whether the machine was quiet enough to say so."""
 
     @property
     def measured_text(self) -> str:
@@ -29,4 +31,6 @@ class Figure:
     def verdict(self) -> str:
         if self.bar is None:
             return ""
+        if not self.sure:
+            return "not quiet"
         return "reached" if self.measured <= self.bar else "MISSED"

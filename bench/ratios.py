@@ -10,6 +10,10 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 
+QUIET = 0.1
+"""Quartiles further apart than this part of the median are of a machine that did something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
     """The median over the rounds, and the quartiles: half of the rounds lie between these."""
@@ -17,6 +21,10 @@ class Spread:
     low: float
     median: float
     high: float
+
+    def tells(self, bar: float) -> bool:
+        """On which side of ``bar`` the ratio is: not where it is among rounds that scatter."""
+        return self.high - self.low <= QUIET * self.median or not self.low <= bar <= self.high
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread:

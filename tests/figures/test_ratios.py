@@ -81,7 +81,24 @@ def test_a_bar_is_reached_up_to_its_value_and_missed_above(
 def test_a_figure_shows_the_ratio_and_both_costs() -> None:
     figure = bar_of(OURS, 1154)
     assert figure.measured_text == "1.154 × bare veth"
-    assert figure.beside == "1154 and 1000 ns a frame"
+    assert figure.beside == "1154 and 1000 ns"
+
+
+@pytest.mark.parametrize(
+    ("off", "around", "verdict"),
+    [(30, 1150, "reached"), (80, 1150, "not quiet"), (80, 1300, "MISSED"), (80, 900, "reached")],
+)
+def test_nothing_is_said_of_a_bar_amid_rounds_that_scatter(
+    off: int, around: int, verdict: str
+) -> None:
+    """Half of the rounds are within a tenth of each other, or aren't; the bar is 1.15."""
+    by = {
+        BARE: [[1000.0]] * 5,
+        BRIDGE: [[2000.0]] * 5,
+        OURS: [[float(around + k * off)] for k in (-1, -1, 0, 1, 1)],
+    }
+    found = figures({IMIX: Result(IMIX, tuple(by), Slices(by))})
+    assert next(f.verdict for f in found if f.unit == "× bare veth") == verdict
 
 
 def test_another_version_is_raced_but_held_to_no_bar() -> None:

@@ -77,7 +77,7 @@ def mounted(module: str, *arguments: str) -> Iterator[Path]:
         finally:
             assert server.stdin
             server.stdin.close()
-            server.wait(timeout=10)
+            server.wait(timeout=60)
             folder.rmdir()
 
 

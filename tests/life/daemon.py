@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-START = 20.0
+START = 60.0
 """Seconds in which a daemon must be ready on a busy machine."""
 
 

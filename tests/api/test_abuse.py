@@ -75,7 +75,11 @@ def test_a_stream_of_events_lasts_although_nothing_is_asked(
     stream = dial()
     stream.sendall(b"GET /v1/events?follow=true HTTP/1.1\r\nhost: x\r\n\r\n")
     assert b" 200 " in stream.recv(4096)
-    time.sleep(max(HEADER_SECONDS, BODY_SECONDS) + 1)
+    half, slow = dial(), dial()
+    half.sendall(b"GET /v1/health HTTP/1.1\r\nhost: ")
+    slow.sendall(HEAD + b"content-length: 100\r\n\r\n{")
+    for sock in (half, slow):  # the time of what is asked too slowly is over
+        answer(sock)
     vfd.process.send_signal(1) if vfd.process else None
     heard = b""
     while b"reloaded" not in heard:  # after a warning that no PF is listed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 import threading
@@ -167,21 +166,22 @@ def test_what_is_answered_after_a_kill_at_any_instant_is_true(
 ) -> None:
     vfd = make_vfd()
     vfd.start()
-    chance = random.Random()
     vfd.add("vm0", vfd.vf(0, vlans=[100]))
-    now = 100
+    now, early, late = 100, 0.0, 0.2
     for vlan in range(101, 107):
         assert vfd.process is not None
         back = again(vfd)
-        threading.Timer(chance.uniform(0, 0.03), vfd.process.kill).start()
+        delay = (early + late) / 2  # ever nearer to the instant from which on it is done
+        threading.Timer(delay, vfd.process.kill).start()
         body = {"name": "vm0", "config": vfd.vf(0, vlans=[vlan])}
         try:
             ask(vfd, "PUT", "/v1/vfs/vm0", body)
-            now = vlan
+            now, late = vlan, delay
         except NotDoneError:
-            pass
+            early = delay
         back.join()
         assert vfd.row(0)["extended"]["vlans"] == [now]
+    assert 0 < early < late < 0.2, "all kills came before it was done, or all after"
 
 
 def test_a_daemon_that_does_not_come_back_leaves_it_unknown(

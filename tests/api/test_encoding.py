@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,11 +56,30 @@ def test_what_json_can_carry_is_as_it_was_and_the_rest_is_escaped() -> None:
 
 def test_an_event_is_written_once_for_all_its_readers() -> None:
     journal, lines = Journal(), Lines()
-    for number in range(KEPT + 100):
+    for number in range(KEPT):
         journal.emit("tick", str(number))
-        lines.of(journal.since(0)[-1]) if number < 100 else None
     events = journal.since(0)
     listed = asyncio.run(lines.listed(events))
     assert listed == encoded(schema.EventList(events=[views.event(one) for one in events]))
     assert all(lines.of(one) is lines.of(one) for one in events)
-    assert len(lines._lines) <= KEPT
+
+
+def test_events_that_the_journal_has_forgotten_are_not_kept_as_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("CRITICAL", "vfd.event")  # or it keeps them all
+    journal, lines = Journal(), Lines()
+    tracemalloc.start()
+
+    def told() -> int:
+        """Bytes in use after as many events as the journal keeps were told."""
+        for _ in range(KEPT):
+            journal.emit("tick", "x" * 1000)
+        asyncio.run(lines.listed(journal.since(0)))
+        return tracemalloc.get_traced_memory()[0]
+
+    try:
+        once = told()
+        assert told() - once < once / 4
+    finally:
+        tracemalloc.stop()

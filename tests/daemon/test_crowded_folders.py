@@ -119,13 +119,12 @@ def test_twenty_thousand_files_of_a_tenant_hold_up_nobody(vfd: Vfd, kind: str) -
     took = time.perf_counter() - began
     print(f"\n{kind}: reload {took:.2f} s")
     for what, alone, beside in zip(("update", "ping"), baseline, meanwhile, strict=True):
-        usual, middle, worst = (
-            1e3 * statistics.median(alone),
-            1e3 * statistics.median(beside),
-            1e3 * max(beside),
+        usual, mean, worst = (
+            1e3 * of for of in (statistics.median(alone), statistics.fmean(beside), max(beside))
         )
-        print(f"  {what}: {usual:.1f} ms alone, {middle:.1f} ms meanwhile, at worst {worst:.1f} ms")
-        assert middle < 7 * usual
+        print(f"  {what}: {usual:.1f} ms alone, {mean:.1f} ms meanwhile, at worst {worst:.1f} ms")
+        assert mean < 7 * usual
+        assert worst < 30 * usual, "one long wait is what a user remembers"
     told = bad_files(vfd)
     assert len(told) <= MAX_BAD + 2
     rules = [rule for rules in told.values() for rule in rules]

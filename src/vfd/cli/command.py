@@ -19,6 +19,7 @@ import click
 
 from vfd.api.client import ANSWER_TIMEOUT, DEFAULT_SOCKET, ApiError, Client
 from vfd.cli.text import as_json, paint, wants_colour
+from vfd.policy.shown import printable
 
 PATIENCE = 20.0
 """Seconds for which a daemon that ends amid a change is waited for: systemd starts it again after
@@ -305,7 +306,7 @@ class LazyGroup(click.Group):
         if not ctx.resilient_parsing and args[0] not in self.list_commands(ctx):
             near = get_close_matches(args[0], self.list_commands(ctx), n=1)
             meant = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"There is no command {args[0]!r}.{meant}")
+            ctx.fail(f"There is no command '{printable(args[0])}'.{meant}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

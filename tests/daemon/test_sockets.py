@@ -68,6 +68,9 @@ def test_what_else_the_daemon_keeps_there_is_written_again(
 ) -> None:
     folder = vfd.socket.parent
     kept = {path: path.read_text() for path in (folder / "pid", folder / "s.files")}
+    [lock] = [path for path in LOCKS.iterdir() if str(vfd.config) in path.read_text()]
+    if how != "emptied":
+        lock.unlink()
     if how == "removed":
         shutil.rmtree(folder)
     elif how == "moved":

@@ -126,6 +126,27 @@ def test_a_setting_refused_of_one_vf_leaves_those_before_and_after_it_as_they_we
     assert vfs.seen == before
 
 
+def test_a_vf_that_takes_nothing_any_more_keeps_no_other_from_being_put_back() -> None:
+    vfs = PlainVfs([VfSeen(), VfSeen()])
+    surface, _ = surface_on("ice", vfs)
+    surface.write({0: access(10), 1: access(11)})
+    before = deepcopy(vfs.seen)
+    vfs.breaks[0] = ("vlan", "11", "0", "802.1Q")  # which VF 1 has left by then
+    with pytest.raises(NicError, match=r"Undoing it failed: .*VF 0"):
+        surface.write({0: access(11, vm_mac="02:00:00:00:00:05"), 1: access(21)})
+    assert (1, ("vlan", "21", "0", "802.1Q")) in vfs.calls
+    assert vfs.seen[1] == before[1]
+
+
+def test_rates_are_read_back_as_somebody_else_set_them() -> None:
+    vfs = PlainVfs([VfSeen()])
+    surface, _ = surface_on("ice", vfs)
+    surface.write({0: access(10, rate="200Mbps", min_rate="100Mbps")})
+    vfs.seen[0].minimum, vfs.seen[0].maximum = 50, 70
+    shown = surface.read()[0]
+    assert (shown["min_rate"].bps, shown["rate"].bps) == (50_000_000, 70_000_000)
+
+
 @pytest.mark.parametrize("count", [256, 330])
 def test_many_vfs_are_set_in_messages_that_fit(count: int) -> None:
     vfs = PlainVfs([VfSeen() for _ in range(count)])

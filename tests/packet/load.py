@@ -51,11 +51,6 @@ class Arrivals:
     def mbps(self, port: int, marker: bytes) -> float:
         return self.measured[port, marker] * 8 / self.seconds / 1e6
 
-    def part(self, port: int, marker: bytes) -> float:
-        """Percent of what arrived at the port."""
-        whole = sum(size for (at, _), size in self.measured.items() if at == port)
-        return 100 * self.measured[port, marker] / whole if whole else 0.0
-
 
 def run(bench: SoftBench, row: Measured, *, tcp_reaches: float = 0.9) -> list[str]:
     """Runs the row; returns what lies outside its bounds. ``tcp_reaches``: the part of a rate that
@@ -100,8 +95,6 @@ def _outside(
             got: float = arrivals.frames[bound.port, marker]
         case "frames/s":
             got = (arrivals.frames[bound.port, marker] - bound.burst) / arrivals.sending[marker]
-        case "%":
-            got = arrivals.part(bound.port, marker)
         case _:
             got = arrivals.mbps(bound.port, marker)
     if not bound.low <= got <= bound.high:

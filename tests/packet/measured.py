@@ -39,25 +39,20 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Bound:
     """Of the load ``label`` from ``sender``, this much arrives at ``port``, within ``low`` …
-    ``high``: ``Mbit/s`` of bytes as they arrive there, ``%`` of what arrives at the port,
-    ``frames`` in all, or ``frames/s`` beyond the ``burst`` that passes at once."""
+    ``high``: ``Mbit/s`` of bytes as they arrive there, ``frames`` in all, or ``frames/s`` beyond
+    the ``burst`` that passes at once."""
 
     port: int
     sender: int
     low: float
     high: float
-    unit: Literal["Mbit/s", "%", "frames", "frames/s"] = "Mbit/s"
+    unit: Literal["Mbit/s", "frames", "frames/s"] = "Mbit/s"
     label: str = ""
     burst: int = 0
 
 
 def about(port: int, sender: int, mbps: float, label: str = "", *, within: float = 0.03) -> Bound:
     return Bound(port, sender, mbps * (1 - within), mbps * (1 + within), label=label)
-
-
-def part(sender: int, percent: float, label: str = "", *, within: float = 2.0) -> Bound:
-    """Of what leaves by the wire. ``within``: percentage points."""
-    return Bound(WIRE, sender, percent - within, percent + within, "%", label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +259,7 @@ RATES = (
         ("rates.classes", "rates.together"),
         nic(wide(0), wide(1), link_speed="100Mbps", enable_qos=True, tclasses=LSP),
         loads=(offered(0, 60, "low"), offered(1, 120, "strict", pcp=7)),
-        bounds=(part(1, 80, "strict"), part(0, 20, "low"), about(WIRE, 0, 20, "low", within=0.05)),
+        bounds=(about(WIRE, 1, 80, "strict"), about(WIRE, 0, 20, "low", within=0.05)),
         seconds=1.3,
     ),
     Measured(
@@ -287,7 +282,7 @@ RATES = (
             bw_grps=TWO_GROUPS,
         ),
         loads=(offered(0, 60, "low"), offered(1, 120, "high", pcp=2)),
-        bounds=(part(1, 80, "high"), part(0, 20, "low")),
+        bounds=(about(WIRE, 1, 80, "high"), about(WIRE, 0, 20, "low", within=0.05)),
         seconds=1.3,
     ),
     Measured(
@@ -308,9 +303,9 @@ RATES = (
             offered(1, 80, "strict", pcp=6),
         ),
         bounds=(
-            part(1, 40, "strict"),
-            part(1, 20, "beside"),
-            part(0, 40, "other group"),
+            about(WIRE, 1, 40, "strict", within=0.05),
+            about(WIRE, 1, 20, "beside", within=0.05),
+            about(WIRE, 0, 40, "other group", within=0.05),
         ),
         seconds=1.3,
     ),
@@ -328,7 +323,10 @@ RATES = (
             *(offered(0, 40, f"PCP {pcp}", pcp=pcp) for pcp in (0, 2, 4, 6)),
             offered(1, 60),
         ),
-        bounds=(part(1, 25), *(part(0, 25, f"PCP {pcp}") for pcp in (2, 4, 6))),
+        bounds=(
+            about(WIRE, 1, 25, within=0.05),
+            *(about(WIRE, 0, 25, f"PCP {pcp}", within=0.05) for pcp in (2, 4, 6)),
+        ),
         seconds=1.3,
     ),
     Measured(
@@ -347,7 +345,7 @@ RATES = (
         ),
         # of the other 40 three quarters are VF 0's (1 of 4 VFs is guaranteed 60 for its part), and
         # the last 10 go round among six queues
-        bounds=(part(1, 31.7, "low"), part(1, 31.7, "high")),
+        bounds=tuple(Bound(WIRE, 1, 29.5, 34.0, label=label) for label in ("low", "high")),
         seconds=1.6,
     ),
     Measured(
@@ -391,7 +389,10 @@ RATES = (
         ),
         loads=(offered(0, 120), offered(1, 60)),
         # a round of quanta is 980 kB here, 80 ms of the link
-        bounds=(part(0, 500 / 7, within=3), part(1, 200 / 7, within=3)),
+        bounds=(
+            about(WIRE, 0, 500 / 7, within=0.04),
+            about(WIRE, 1, 200 / 7, within=0.06),
+        ),
         seconds=1.9,
     ),
 )

@@ -170,7 +170,7 @@ BY_HAND = (
         _SOFT + "nic.py",
         "self._guests.hold(vfid, after is not None)",
         "self._guests.hold(vfid, True)",
-        near="gone_guests",
+        near="tap_holders",
     ),
     ByHand(
         "revoke doesn't try again",
@@ -202,7 +202,7 @@ BY_HAND = (
         _KERNEL + "rtnl.py",
         "if failed := self._put_back(before, after):",
         "if failed := []:",
-        near="undone",
+        near="rtnetlink",
     ),
     ByHand(
         "trust is not read back",
@@ -210,7 +210,7 @@ BY_HAND = (
         _KERNEL + "rtnl.py",
         'shown["trust"] = settings.trust',
         "pass",
-        near="rtnetlink",
+        near="undone",
     ),
     ByHand(
         "a count of VFs is not changed by way of 0",

@@ -1,6 +1,6 @@
 .PHONY: help demo test quick mutants bench abuse deps venv bpf lint docs man lab \
 	quick-tests test-host test-measured test-lab test-packages test-all \
-	lab-igb lab-netdevsim lab-soft lab-itself
+	lab-igb lab-netdevsim lab-soft lab-measured lab-itself
 PY := .venv/bin/python
 
 help:            ## this list
@@ -45,7 +45,7 @@ MACHINES := lab-igb lab-netdevsim lab-soft lab-itself
 test: ## the core: style, types, tests on this machine and in the laboratory's; needs root
 	@status=0; \
 	$(TOGETHER) -j3 test-host $(MACHINES) lint || status=1; \
-	$(TOGETHER) test-measured || status=1; \
+	$(TOGETHER) test-measured lab-measured || status=1; \
 	exit $$status
 
 quick:           ## what a change breaks soonest: style, types, rules, backends, frames; needs root
@@ -64,13 +64,16 @@ test-lab:        ## what runs in the laboratory's machines, two at a time
 	@$(TOGETHER) -j2 $(MACHINES)
 
 lab-igb: venv bpf lab
-	lab/vm pytest --igb 2 --iommu --plain-nic -- -q --no-skips tests/lab
+	lab/vm pytest --igb 2 --iommu --plain-nic -- -q --no-skips -m "not measured" tests/lab
 
 lab-netdevsim: venv bpf lab
-	lab/vm pytest --igb 0 -- -q --no-skips tests/lab_netdevsim tests/lab_soft -k "not [tap"
+	lab/vm pytest --igb 0 -- -q --no-skips tests/lab_netdevsim tests/lab_soft -m "not measured" -k "not [tap"
 
 lab-soft: venv bpf lab
 	lab/vm pytest --kernel 6.1 --igb 0 -- -q --no-skips tests/lab_soft
+
+lab-measured: venv bpf lab
+	lab/vm pytest --igb 2 --iommu -- -q --no-skips -m measured tests/lab tests/lab_netdevsim
 
 lab-itself: venv lab
 	@$(PYTEST) tests/lab_host

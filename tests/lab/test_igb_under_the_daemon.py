@@ -173,6 +173,7 @@ DRIFTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.measured
 def test_settings_changed_by_hand_are_repaired_within_200_ms_and_reported(vfd: LabDaemon) -> None:
     hold_to_200_ms(lambda: repair_times(vfd, DRIFTS))
 

@@ -123,6 +123,7 @@ def test_a_guest_that_holds_a_vf_by_vfio_holds_the_count(vfd: LabDaemon) -> None
         assert DEVICE.num_vfs() == 7
 
 
+@pytest.mark.measured
 def test_drift_is_repaired_within_200_ms_while_guests_hold_vfs_by_vfio(vfd: LabDaemon) -> None:
     """Who holds a VF is looked for in all of /proc: not before the repair."""
     others = [subprocess.Popen(["sleep", "600"]) for _ in range(40)]

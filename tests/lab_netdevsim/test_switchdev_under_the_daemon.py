@@ -122,6 +122,7 @@ DRIFTS: dict[str, tuple[Callable[[Running], None], Callable[[Running], object]]]
 }
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("what", DRIFTS)
 def test_what_is_changed_by_hand_is_repaired_within_200_ms_and_told(
     running: Running, what: str

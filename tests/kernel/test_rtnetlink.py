@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from copy import deepcopy
 from dataclasses import replace
 
@@ -11,10 +12,12 @@ from tests.kernel.vf_operations import PfNetdev, PlainVfs, VfSeen
 
 from vfd.nic.kernel import counters
 from vfd.nic.kernel.drivers import driver_named
+from vfd.nic.kernel.link import read_link
 from vfd.nic.kernel.rtnl import Rtnetlink
 from vfd.nic.kernel.rtnl_order import in_order
 from vfd.nic.kernel.surface import Assignment, assign
 from vfd.nic.kernel.vfinfo import LINK_OFF, VfSettings
+from vfd.nic.netlink import Message, NetlinkError
 from vfd.nic.protocol import NicError
 from vfd.policy.values import VfRules
 
@@ -40,6 +43,29 @@ def vlan_of(calls: PlainVfs, vfid: int, number: int) -> tuple[int, bool]:
         if who == vfid and words[0] == "state":
             up = words[1] != "2"
     return vlan, up
+
+
+class Unreadable(PfNetdev):
+    """A kernel that refuses to tell of the PF."""
+
+    number = errno.EMSGSIZE
+
+    def get(self, kind: int, body: bytes, what: str = "") -> bytes:
+        raise NetlinkError(self.number, Message(kind, body, what=what), os.strerror(self.number), 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [(errno.EMSGSIZE, "make fewer"), (errno.EPERM, "Operation not permitted")],
+)
+@pytest.mark.parametrize("stats", [False, True])
+def test_a_pf_that_the_kernel_does_not_tell_of_is_told_by_the_reason(
+    number: int, why: str, stats: bool
+) -> None:
+    netdev = Unreadable(PlainVfs([VfSeen()]))
+    netdev.number = number
+    with pytest.raises(NicError, match=why):
+        read_link(netdev, 1, stats=stats)
 
 
 def test_a_vf_that_closes_has_its_link_off_before_it_leaves_its_vlan() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tools.mutants import c_source, python_source, sandbox
 from tools.mutants.by_hand import BY_HAND
-from tools.mutants.equivalent import EQUIVALENT
 from tools.mutants.mutant import ByHand, Mutant, in_order
+from tools.mutants.named import ELSEWHERE, EQUIVALENT
 from tools.mutants.parts import PARTS, Part, nearest_first
 from tools.mutants.sandbox import NOT_BUILT
 
@@ -37,6 +37,8 @@ class Tried:
         by_hand = isinstance(self.mutant, ByHand)
         if self.outcome.verdict != "lived" and not (by_hand and self.outcome.verdict == NOT_BUILT):
             return self.outcome.verdict
+        if self.id in ELSEWHERE:
+            return "elsewhere"
         return "equivalent" if self.id in EQUIVALENT else "lived"
 
 

@@ -20,11 +20,12 @@ MNT_DETACH = 2
 
 
 def unmount_at_end_of_input(mountpoint: str) -> None:
-    """Takes the file system away at the end of standard input, which ends ``serve``."""
+    """Takes the file system away at the end of standard input, and ends with it: a mount namespace
+    that was made meanwhile has the mount, too, for which ``serve`` would go on."""
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    if ctypes.CDLL(None).umount2(os.fsencode(mountpoint), MNT_DETACH):
-        os._exit(0)  # it was not mounted yet: nothing to take away
+    ctypes.CDLL(None).umount2(os.fsencode(mountpoint), MNT_DETACH)
+    os._exit(0)
 
 
 def main() -> None:

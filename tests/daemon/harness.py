@@ -95,7 +95,7 @@ class Vfd:
 
     def start(self, timeout: float = 20, **environment: str) -> float:
         """Starts it and waits until it says READY. Returns the seconds from exec to there."""
-        with self._notified(0.1) as notify:
+        with self.notified(0.1) as notify:
             began = time.perf_counter()
             process = self.spawn(NOTIFY_SOCKET=notify.getsockname(), **environment)
             while time.perf_counter() - began < timeout:
@@ -107,7 +107,7 @@ class Vfd:
         raise AssertionError(f"vfd is not ready: {self.output()}")
 
     @contextmanager
-    def _notified(self, timeout: float) -> Iterator[socket.socket]:
+    def notified(self, timeout: float) -> Iterator[socket.socket]:
         """What it tells systemd."""
         address = self.folder / "notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
@@ -119,7 +119,7 @@ class Vfd:
     def looks(self) -> None:
         """Waits until it has looked after itself once, from the beginning to the end; and what was
         begun before has ended."""
-        with self._notified(20) as notify:
+        with self.notified(20) as notify:
             for _ in range(2):
                 while not notify.recv(4096).startswith(b"STATUS="):
                     pass

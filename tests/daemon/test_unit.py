@@ -6,9 +6,12 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from vfd.daemon.privileges import KEPT
 from vfd.daemon.service import Service
 from vfd.daemon.sockets import CHANGERS, READERS
 
-from .harness import holds
+from .harness import Vfd, holds, wait_for
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd/vfd.service"
@@ -111,3 +114,39 @@ def test_a_nic_that_takes_its_time_is_waited_for_and_one_that_hangs_is_not(
         notified.setblocking(False)
         asyncio.run(life(notified))
     assert "with Event.wait" in caplog.text
+
+
+def fill(address: str) -> None:
+    """So that the queue of who reads there takes no more."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(BlockingIOError):
+        sender.setblocking(False)
+        while True:
+            sender.sendto(b"FILLED=1", address)
+
+
+def test_a_service_manager_that_reads_nothing_stops_nothing_and_is_told_all_once_it_reads(
+    make_vfd: Callable[..., Vfd],
+) -> None:
+    vfd = make_vfd()
+    vfd.look_every(0.2)
+    with vfd.notified(10) as manager:
+
+        def told(last: str) -> list[str]:
+            """The kinds of messages up to this one."""
+            kinds: list[str] = []
+            while last not in kinds:
+                kinds.append(manager.recv(4096).decode().split("=")[0])
+                assert kinds.count("STATUS") < 50
+            return [kind for kind in kinds if kind not in ("FILLED", "STATUS")]
+
+        fill(manager.getsockname())
+        vfd.spawn(NOTIFY_SOCKET=manager.getsockname())
+        wait_for(vfd.socket.exists, 20)
+        assert vfd.add("vm1", vfd.vf(0))[0] == 201
+        assert vfd.process is not None
+        vfd.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: vfd.events("reloaded"))
+        assert told("READY") == ["RELOADING", "READY"]
+        fill(manager.getsockname())
+        vfd.stop()
+        assert vfd.process.returncode == 0

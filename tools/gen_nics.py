@@ -259,12 +259,14 @@ def pf_table() -> Iterable[str]:
     yield "|---" * (len(FAMILIES) + 1) + "|"
     for attribute in ("enable_loopback", "tpid", "enable_qos", "tclasses"):
         cells = " | ".join(
-            cell(family, attribute, _pf_offers(family).get(attribute)) for family in FAMILIES
+            cell(family, attribute, pf_offers(family).get(attribute)) for family in FAMILIES
         )
         yield f"| `{attribute}` | {cells} |"
 
 
-def _pf_offers(family: Family) -> Mapping[str, Capability]:
+def pf_offers(family: Family) -> Mapping[str, Capability]:
+    """The same for the PF's own attributes."""
+
     def by(surface: str, support: Support = Support.LIMITED) -> Capability:
         return Capability(support, by=surface)
 

@@ -6,6 +6,7 @@ begins with what holds when the file is opened. Beside the model's own files the
 * ``log``: every write so far, a line each: path, text, errno (0: taken), as JSON;
 * ``state``: what the device does, including what no file of the vendor shows, as JSON;
 * ``fail``: write ``N ERRNO`` and the Nth write from now on fails with that errno, once;
+* ``kill``: write ``N`` and who makes the Nth write from now on is killed at it, once;
 * whatever the model adds, to stand for those who act beside the interface (guests, ``ip link``).
 """
 
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,11 +48,12 @@ def refuse(number: int, why: str = "") -> OSError:
 
 @dataclass(slots=True)
 class Recorder:
-    """Every write that the model saw, and the fault that is to come."""
+    """Every write that the model saw, and the faults that are to come."""
 
     seen: list[tuple[str, str, int]] = field(default_factory=list)
     fail_in: int = 0
     fail_with: int = 0
+    kill_in: int = 0
 
     def store(self, path: str, file: File, text: str) -> None:
         number = 0
@@ -69,9 +73,17 @@ class Recorder:
             self.fail_in -= 1
             if not self.fail_in:
                 raise refuse(self.fail_with)
+        if self.kill_in:
+            self.kill_in -= 1
+            if not self.kill_in:
+                os.kill(mfusepy.fuse_get_context()[2], signal.SIGKILL)
+                raise refuse(errno.EINTR)
 
     def plan_fault(self, text: str) -> None:
         self.fail_in, self.fail_with = map(int, text.split())
+
+    def plan_kill(self, text: str) -> None:
+        self.kill_in = int(text)
 
     def log(self) -> str:
         return "".join(json.dumps(entry) + "\n" for entry in self.seen)
@@ -89,6 +101,7 @@ class ModelFiles(mfusepy.Operations):  # type: ignore[misc]
             "log": File(show=self._recorder.log),
             "state": File(show=lambda: json.dumps(state())),
             "fail": File(store=self._recorder.plan_fault),
+            "kill": File(store=self._recorder.plan_kill),
             **extra,
         }
         self._tree = tree

@@ -37,9 +37,10 @@ _VLAN_VALID = 1 << 4
 _VLAN_TPID_VALID = 1 << 6
 _SO_RCVBUFFORCE = 33
 
-_SK_BUFF_SIZE = 192
-_SK_BUFF_MARK = 8
-_SK_BUFF_IFINDEX = 40
+SK_BUFF_SIZE = 192
+SK_BUFF_MARK = 8
+SK_BUFF_IFINDEX = 40
+"""Bytes: the size of struct __sk_buff, and where in it the fields are."""
 
 LONGEST = 3400
 """Bytes: what BPF_PROG_TEST_RUN takes. It also wants at least 14, and all of an IP header."""
@@ -121,16 +122,16 @@ class Rig:
         self, port: int, frame: bytes, *, repeat: int = 1, path: int = layout.PATH_ALL
     ) -> tuple[int, int]:
         """Runs the program on a frame from ``port``: what it returned, and its ns."""
-        context = bytearray(_SK_BUFF_SIZE)
-        struct.pack_into("=I", context, _SK_BUFF_IFINDEX, self.ifindex[port])
+        context = bytearray(SK_BUFF_SIZE)
+        struct.pack_into("=I", context, SK_BUFF_IFINDEX, self.ifindex[port])
         run = self.ways[path].ingress.test_run(frame, bytes(context), repeat=repeat)
         return run.retval, run.duration_ns
 
     def send_shaped(self, port: int, frame: bytes) -> None:
         """Runs the program at the shaper's far end on a frame that ``port`` had sent."""
-        context = bytearray(_SK_BUFF_SIZE)
-        struct.pack_into("=I", context, _SK_BUFF_MARK, SHAPED_MARK | port + 1)
-        struct.pack_into("=I", context, _SK_BUFF_IFINDEX, self.ifindex[-1])
+        context = bytearray(SK_BUFF_SIZE)
+        struct.pack_into("=I", context, SK_BUFF_MARK, SHAPED_MARK | port + 1)
+        struct.pack_into("=I", context, SK_BUFF_IFINDEX, self.ifindex[-1])
         self.veb.shaped.test_run(frame, bytes(context))
 
     def drain(self) -> Out:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.bpf.rig import _SK_BUFF_IFINDEX, _SK_BUFF_MARK, _SK_BUFF_SIZE, SHAPED_MARK, Rig
+from tests.bpf.rig import SHAPED_MARK, SK_BUFF_IFINDEX, SK_BUFF_MARK, SK_BUFF_SIZE, Rig
 
 from vfd.nic.soft import layout
 from vfd.nic.soft.compiler import compile_policy
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 A, B, STRANGER = (bytes.fromhex(f"0200000000{n:02x}") for n in (0xA, 0xB, 0xC))
 BROADCAST = b"\xff" * 6
 REDIRECT, DROP = 7, 2
-_OFFSETS = {"mark": _SK_BUFF_MARK, "priority": 32, "segs": 164, "size": 176}
+_OFFSETS = {"mark": SK_BUFF_MARK, "priority": 32, "segs": 164, "size": 176}
 """In ``struct __sk_buff``: gso_segs and gso_size the last."""
 
 
@@ -66,8 +66,8 @@ def moved(rig: Rig, before: dict[tuple[int, str], int]) -> dict[tuple[int, str],
 
 
 def context(rig: Rig, port: int, **fields: int) -> bytes:
-    raw = bytearray(_SK_BUFF_SIZE)
-    struct.pack_into("=I", raw, _SK_BUFF_IFINDEX, rig.ifindex[port])
+    raw = bytearray(SK_BUFF_SIZE)
+    struct.pack_into("=I", raw, SK_BUFF_IFINDEX, rig.ifindex[port])
     for name, value in fields.items():
         struct.pack_into("=I", raw, _OFFSETS[name], value)
     return bytes(raw)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import socketserver
 import struct
@@ -14,7 +16,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from tests.kernel.modelled_nic import ADDRESS, plain_pf
+from tests.kernel.modelled_nic import ADDRESS, UPLINK, plain_pf
 from tests.kernel.test_modelled_pfs import daemon_on
 from tests.kernel.vf_operations import PlainVfs, VfSeen
 
@@ -24,17 +26,23 @@ from vfd.daemon.managed import Managed
 FLAGS = {"legacy-rx": False, "vf-vlan-pruning": False, "vf-true-promisc-support": False}
 
 
-def ethtool(_: int, request: bytes) -> bytes:
-    """The kernel's side of SIOCETHTOOL, for a driver with these private flags."""
-    names = b"".join(name.encode().ljust(32, b"\0") for name in FLAGS)
-    match int.from_bytes(request[:4], "little"):
-        case 0x37:
-            return struct.pack("=IIQI", 0x37, 0, 1 << 2, len(FLAGS))
-        case 0x1B:
-            return request[:12] + names
-        case 0x27:
-            return struct.pack("=II", 0x27, 0)
-    raise OSError(95, "Operation not supported")
+NAMES = b"".join(name.encode().ljust(32, b"\0") for name in FLAGS)
+ETHTOOL = {
+    0x37: struct.pack("=IIQI", 0x37, 0, 1 << 2, len(FLAGS)),
+    0x1B: struct.pack("=III", 0x1B, 1, len(FLAGS)) + NAMES,
+    0x27: struct.pack("=II", 0x27, 0),
+}
+"""What the kernel answers to commands of SIOCETHTOOL, for a driver with these private flags."""
+
+
+def ioctl(_: object, request: int, ifreq: bytes) -> int:
+    """The kernel's side of it."""
+    assert request == 0x8946
+    netdev, command = struct.unpack("=16sQ16x", ifreq)
+    assert netdev.rstrip(b"\0") == UPLINK.encode()
+    answer = ETHTOOL[ctypes.c_uint32.from_address(command).value]
+    ctypes.memmove(command, answer, len(answer))
+    return 0
 
 
 @contextmanager
@@ -74,7 +82,7 @@ def iplex(socket: Path, *words: str) -> str:
 def test_iplex_caps_shows_private_flags_and_parameters_of_devlink(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Mapping[str, object]
 ) -> None:
-    monkeypatch.setattr("vfd.nic.kernel.legacy._ethtool", ethtool)
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
     monkeypatch.setattr("vfd.nic.kernel.pf.params", lambda *_: params)
     with (
         plain_pf("ice", PlainVfs([VfSeen()])) as device,

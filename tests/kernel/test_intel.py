@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -163,30 +164,21 @@ def test_a_refused_write_is_undone(model: Modelled, surface: IntelSysfs, number:
 
 @pytest.mark.parametrize("number", range(1, 8))
 def test_what_a_crash_left_half_done_is_finished_by_the_next_write(
-    model: Modelled, surface: IntelSysfs, number: int, monkeypatch: pytest.MonkeyPatch
+    model: Modelled, surface: IntelSysfs, number: int
 ) -> None:
     """Killed at the Nth write: nothing is undone, and another process starts from what is there."""
-    model.act("fail", f"{number} 5")
-    with monkeypatch.context() as patched:
-        patched.setattr(IntelSysfs, "_files", _once(IntelSysfs._files, times=2))
-        with pytest.raises((NicError, KeyboardInterrupt)):
-            set_rules(surface, 1, TRUNK)
+    wanted = part(surface, TRUNK)
+    model.act("kill", str(number))
+    if not (child := os.fork()):
+        try:
+            surface.write({1: wanted})
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     after_crash = IntelSysfs(model.root, PF)
-    set_rules(after_crash, 1, TRUNK)
-    assert after_crash.read()[1] == after_crash.express(part(after_crash, TRUNK))
-
-
-def _once(real: Callable[..., Any], times: int) -> Callable[[Any], Any]:
-    """The real method, and a kill in place of any call after the first ``times``."""
-    calls = []
-
-    def limited(self: Any) -> Any:
-        calls.append(1)
-        if len(calls) > times:
-            raise KeyboardInterrupt
-        return real(self)
-
-    return limited
+    assert after_crash.read()[1] != after_crash.express(wanted)
+    after_crash.write({1: wanted})
+    assert after_crash.read()[1] == after_crash.express(wanted)
 
 
 def test_macs_that_the_guest_asked_for_itself_stay(model: Modelled, surface: IntelSysfs) -> None:

@@ -61,7 +61,7 @@ def test_a_mark_names_a_test_that_is_there_and_about_the_attribute(
 
 def test_only_what_is_enforced_is_marked() -> None:
     for family in gen_nics.FAMILIES:
-        offered = {*gen_nics.offers(family), *gen_nics._pf_offers(family), "counters"}
+        offered = {*gen_nics.offers(family), *gen_nics.pf_offers(family), "counters"}
         marked = {
             attribute for column, attribute in (*PROVEN_BY, *PROOFS) if column == family.short
         }

@@ -25,7 +25,7 @@ from vfd.policy.values import LinkStatus, NicPolicy, VfRules
 VFS = 6
 
 
-def _world(rng: Random, vfs: int = VFS) -> World:
+def drawn_world(rng: Random, vfs: int = VFS) -> World:
     """Without what flower can't say: MTUs, guests' grants, a wire that is down or not there."""
     world = random_world(rng, vfs)
     pf = world.nic.pf.model_copy(update={"mtu": 9710, "default_mtu": 9710})
@@ -48,7 +48,7 @@ def _eswitch(world: World) -> Eswitch:
     )
 
 
-def _frames(rng: Random, world: World, count: int) -> list[tuple[int, bytes]]:
+def drawn_frames(rng: Random, world: World, count: int) -> list[tuple[int, bytes]]:
     found: list[tuple[int, bytes]] = []
     while len(found) < count:
         port, raw = random_frame(rng, world, 400)
@@ -66,10 +66,10 @@ def _frames(rng: Random, world: World, count: int) -> list[tuple[int, bytes]]:
 def test_rules_do_with_every_frame_what_the_model_does(seed: int) -> None:
     rng = Random(seed)
     for _ in range(4):
-        world = _world(rng, rng.choice((2, 4, VFS)))
+        world = drawn_world(rng, rng.choice((2, 4, VFS)))
         model = Model(world.nic, {}, world.own_macs, wire_up=True)
         machine = Machine(compile_rules(_eswitch(world)))
-        for port, raw in _frames(rng, world, 50):
+        for port, raw in drawn_frames(rng, world, 50):
             assert to_others(machine.process(port, raw)) == model.process(port, raw).out, (
                 f"{world.nic!r}\nport {port}: {parse(raw)}"
             )
@@ -79,10 +79,10 @@ def test_rules_do_with_every_frame_what_the_model_does(seed: int) -> None:
 def test_a_storm_limit_stops_what_counts_as_a_storm_and_nothing_else(seed: int) -> None:
     rng = Random(1000 + seed)
     for _ in range(4):
-        world = _world(rng)
+        world = drawn_world(rng)
         model = Model(world.nic, {}, world.own_macs, wire_up=True)
         machine = Machine(compile_rules(_eswitch(world)))
-        for port, raw in _frames(rng, world, 50):
+        for port, raw in drawn_frames(rng, world, 50):
             vf = world.nic.by_vfid().get(port)
             limited = None
             if (
@@ -101,11 +101,11 @@ def test_a_storm_limit_stops_what_counts_as_a_storm_and_nothing_else(seed: int) 
 def test_a_limit_of_what_a_vf_is_sent_stops_frames_to_its_macs_and_nothing_else(seed: int) -> None:
     rng = Random(5000 + seed)
     for _ in range(4):
-        world = _world(rng)
+        world = drawn_world(rng)
         limited = {vf.vfid for vf in world.nic.vfs if vf.max_rx_rate.bps}
         owner = owners(world.nic, {}, world.own_macs)
         machine = Machine(compile_rules(_eswitch(world)))
-        for port, raw in _frames(rng, world, 50):
+        for port, raw in drawn_frames(rng, world, 50):
             free = to_others(machine.process(port, raw))
             held = to_others(machine.process(port, raw, throttled=True))
             gone = [to for to, _ in (Counter(free) - Counter(held)).elements()]
@@ -119,7 +119,7 @@ def test_a_limit_of_what_a_vf_is_sent_stops_frames_to_its_macs_and_nothing_else(
 def test_floods_to_more_vfs_than_a_rule_has_actions_reach_them_all(seed: int) -> None:
     rng = Random(2000 + seed)
     pool = [f"02:00:00:00:01:{n:02x}" for n in range(90)]
-    world = _world(rng, 6)
+    world = drawn_world(rng, 6)
     model_vf = next(vf for vf in world.nic.vfs)
     policies = tuple(
         model_vf.model_copy(
@@ -145,7 +145,7 @@ def test_floods_to_more_vfs_than_a_rule_has_actions_reach_them_all(seed: int) ->
     )
     model = Model(big.nic, {}, big.own_macs, wire_up=True)
     machine = Machine(compile_rules(_eswitch(big)))
-    for port, raw in _frames(rng, big, 30):
+    for port, raw in drawn_frames(rng, big, 30):
         assert to_others(machine.process(port, raw)) == model.process(port, raw).out
     broadcast = bytes.fromhex("ff" * 6 + "02ffffff0001" + "81000007" + "0800") + bytes(46)
     assert len(to_others(machine.process(WIRE, broadcast))) == 90
@@ -155,9 +155,9 @@ def test_what_no_vf_takes_from_the_wire_goes_on_to_the_host_as_it_came() -> None
     rng = Random(5)
     seen = 0
     for _ in range(20):
-        world = _world(rng)
+        world = drawn_world(rng)
         machine = Machine(compile_rules(_eswitch(world)))
-        for port, raw in _frames(rng, world, 40):
+        for port, raw in drawn_frames(rng, world, 40):
             out = machine.process(port, raw)
             if port == WIRE and not to_others(out):
                 seen += (HOST, raw) in out
@@ -177,7 +177,7 @@ def _after(rules: Rules, step: Step) -> Rules:
 @pytest.mark.parametrize("seed", range(40))
 def test_no_step_between_two_policies_lets_pass_what_neither_does(seed: int) -> None:
     rng = Random(3000 + seed)
-    before, after = _world(rng, 4), _world(rng, 4)
+    before, after = drawn_world(rng, 4), drawn_world(rng, 4)
     after = World(after.nic, {}, before.own_macs, True, True)
     if rng.random() < 0.5:  # one VF changes, the others stay
         one = rng.choice(after.nic.vfs)
@@ -187,7 +187,7 @@ def test_no_step_between_two_policies_lets_pass_what_neither_does(seed: int) -> 
         )
         after = World(nic, {}, before.own_macs, True, True)
     old, new = compile_rules(_eswitch(before)), compile_rules(_eswitch(after))
-    frames = _frames(rng, before, 25) + _frames(rng, after, 25)
+    frames = drawn_frames(rng, before, 25) + drawn_frames(rng, after, 25)
     was, will = Machine(old), Machine(new)
     allowed = [{was.process(*frame), will.process(*frame)} for frame in frames]
     now = old
@@ -202,7 +202,7 @@ def test_no_step_between_two_policies_lets_pass_what_neither_does(seed: int) -> 
 def test_a_change_of_one_vf_shuts_no_other() -> None:
     rng = Random(77)
     for _ in range(30):
-        world = _world(rng, 4)
+        world = drawn_world(rng, 4)
         one = rng.choice(world.nic.vfs)
         others = tuple(vf for vf in world.nic.vfs if vf is not one)
         without = World(
@@ -217,9 +217,9 @@ def test_a_change_of_one_vf_shuts_no_other() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_while_rules_go_from_the_nic_to_the_cpu_every_frame_fares_as_before(seed: int) -> None:
     rng = Random(4000 + seed)
-    world = _world(rng, 4)
+    world = drawn_world(rng, 4)
     rules = compile_rules(_eswitch(world))
-    frames = _frames(rng, world, 30)
+    frames = drawn_frames(rng, world, 30)
     fates = [Machine(rules).process(*frame) for frame in frames]
     ports = frozenset(rng.sample(range(WIRE, 4), 3))
     in_nic, in_cpu = dict(rules), Rules()
@@ -231,14 +231,14 @@ def test_while_rules_go_from_the_nic_to_the_cpu_every_frame_fares_as_before(seed
 
 
 def test_between_equal_policies_there_is_nothing_to_do() -> None:
-    world = _world(Random(9))
+    world = drawn_world(Random(9))
     assert steps(compile_rules(_eswitch(world)), compile_rules(_eswitch(world))) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_policy_noted_in_rules_is_read_from_them(seed: int) -> None:
     rng = Random(seed)
-    for vf in _world(rng).nic.vfs:
+    for vf in drawn_world(rng).nic.vfs:
         content = vf.rules.model_dump(mode="json", exclude_defaults=True)
         rules = record(vf.vfid, content)
         found = recorded(vf.vfid, rules)

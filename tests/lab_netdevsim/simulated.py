@@ -6,12 +6,12 @@ import itertools
 import json
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from vfd.nic.kernel import open as open_kernel
-from vfd.nic.kernel.nic import KernelNic
 from vfd.plan.changes import Change, PfChange, VfChange
 from vfd.policy.resolve import resolve
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy, VfRules
@@ -54,8 +54,7 @@ class Simulated:
             run("devlink", "dev", "eswitch", "set", f"netdevsim/{self.name}", "mode", "switchdev")
         (device / "sriov_numvfs").write_text(str(self.vfs))
         self.nic = open_kernel(self.pf)
-        assert isinstance(self.nic, KernelNic)
-        self.netdev = self.nic._netdev
+        self.netdev = next(name for name, port in self._netdevs() if "vf" not in port)
         return self
 
     def __exit__(
@@ -104,13 +103,18 @@ class Simulated:
         }
 
     def representor(self, vfid: int) -> str:
+        for name, port in self._netdevs():
+            if port == f"pf0vf{vfid}":
+                return name
+        raise AssertionError(f"VF {vfid} has no representor")
+
+    def _netdevs(self) -> Iterator[tuple[str, str]]:
+        """With the names of their ports: a VF's number is in that of its representor."""
         for path in (_BUS / "devices" / self.name / "net").iterdir():
             try:
-                if (path / "phys_port_name").read_text().strip() == f"pf0vf{vfid}":
-                    return path.name
+                yield path.name, (path / "phys_port_name").read_text().strip()
             except OSError:
-                continue
-        raise AssertionError(f"VF {vfid} has no representor")
+                yield path.name, ""
 
     def rules_of(self, netdev: str) -> list[dict[str, Any]]:
         """As tc shows them."""

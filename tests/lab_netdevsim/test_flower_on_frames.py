@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tests.kernel.test_switchdev_compile import _frames, _world
+from tests.kernel.test_switchdev_compile import drawn_frames, drawn_world
 from tests.lab_netdevsim.simulated import run
 from tests.packet.ports import PacketPort
 
@@ -64,11 +64,11 @@ class Wires:
         got: list[tuple[int, bytes]] = []
         end = time.monotonic() + 1
         while len(got) < expected and time.monotonic() < end:
-            got += self._arrived()
+            got += self.arrived()
         time.sleep(0.004)
-        return tuple(sorted([*got, *self._arrived()]))
+        return tuple(sorted([*got, *self.arrived()]))
 
-    def _arrived(self) -> Iterator[tuple[int, bytes]]:
+    def arrived(self) -> Iterator[tuple[int, bytes]]:
         for port, end in self.ends.items():
             while (raw := end.receive()) is not None:
                 yield port, raw
@@ -86,7 +86,7 @@ def test_rules_in_the_kernel_do_with_frames_what_the_model_does(wires: Wires) ->
     rng, checked, passed = Random(4), 0, 0
     netlink = Netlink()
     for _ in range(10):
-        world = _world(rng, VFS)
+        world = drawn_world(rng, VFS)
         surface = SwitchdevSurface(
             Tc(netlink),
             Netdevs(netlink),
@@ -112,7 +112,7 @@ def test_rules_in_the_kernel_do_with_frames_what_the_model_does(wires: Wires) ->
         assert "by the CPU" in limit
         assert "hw-tc-offload is off and stays off at r-1" in limit
         model = Model(nic, {}, world.own_macs, wire_up=True)
-        for port, raw in _frames(rng, world, 30):
+        for port, raw in drawn_frames(rng, world, 30):
             whole = raw.ljust(64, b"\0")
             expected = model.process(port, whole).out
             assert wires.through(port, whole, len(expected)) == expected, (nic, port, whole.hex())
@@ -141,7 +141,7 @@ def test_what_a_vf_is_sent_above_its_limit_is_dropped_and_floods_are_not(wires: 
         for _ in range(count):
             wires.ends[WIRE].send(bytes.fromhex(dst.replace(":", "")) + rest)
         time.sleep(0.3)
-        return sum(1 for port, _ in wires._arrived() if port == 0)
+        return sum(1 for port, _ in wires.arrived() if port == 0)
 
     assert 40 <= arrived(macs[0], 100) <= 50
     assert arrived("ff:ff:ff:ff:ff:ff", 20) == 20

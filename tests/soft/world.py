@@ -84,7 +84,8 @@ class World:
     vfs: dict[int, VfPolicy] = field(default_factory=dict)
     guests: dict[int, str] = field(default_factory=dict)
     wishes: Wishes = field(default_factory=Wishes)
-    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """What goes with the world."""
 
     def vf(self, vfid: int, **fields: object) -> VfPolicy:
         """A policy that lets untagged frames pass, unless it says otherwise."""
@@ -134,7 +135,7 @@ class World:
         """A namespace for guests, removed at the end; returns its name."""
         if not namespace.exists(name):
             namespace.create(name)
-            self._stack.callback(namespace.remove, name)
+            self.held.callback(namespace.remove, name)
         return name
 
     def port(self, vfid: int, netdev: str = "eth0") -> Tap:
@@ -143,7 +144,7 @@ class World:
     def port_in(self, name: str, netdev: str) -> Tap:
         with namespace.inside(name):
             port = Tap(netdev)
-        self._stack.callback(port.close)
+        self.held.callback(port.close)
         return port
 
     def mac(self, vfid: int) -> str:
@@ -155,7 +156,7 @@ class World:
         """A veth pair whose one end can be the uplink: (uplink, the far end in a namespace)."""
         name, uplink = f"{self.id}w", f"{self.id}up"
         namespace.create(name)
-        self._stack.callback(namespace.remove, name)
+        self.held.callback(namespace.remove, name)
         ip("link", "add", uplink, "type", "veth", "peer", "name", "eth0", "netns", name)
         ip("-n", name, "link", "set", "eth0", "up")
         return uplink, name
@@ -245,7 +246,7 @@ def world(**fields: object) -> Iterator[World]:
         yield w
     finally:
         w.nic.close()
-        w._stack.close()
+        w.held.close()
         soft.destroy(w.pf)
 
 

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from vfd.api.client import ApiError, Client, NoDaemonError
-from vfd.nic.soft import destroy
+from vfd.nic.soft import destroy, namespace
 from vfd.policy.values import PfPolicy
 
 START = 60.0
@@ -36,6 +38,7 @@ class Daemon:
     ) -> None:
         """``before`` is called when all but the daemon is there."""
         self.pf = f"c{secrets.token_hex(2)}"
+        self.vfs = vfs
         self.guests = f"cli-{self.pf}"
         self.config_dir = folder / "vfs"
         self.config_dir.mkdir()
@@ -79,6 +82,27 @@ class Daemon:
                 pass
             time.sleep(0.05)
         raise AssertionError(f"vfd is not ready:\n{self.output.read_text()[-4000:]}")
+
+    def empty(self) -> None:
+        """Takes away what a test left: no VF has a file or a guest then, and all are there."""
+        client = Client(str(self.socket))
+        known = client.get("/v1/vfs")
+        names = {one["name"] for one in known["vfs"]}
+        for path in (Path(bad["file"]) for bad in known["bad_files"]):
+            if path.is_relative_to(self.config_dir):  # the main file is told of, too
+                names.add(str(path.relative_to(self.config_dir).with_suffix("")))
+        for name in names:
+            client.delete(f"/v1/vfs/{name}")
+        for path in self.config_dir.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self._is_with_guests() or client.get(f"/v1/pfs/{self.pf}")["vfs"] != self.vfs:
+            for vfs in (0, self.vfs):
+                client.patch(f"/v1/pfs/{self.pf}", {"vfs": vfs, "force": True})
+
+    def _is_with_guests(self) -> bool:
+        """Whether a guest has one of the VFs."""
+        with namespace.inside(self.guests):
+            return any(name.startswith(self.pf) for _, name in socket.if_nameindex())
 
     def close(self) -> None:
         self.process.terminate()

@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def used_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces, packet sockets, BPF")
     host = Host(tmp_path_factory.mktemp("vfd"))
@@ -25,3 +25,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         yield host
     finally:
         host.close()
+
+
+@pytest.fixture
+def host(used_host: Host) -> Host:
+    """With the untouched tenants alone, whatever the test before did, and where it ended."""
+    used_host.restore()
+    return used_host

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -23,6 +24,7 @@ from vfd.policy.values import PfPolicy
 
 WIRE = -1
 VFS = 8
+TENANTS = (0, 1, 2)
 PPS = 400
 """Frames a second of each stream."""
 
@@ -48,8 +50,8 @@ class Host:
         self.ports[WIRE] = PacketPort(self.wire_ns, self.wire_name)
         self.daemon = Daemon(folder, self.pf())
         self.cleanup.callback(self.daemon.kill)
-        for vfid in (0, 1, 2):
-            self.daemon.write(f"tenant{vfid}", self.untouched(vfid))
+        self._files = {f"tenant{vfid}.json": self.untouched(vfid) for vfid in TENANTS}
+        self._write_files()
 
     def pf(self, **changes: object) -> dict[str, object]:
         return {
@@ -72,8 +74,46 @@ class Host:
     def start(self) -> None:
         """Starts the daemon for the first time and seats the untouched guests."""
         self.daemon.start()
-        for vfid in (0, 1, 2):
+        for vfid in TENANTS:
             self.seat(vfid)
+
+    def restore(self) -> None:
+        """Brings it back to the untouched tenants alone, with the wire up, and a daemon of this
+        version and configuration that runs: by a new daemon, if anything is otherwise."""
+        for vfid in self._namespaces.keys() - TENANTS:
+            if vfid in self.ports:
+                self.ports.pop(vfid).close()
+            self.unseat(vfid)
+        ip("-n", self.wire_ns, "link", "set", self.wire_name, "up")
+        if not self._is_as_started():
+            self.daemon.kill()
+            self.daemon.socket.unlink(missing_ok=True)
+            self._write_files()
+            self.daemon.write_main(self.pf())
+            self.daemon.environment.clear()
+            self.daemon.start()
+        wait_for(lambda: all(map(self.is_there, range(len(TENANTS), VFS))), "all VFs nobody's")
+        assert not self.is_there(VFS)
+        wait_for(lambda: all(port.is_running() for port in self.ports.values()), "all links up")
+        assert self.converged() == []
+
+    def _is_as_started(self) -> bool:
+        """Whether the daemon that runs and its files are those of the start."""
+        folder = self.daemon.config_dir
+        return (
+            not self.daemon.environment
+            and self.daemon.is_ready()
+            and {path.name for path in folder.iterdir()} == self._files.keys()
+            and all((folder / n).read_text() == json.dumps(c) for n, c in self._files.items())
+            and self.daemon.must("GET", f"/v1/pfs/{self.id}")["vfs"] == VFS
+            and self.converged() == []
+        )
+
+    def _write_files(self) -> None:
+        for path in self.daemon.config_dir.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name, config in self._files.items():
+            self.daemon.write(name.removesuffix(".json"), config)
 
     def netdev(self, vfid: int) -> str:
         return f"{self.id}v{vfid}"

@@ -17,6 +17,7 @@ from vfd.nic.soft import namespace
 
 from .frames import mac, marker_of
 from .measured import Bound, Load, Measured, Tcp
+from .runner import DRAIN
 from .soft_bench import GUEST_MTU, SoftBench
 
 TICK = 0.002
@@ -26,8 +27,6 @@ SETTLE = 0.3
 PAUSE = 0.1
 """Seconds: a storm limit's bucket is full after that, and what a busy host sends later was no storm
 meanwhile."""
-DRAIN = 0.05
-"""Seconds of silence after which the queues count as empty."""
 PORT = 5001
 TCP_HEADERS = 14 + 20 + 20
 """Bytes before a segment's payload: Ethernet, IPv4, TCP without options."""
@@ -263,10 +262,3 @@ def _batch(netns: str, *commands: str) -> None:
         check=True,
         capture_output=True,
     )
-
-
-def silence(bench: SoftBench) -> None:
-    """Empties what the last row left in queues, and what has arrived."""
-    arrivals = Arrivals()
-    while _receive(bench, arrivals, DRAIN):
-        pass

@@ -19,6 +19,8 @@ from .frames import describe, marker_of
 
 PATIENCE = 2.0
 """Seconds for an expected frame to arrive; only a failing case takes that long."""
+DRAIN = 0.05
+"""Seconds of silence after which the queues count as empty."""
 SETTLING = 5
 """How often counters are read again before they count as wrong."""
 
@@ -51,6 +53,11 @@ class Runner:
             else:
                 faults += self._do(group[0])
         return faults
+
+    def silence(self) -> None:
+        """Empties what was left in queues, and what has arrived."""
+        while any((arrived := self.bench.collect({}, DRAIN)).values()):
+            self._sort_out(arrived, set())
 
     def late(self) -> list[str]:
         """Frames that arrived after their case was over, where they must not be."""

@@ -45,13 +45,21 @@ WITHOUT_WIRE = tuple(case for case in CASES if "no wire" in case.needs)
 
 @pytest.fixture(scope="module", params=BEYOND)
 def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    """Each case starts from its own policy, with the wire up and no grants: ``Bench.configure``.
+    What came late is told at the end, whichever cases ran."""
     bench = SoftBench(request.param)
-    yield Runner(bench)
-    bench.close()
+    try:
+        runner = Runner(bench)
+        yield runner
+        say(runner.late())
+    finally:
+        bench.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def soft(runner: Runner) -> SoftBench:
+    """The bench alone, for loads, with nothing under way."""
+    runner.silence()
     assert isinstance(runner.bench, SoftBench)
     return runner.bench
 
@@ -59,10 +67,6 @@ def soft(runner: Runner) -> SoftBench:
 @pytest.mark.parametrize(("runner", "case"), by_guest(CASES), indirect=["runner"])
 def test_real_frames_do_as_the_case_says(runner: Runner, case: Case) -> None:
     say(runner.run(case))
-
-
-def test_no_frame_came_late_where_it_must_not_be(runner: Runner) -> None:
-    say(runner.late())
 
 
 @pytest.mark.parametrize("case", WITHOUT_WIRE, ids=lambda case: case.name)
@@ -80,5 +84,4 @@ def test_without_an_uplink_real_frames_do_as_the_case_says(
 @pytest.mark.measured
 @pytest.mark.parametrize(("runner", "row"), by_guest(MEASURED), indirect=["runner"])
 def test_what_takes_time_lies_in_its_bounds(soft: SoftBench, row: Measured) -> None:
-    load.silence(soft)
     say(load.run(soft, row))

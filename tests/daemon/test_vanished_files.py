@@ -155,6 +155,22 @@ def test_a_file_that_was_there_with_others_is_deleted_by_hand_and_the_last_one_i
 
 
 @pytest.mark.parametrize("again", [in_vain, restart], ids=["reload", "start"])
+def test_what_is_gone_is_asked_about_still_when_other_files_have_come(
+    two: Vfd, again: Callable[[Vfd], None]
+) -> None:
+    for name in ("vm0", "vm1"):
+        (two.config_dir / f"{name}.json").unlink()
+    two.reload()
+    two.add("vm2", two.vf(2))
+    again(two)
+    again(two)
+    assert states(two)[:3] == ["ok", "ok", "ok"]
+    assert "2 VFs (vm0, vm1)" in told(two)[str(two.config_dir)]
+    read_again(two, confirm_gone=True)
+    assert states(two)[:3] == ["closed", "closed", "ok"]
+
+
+@pytest.mark.parametrize("again", [in_vain, restart], ids=["reload", "start"])
 def test_a_tenants_folder_that_is_gone_at_once_closes_nothing(
     two: Vfd, again: Callable[[Vfd], None]
 ) -> None:

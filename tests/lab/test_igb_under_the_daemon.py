@@ -348,9 +348,12 @@ def test_a_pf_that_was_pulled_and_put_back_is_as_before(vfd: LabDaemon) -> None:
 
 
 def test_killed_while_it_configures_the_daemon_ends_where_its_files_say(vfd: LabDaemon) -> None:
+    """The files are not all gone at once, which would be taken for a mount that is missing."""
     seed = random.randrange(2**32)
     print(f"\nseed {seed}")
     rng = random.Random(seed)
+    status, answer = vfd.add("k0", {"pciid": PF, "vfid": 0, "vlans": [9], "strip_ctag": True})
+    assert status == 201, answer
     for turn in range(2):
         for vfid in (0, 1, 3):
             policy = {

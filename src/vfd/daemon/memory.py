@@ -39,6 +39,8 @@ class Kept:
     """Folders that vfd made for VFs."""
     removing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Software NICs that are being removed, with the kinds of their guests."""
+    vanished: tuple[str, ...] = ()
+    """Of ``files`` those that are gone without having been deleted."""
 
 
 class Memory:
@@ -90,4 +92,5 @@ def _read(raw: dict[str, Any]) -> Kept:
         {folder: (int(dev), int(ino)) for folder, (dev, ino) in raw["folders"].items()},
         {folder: (int(dev), int(ino)) for folder, (dev, ino) in raw["made"].items()},
         {str(pf): tuple(map(str, guests)) for pf, guests in raw.get("removing", {}).items()},
+        tuple(map(str, raw.get("vanished", ()))),
     )

@@ -36,11 +36,12 @@ def look_for(service: Service, reading: Reading, *, confirmed: bool) -> None:
         if file not in there and not reading.may_have(file) and known.pf in service.nics
     }
     blamed = {} if confirmed else _blamed(before, missing, reading)
+    asked = {*service.vanished, *before.vanished}
     successors = _claims(service, reading.good)
     service.vanished = {
         file: known
         for file, known in missing.items()
-        if (file in blamed or (file in service.vanished and not confirmed))
+        if (file in blamed or (file in asked and not confirmed))
         and not successors & {(known.pf, known.vfid), known.name}
     }
     _tell(service, blamed)
@@ -102,10 +103,12 @@ def remember(service: Service) -> None:
     """Keeps which files are in force now, for the next look, also of the daemon that comes next."""
     before, reading = service.files.memory.kept, service.reading
     files: dict[str, Known] = {}
+    gone = {*service.vanished}
     for file, known in before.files.items():  # of a PF that isn't open nothing new is known
         managed = service.nics.get(known.pf)
         if managed is not None and managed.aim is None:
             files[file] = known
+            gone |= {file} & {*before.vanished}
     for managed in service.nics.values():
         for vfid, one in managed.vfs.items():
             files[one.file] = Known(managed.id, vfid, one.policy.name)
@@ -121,7 +124,8 @@ def remember(service: Service) -> None:
     if reading is not None and reading.error is None:
         folders |= {f: i for f, i in reading.folders.items() if f in wanted - suspect}
     made = {str(folder): identity for folder, identity in service.files.made.items()}
-    service.files.memory.keep(Kept(files, folders, made, before.removing))
+    kept = Kept(files, folders, made, before.removing, tuple(sorted(gone)))
+    service.files.memory.keep(kept)
 
 
 def forget(service: Service, file: str) -> None:

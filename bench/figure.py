@@ -29,8 +29,10 @@ class Figure:
 
     @property
     def verdict(self) -> str:
+        """Of the figure as it is shown: no reader sees more digits."""
         if self.bar is None:
             return ""
         if not self.sure:
             return "not quiet"
-        return "reached" if self.measured <= self.bar else "MISSED"
+        shown = float(f"{self.measured:.4g}")
+        return "reached" if shown <= self.bar else "MISSED"

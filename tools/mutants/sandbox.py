@@ -33,7 +33,10 @@ python3 tools/compile_bpf.py > /dev/null 2>&1 || exit 99
 .venv/bin/python -m pytest -q --tb=no -rfE -m 'not measured' \
     -p no:cacheprovider --basetemp=/run/tests --hypothesis-seed=8 "$@" || exit $?
 """
-_UNSHARE = ("unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child=KILL")
+_UNSHARE = (
+    "setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--fork",
+    "--mount-proc", "--kill-child=KILL",
+)  # fmt: skip
 NOT_BUILT = "not built"
 _COMPILER_REFUSED = 99
 _ENDLESS = 10_000

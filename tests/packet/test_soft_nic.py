@@ -56,6 +56,13 @@ def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
         bench.close()
 
 
+def with_runner(argument: str, rows: Iterable[Case | Measured]) -> pytest.MarkDecorator:
+    """Rows for an argument and the runner they need, which lasts for all of its module's."""
+    return pytest.mark.parametrize(
+        ("runner", argument), by_guest(rows), indirect=["runner"], scope="module"
+    )
+
+
 @pytest.fixture
 def soft(runner: Runner) -> SoftBench:
     """The bench alone, for loads, with nothing under way."""
@@ -64,7 +71,7 @@ def soft(runner: Runner) -> SoftBench:
     return runner.bench
 
 
-@pytest.mark.parametrize(("runner", "case"), by_guest(CASES), indirect=["runner"])
+@with_runner("case", CASES)
 def test_real_frames_do_as_the_case_says(runner: Runner, case: Case) -> None:
     say(runner.run(case))
 
@@ -82,6 +89,6 @@ def test_without_an_uplink_real_frames_do_as_the_case_says(
 
 
 @pytest.mark.measured
-@pytest.mark.parametrize(("runner", "row"), by_guest(MEASURED), indirect=["runner"])
+@with_runner("row", MEASURED)
 def test_what_takes_time_lies_in_its_bounds(soft: SoftBench, row: Measured) -> None:
     say(load.run(soft, row))

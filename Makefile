@@ -36,6 +36,8 @@ lab: | deps      ## the machine with SR-IOV NICs: QEMU, two Debian kernels, netd
 
 # A skipped test proves nothing: it fails.
 PYTEST := $(PY) -m pytest -q --no-skips --ignore tests/packaging
+# Files as they come: those of one long test would else come last, and be waited for.
+SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -m "not measured"
 # All run, whatever the first ones say, and each says it at its end.
 TOGETHER := $(MAKE) --no-print-directory --keep-going --output-sync=target
 QUICK := $(addprefix tests/,test_imports.py policy plan config kernel bpf packet soft daemon/test_life_of_a_vf.py)
@@ -52,10 +54,10 @@ quick:           ## what a change breaks soonest: style, types, rules, backends,
 	@$(TOGETHER) -j2 lint quick-tests
 
 quick-tests: venv bpf
-	@$(PYTEST) -n 2 --dist loadfile -m "not measured" $(QUICK)
+	@$(PYTEST) -n 2 $(SIDE_BY_SIDE) $(QUICK)
 
 test-host: venv bpf ## what runs on this machine itself and doesn't measure; needs root
-	@$(PYTEST) -n 3 --dist loadfile -m "not measured" --ignore tests/lab_host
+	@$(PYTEST) -n 3 $(SIDE_BY_SIDE) --ignore tests/lab_host
 
 test-measured: venv bpf ## what measures, alone; needs root
 	@$(PYTEST) -m measured

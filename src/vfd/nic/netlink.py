@@ -302,10 +302,10 @@ class Listener:
             NETLINK_ROUTE,
         )
         self._socket.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
-        # Room for what happens at once, and no more: one guest can be told of 160 000 times a second,
-        # faster than anybody reads, and others' news waits behind its own in the same queue. What
-        # finds no room is told as ENOBUFS, and everything is looked at instead. Without CAP_NET_ADMIN
-        # over the first namespace the system's limit holds.
+        # Room for what happens at once, and no more: one guest can be told of 160 000 times a
+        # second, faster than anybody reads, and others' news waits behind its own in the same
+        # queue. What finds no room is told as ENOBUFS, and everything is looked at instead.
+        # Without CAP_NET_ADMIN over the first namespace the system's limit holds.
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, 33, _ROOM)  # SO_RCVBUFFORCE
         except PermissionError:

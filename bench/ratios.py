@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
-
-
-QUIET = 0.1
-"""Quartiles further apart than this part of the median are of a machine that did something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +18,26 @@ class Spread:
     low: float
     median: float
     high: float
+    least: float
+    most: float
+    """The median of ever so many rounds lies between these two, in 95 of 100 cases."""
 
     def tells(self, bar: float) -> bool:
-        """On which side of ``bar`` the ratio is: not where it is among rounds that scatter."""
-        return self.high - self.low <= QUIET * self.median or not self.low <= bar <= self.high
+        """On which side of ``bar`` the ratio is: not while more rounds may show the other."""
+        return not self.least <= bar <= self.most or self.least == self.most
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
         if len(values) < 2:
-            return Spread(values[0], values[0], values[0])
-        return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
+            (only,) = values
+            return Spread(only, only, only, only, only)
+        # which of the sorted values: a binomial distribution's, as a normal one
+        off = 0.98 * math.sqrt(len(values))
+        middle, ranked = (len(values) - 1) / 2, sorted(values)
+        least = ranked[max(0, math.floor(middle - off))]
+        most = ranked[min(len(values) - 1, math.ceil(middle + off))]
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return Spread(low, median, high, least, most)
 
 
 @dataclass(frozen=True, slots=True)

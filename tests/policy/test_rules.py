@@ -327,6 +327,19 @@ def test_guarantees_that_classes_no_longer_leave_room_for_are_scaled_with_a_rema
     assert "scaled by 0.4" in remark.rule
 
 
+def test_a_guarantee_above_its_limit_since_the_link_became_slower_may_stay_but_not_grow() -> None:
+    """Half of a link of 10 Gbit/s is less than 6 Gbit/s, half of the 20 before it was not."""
+    was = vf(rate="50%", min_rate="6Gbps")
+    assert check(nic(was), link_bps=2 * LINK) == ()
+    assert check(nic(was), link_bps=LINK, in_force=[was]) == ()
+    smaller = vf(rate="50%", min_rate="5.5Gbps")
+    assert check(nic(smaller), link_bps=LINK, in_force=[was]) == ()
+    for worse in (vf(rate="50%", min_rate="6.5Gbps"), vf(rate="40%", min_rate="6Gbps")):
+        (found,) = check(nic(worse), link_bps=LINK, in_force=[was])
+        assert found.field == "min_rate"
+    assert check(nic(was), link_bps=LINK) != ()
+
+
 def test_a_class_is_in_one_group_at_most_and_exists() -> None:
     assert pf_broken(bw_grps={"a": [0], "b": [1, 2]}) == []
     assert pf_broken(bw_grps={"a": [0], "b": [1, 0]}) == ["bw_grps.b"]

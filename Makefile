@@ -54,7 +54,7 @@ quick:           ## what a change breaks soonest: style, types, rules, backends,
 	@$(TOGETHER) -j2 lint quick-tests
 
 quick-tests: venv bpf
-	@$(PYTEST) -n 2 $(SIDE_BY_SIDE) $(QUICK)
+	@$(PYTEST) -n 4 $(SIDE_BY_SIDE) $(QUICK)
 
 test-host: venv bpf ## what runs on this machine itself and doesn't measure; needs root
 	@$(PYTEST) -n 3 $(SIDE_BY_SIDE) --ignore tests/lab_host

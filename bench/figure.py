@@ -20,8 +20,13 @@ class Figure:
     """Whether the machine was quiet enough to say so."""
 
     @property
+    def shown(self) -> str:
+        """No reader sees more digits, and no verdict goes by more."""
+        return f"{self.measured:.4g}"
+
+    @property
     def measured_text(self) -> str:
-        return f"{self.measured:.4g} {self.unit}"
+        return f"{self.shown} {self.unit}"
 
     @property
     def bar_text(self) -> str:
@@ -29,10 +34,8 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """Of the figure as it is shown: no reader sees more digits."""
         if self.bar is None:
             return ""
         if not self.sure:
             return "not quiet"
-        shown = float(f"{self.measured:.4g}")
-        return "reached" if shown <= self.bar else "MISSED"
+        return "reached" if float(self.shown) <= self.bar else "MISSED"

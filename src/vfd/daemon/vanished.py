@@ -103,12 +103,11 @@ def remember(service: Service) -> None:
     """Keeps which files are in force now, for the next look, also of the daemon that comes next."""
     before, reading = service.files.memory.kept, service.reading
     files: dict[str, Known] = {}
-    gone = {*service.vanished}
     for file, known in before.files.items():  # of a PF that isn't open nothing new is known
         managed = service.nics.get(known.pf)
         if managed is not None and managed.aim is None:
             files[file] = known
-            gone |= {file} & {*before.vanished}
+    gone = {*service.vanished, *(files.keys() & {*before.vanished})}
     for managed in service.nics.values():
         for vfid, one in managed.vfs.items():
             files[one.file] = Known(managed.id, vfid, one.policy.name)

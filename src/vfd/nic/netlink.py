@@ -48,6 +48,7 @@ _NESTED = 0x8000
 _BATCH_BYTES = 48 * 1024
 _RECEIVE = 256 * 1024
 _ROOM = 4 << 20
+"""Bytes of notifications that may wait: see ``Listener``."""
 TRIES = 30
 """How often a list is read that changes meanwhile."""
 
@@ -303,7 +304,7 @@ class Listener:
         )
         self._socket.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
         # Room for what happens at once, and no more: one guest can be told of 160 000 times a
-        # second, faster than anybody reads, and others' news waits behind its own in the same
+        # second, as fast as they are read, and others' news waits behind its own in the same
         # queue. What finds no room is told as ENOBUFS, and everything is looked at instead.
         # Without CAP_NET_ADMIN over the first namespace the system's limit holds.
         try:
@@ -330,10 +331,10 @@ class Listener:
         had to drop messages before (ENOBUFS)."""
         heard: list[Notification] = []
         lost = False
-        buffers, view = [self._buffer], memoryview(self._buffer)
+        view = memoryview(self._buffer)
         while len(heard) < most:
             try:
-                size, ancillary, _, _ = self._socket.recvmsg_into(buffers, 64)
+                size, ancillary, _, _ = self._socket.recvmsg_into([self._buffer], 64)
             except BlockingIOError:
                 break
             except OSError as e:
@@ -345,10 +346,6 @@ class Listener:
             for level, kind, value in ancillary:
                 if level == SOL_NETLINK and kind == NETLINK_LISTEN_ALL_NSID:
                     nsid = struct.unpack_from("=i", value)[0]
-            first, message, _, _, sender = _HEADER.unpack_from(view)
-            if first == size:  # nearly always; amid a storm each microsecond counts
-                heard.append((nsid, message, sender, bytes(view[16:size])))
-                continue
             for message, _, _, sender, body in _messages(view[:size]):
                 heard.append((nsid, message, sender, bytes(body)))
         return heard, lost

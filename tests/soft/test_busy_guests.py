@@ -142,14 +142,14 @@ def test_a_guest_that_changes_something_as_fast_as_it_can_holds_no_other_up(what
         assert turns <= 12, "some 30 000 notifications wait at most, 8192 are taken at once"
 
 
-def test_a_guest_with_a_thousand_macvlans_holds_no_other_up() -> None:
+def test_a_guest_with_hundreds_of_macvlans_holds_no_other_up() -> None:
     with world() as w:
         w.apply(w.vf(0), w.vf(1))
         w.guest(0)
         w.guest(1)
         w.settle()
         many = "".join(
-            f"link add k{n} link eth0 type macvlan\nlink set k{n} up\n" for n in range(1000)
+            f"link add k{n} link eth0 type macvlan\nlink set k{n} up\n" for n in range(400)
         )
         subprocess.run(["ip", "-n", w.guests[0], "-batch", "-"], input=many, text=True, check=True)
         assert turns_until_heard(w, WANTED) <= 3

@@ -12,7 +12,7 @@ from tests.lab.daemon import LabDaemon
 from tests.lab_netdevsim.simulated import Simulated, mac
 
 VFS = 16
-KILLS = 6
+KILLS = 4
 
 
 def test_killed_at_random_instants_the_daemon_ends_where_its_files_say(

@@ -2,6 +2,8 @@
 	quick-tests test-host test-measured test-lab test-packages test-all \
 	lab-igb lab-netdevsim lab-soft lab-measured lab-itself
 PY := .venv/bin/python
+# Where it is set, each of the tests' thousand processes compiles all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r n w; do printf '  make %-13s %s\n' "$$n" "$$w"; done
@@ -40,7 +42,7 @@ PYTEST := $(PY) -m pytest -q --no-skips --ignore tests/packaging
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -m "not measured"
 # All run, whatever the first ones say, and each says it at its end.
 TOGETHER := $(MAKE) --no-print-directory --keep-going --output-sync=target
-QUICK := $(addprefix tests/,test_imports.py policy plan config kernel bpf packet soft daemon/test_life_of_a_vf.py)
+QUICK := $(addprefix tests/,test_imports.py policy plan config kernel bpf packet soft daemon/test_reload.py)
 MACHINES := lab-igb lab-netdevsim lab-soft lab-itself
 
 # The core's. Most of it waits, so it waits together; what measures then has the machine to itself.
@@ -54,7 +56,7 @@ quick:           ## what a change breaks soonest: style, types, rules, backends,
 	@$(TOGETHER) -j2 lint quick-tests
 
 quick-tests: venv bpf
-	@$(PYTEST) -n 4 $(SIDE_BY_SIDE) $(QUICK)
+	@VFD_FEW=1 $(PYTEST) -n 6 $(SIDE_BY_SIDE) $(QUICK)
 
 test-host: venv bpf ## what runs on this machine itself and doesn't measure; needs root
 	@$(PYTEST) -n 3 $(SIDE_BY_SIDE) --ignore tests/lab_host
@@ -68,11 +70,12 @@ test-lab:        ## what runs in the laboratory's machines, two at a time
 lab-igb: venv bpf lab
 	lab/vm pytest --igb 2 --iommu --plain-nic -- -q --no-skips -m "not measured" tests/lab
 
+# Two emulated processors cost these half as much again as one.
 lab-netdevsim: venv bpf lab
-	lab/vm pytest --igb 0 -- -q --no-skips tests/lab_netdevsim tests/lab_soft -m "not measured" -k "not [tap"
+	lab/vm pytest --smp 1 --igb 0 -- -q --no-skips tests/lab_netdevsim tests/lab_soft -m "not measured" -k "not [tap"
 
 lab-soft: venv bpf lab
-	lab/vm pytest --kernel 6.1 --igb 0 -- -q --no-skips tests/lab_soft
+	lab/vm pytest --kernel 6.1 --smp 1 --igb 0 -- -q --no-skips tests/lab_soft
 
 lab-measured: venv bpf lab
 	lab/vm pytest --igb 2 --iommu -- -q --no-skips -m measured tests/lab tests/lab_netdevsim

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests.amount import drawn
 from tests.lacks import Lacks
 
 from vfd.daemon.exclusive import LOCKS, InUseError, Lock
 
-settings.register_profile("vfd", deadline=None)  # a busy machine proves nothing of one case
+# No deadline: a busy machine proves nothing of one case.
+settings.register_profile("vfd", deadline=None, max_examples=drawn(100))
 settings.load_profile("vfd")
 
 SEEDS = 1000

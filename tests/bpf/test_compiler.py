@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from tests.amount import drawn
 from tests.bpf.randoms import MACS, World, changed, random_world
 
 from vfd.nic.soft.compiler import Compiled, compile_policy
@@ -19,7 +20,7 @@ from vfd.policy.requests import Grants, owners
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
 
 VFS = 6
-WALKS, STEPS = 60, 12
+WALKS, STEPS = drawn(60), 12
 FEW = MACS[:8]
 """So few that VFs contend for them."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator
 from random import Random
@@ -17,6 +16,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tests.amount import FEW, drawn
 from tests.bpf.randoms import (
     World,
     chance,
@@ -34,7 +34,7 @@ from vfd.policy.model import Model
 
 VFS = 6
 FRAMES = 100
-CASES = 16 if "VFD_LAB" in os.environ else 220
+CASES = drawn(220)
 """× FRAMES: more than 20 000 pairs, and the first of them on the laboratory's slow kernels."""
 UNSPEC = 0xFFFFFFFF
 """TC_ACT_UNSPEC: the short way leaves the frame to the long one."""
@@ -113,12 +113,12 @@ def run_case(rig: Rig, rng: Random) -> Counter[str]:
     before = Counter(rig.counters())
     expected: Counter[tuple[int, str]] = Counter()
     sent: list[tuple[int, bytes, bool]] = []
-    drawn: Counter[str] = Counter()
+    shown: Counter[str] = Counter()
     for _ in range(FRAMES):
         port, frame = random_frame(rng, world, LONGEST)
         shaped = port >= 0 and chance(rng, 10)
         sent.append((port, frame, shaped))
-        drawn.update(shapes(frame))
+        shown.update(shapes(frame))
         want = model.process(port, frame)
         expected.update(want.counters)
         if list(want.out) != rig.through(port, frame, shaped=shaped):
@@ -131,7 +131,7 @@ def run_case(rig: Rig, rng: Random) -> Counter[str]:
         differing = filter(None, (disagreement(rig, world, *one) for one in sent))
         found = next(differing, f"counters {moved} are not {expected}")
         raise AssertionError(f"{found}\n{policies_of(world)}")
-    return drawn + Counter({name: by for (_, name), by in expected.items() if by})
+    return shown + Counter({name: by for (_, name), by in expected.items() if by})
 
 
 def shapes(raw: bytes) -> Iterator[str]:
@@ -165,7 +165,7 @@ def test_the_program_decides_as_the_model(rig: Rig) -> None:
         *(f"veiled {outer} {inner}" for outer in ("8100", "88a8") for inner in ("8100", "88a8")),
         *(f"MAC control under {tags} tags" for tags in range(4)),
     } - set(moved)  # fmt: skip
-    assert not missing, f"no frame of {pairs} moved {missing}: the draw has gone stale"
+    assert FEW or not missing, f"no frame of {pairs} moved {missing}: the draw has gone stale"
 
 
 @pytest.mark.timeout(400)

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from tests.amount import drawn
 from tests.bpf.randoms import World, changed, random_frame, random_world
 from tests.bpf.rig import Rig
 
@@ -25,7 +26,7 @@ from vfd.policy.requests import Grants
 from vfd.policy.values import NicPolicy, PfPolicy, VfPolicy
 
 VFS = 5
-CHANGES = 120
+CHANGES = drawn(120)
 FRAMES = 12
 OWN = {vfid: f"02:00:00:00:00:{vfid:02x}" for vfid in range(VFS)}
 MINE, GROUP = "02:00:00:00:01:01", "01:00:5e:00:00:01"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
+from tests.amount import drawn
 from tests.bpf.randoms import World, random_frame, random_world
 from tests.bpf.rig import Rig, port_number
 
@@ -16,7 +17,7 @@ from vfd.policy.model import Model
 from vfd.policy.values import NicPolicy
 
 VFS = 6
-CASES, FRAMES = 60, 40
+CASES, FRAMES = drawn(60), 40
 
 pytestmark = pytest.mark.root
 

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.amount import drawn
 
 from vfd.config.errors import ConfigError, Problem
 from vfd.config.main_file import parse_main
@@ -128,7 +129,7 @@ def breaks_a_rule_of_more_than_its_shape(field: str, value: Any) -> bool:
     )  # fmt: skip
 
 
-@settings(max_examples=600)
+@settings(max_examples=drawn(600))
 @given(st.sampled_from(VF_FIELDS), odd)
 def test_one_odd_value_in_a_vf_is_taken_by_both_or_by_none(field: str, value: Any) -> None:
     if breaks_a_rule_of_more_than_its_shape(field, value):
@@ -137,7 +138,7 @@ def test_one_odd_value_in_a_vf_is_taken_by_both_or_by_none(field: str, value: An
     assert VF.is_valid(data) == vf_is_taken(data), data
 
 
-@settings(max_examples=300)
+@settings(max_examples=drawn(300))
 @given(st.sampled_from(MAIN_FIELDS), odd)
 def test_one_odd_value_in_the_main_file_is_taken_by_both_or_by_none(field: str, value: Any) -> None:
     if breaks_a_rule_of_more_than_its_shape(field, value):
@@ -146,7 +147,7 @@ def test_one_odd_value_in_the_main_file_is_taken_by_both_or_by_none(field: str, 
     assert MAIN.is_valid(data) == main_is_taken(data), data
 
 
-@settings(max_examples=300)
+@settings(max_examples=drawn(300))
 @given(st.sampled_from(PF_FIELDS), odd)
 def test_one_odd_value_in_a_pf_is_taken_by_both_or_by_none(field: str, value: Any) -> None:
     if breaks_a_rule_of_more_than_its_shape(field, value):
@@ -204,7 +205,7 @@ policies = st.builds(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=drawn(100))
 @given(policies)
 def test_a_policy_is_the_same_after_its_text(policy: VfPolicy) -> None:
     text = json.dumps(policy.model_dump(mode="json", include=policy.model_fields_set))
@@ -212,7 +213,7 @@ def test_a_policy_is_the_same_after_its_text(policy: VfPolicy) -> None:
     VF.validate(json.loads(text))
 
 
-@settings(max_examples=300)
+@settings(max_examples=drawn(300))
 @given(st.binary(max_size=60))
 def test_no_bytes_end_in_a_traceback(raw: bytes) -> None:
     for text in (raw, b'{"pciid": "s", "vfid": 1, "vlans": ' + raw + b"}"):
@@ -235,13 +236,13 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=drawn(200))
 @given(st.sampled_from([*VF_FIELDS, "vlans", "min_rate"]), json_values)
 def test_no_value_of_any_vf_field_ends_in_a_traceback(field: str, value: Any) -> None:
     vf_is_taken({**BASE, field: value})
 
 
-@settings(max_examples=200)
+@settings(max_examples=drawn(200))
 @given(st.sampled_from([*PF_FIELDS, "link_speed"]), json_values, st.sampled_from(MAIN_FIELDS))
 def test_no_value_of_any_main_field_ends_in_a_traceback(pf: str, value: Any, field: str) -> None:
     main_is_taken({field: copy.deepcopy(value), "pciids": [value, {"id": "s", pf: value}]})

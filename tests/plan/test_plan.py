@@ -6,6 +6,7 @@ import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.amount import drawn
 
 from vfd.plan.changes import PfChange, VfChange
 from vfd.plan.plan import Observed, field_values, owned, plan
@@ -56,7 +57,7 @@ def policies(draw: st.DrawFn) -> NicPolicy:
 
 
 @given(policies(), policies())
-@settings(max_examples=400)
+@settings(max_examples=drawn(400))
 def test_the_changes_lead_from_what_is_seen_to_what_is_desired(
     before: NicPolicy, after: NicPolicy
 ) -> None:
@@ -69,7 +70,7 @@ def test_the_changes_lead_from_what_is_seen_to_what_is_desired(
 
 
 @given(policies(), policies())
-@settings(max_examples=400)
+@settings(max_examples=drawn(400))
 def test_at_no_step_do_two_vfs_own_a_mac_or_a_mirror_lack_its_target(
     before: NicPolicy, after: NicPolicy
 ) -> None:

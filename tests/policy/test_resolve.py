@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.amount import drawn
 
 from vfd.policy.rate import LEAST_BPS, MOST_BPS, NONE, Rate, bps_text, parse_bps, parse_rate
 from vfd.policy.resolve import resolve
@@ -177,7 +178,7 @@ def nics(draw: st.DrawFn) -> NicPolicy:
     return nic(*vfs, enable_qos=draw(st.booleans()), vf_oversubscription=draw(st.booleans()))
 
 
-@settings(max_examples=200)
+@settings(max_examples=drawn(200))
 @given(nics())
 def test_resolving_what_is_resolved_changes_nothing(wanted: NicPolicy) -> None:
     once = resolve(wanted, LINK)
@@ -189,7 +190,7 @@ def test_resolving_what_is_resolved_changes_nothing(wanted: NicPolicy) -> None:
         assert twice == once
 
 
-@settings(max_examples=200)
+@settings(max_examples=drawn(200))
 @given(nics())
 def test_under_oversubscription_what_is_resolved_fits(wanted: NicPolicy) -> None:
     if not wanted.pf.vf_oversubscription:

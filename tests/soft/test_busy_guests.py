@@ -4,6 +4,7 @@ one thread is never its alone."""
 from __future__ import annotations
 
 import contextlib
+import select
 import subprocess
 import time
 from collections.abc import Iterator
@@ -113,7 +114,9 @@ def toggling(w: World, vfid: int, one: str, other: str) -> Iterator[None]:
         ["sh", "-c", endless], stdout=quiet, stderr=quiet, start_new_session=True
     )
     try:
-        time.sleep(0.7)
+        time.sleep(0.7)  # so much waits to be read
+        assert loop.poll() is None
+        assert select.select([w.nic.fileno()], [], [], 10)[0], "its changes are not heard of"
         yield
     finally:
         subprocess.run(["kill", "--", f"-{loop.pid}"], check=False)

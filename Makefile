@@ -4,6 +4,8 @@
 PY := .venv/bin/python
 # Where it is set, each of the tests' thousand processes compiles all modules anew.
 export PYTHONDONTWRITEBYTECODE :=
+# `make quick` alone draws less.
+unexport VFD_FEW
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r n w; do printf '  make %-13s %s\n' "$$n" "$$w"; done

@@ -35,7 +35,7 @@ from vfd.policy.model import Model
 VFS = 6
 FRAMES = 100
 CASES = drawn(220)
-"""× FRAMES: more than 20 000 pairs, and the first of them on the laboratory's slow kernels."""
+"""× FRAMES: more than 20 000 pairs, or the first of them."""
 UNSPEC = 0xFFFFFFFF
 """TC_ACT_UNSPEC: the short way leaves the frame to the long one."""
 HEAD = 64
